@@ -197,7 +197,8 @@ class _Settings:
         parts = path.split(".")
         names = [  # with the entry of a mapping that the user named, so that its siblings are the nearest
             ".".join(
-                parts[i] if part == "<name>" and i < len(parts) else part for i, part in enumerate(name.split("."))
+                parts[i] if part in ("<name>", "<item>") and i < len(parts) else part
+                for i, part in enumerate(name.split("."))
             )
             for name in (setting.name for setting in dotted_names(self.config_class))
         ]
@@ -308,7 +309,8 @@ def _help(settings: _Settings, description: str) -> str:
         other = [f"--{alias.replace('_', '-')}" for alias, key in settings.aliases.items() if key == setting.name]
         default = f" = {_default_text(setting.field)}" if _has_default(setting.field) else " (required)"
         also = f" (also {', '.join(other)})" if other else ""
-        lines.append(f"  --{setting.name.replace('_', '-')} {_type_name(_options(setting.hint))}{default}{also}")
+        flag = setting.name if "<item>" in setting.name else "--" + setting.name.replace("_", "-")
+        lines.append(f"  {flag} {_type_name(_options(setting.hint))}{default}{also}")
         lines += textwrap.wrap(setting.text, 100, initial_indent=" " * 8, subsequent_indent=" " * 8)
     return "\n".join(lines)
 
@@ -390,16 +392,19 @@ class Setting(typing.NamedTuple):
 
 
 def dotted_names(config_class: type, prefix: str = "") -> Iterator[Setting]:
-    """Every setting of a configuration class; entries of mappings appear as ``<name>``."""
+    """Every setting of a configuration class; entries of mappings appear as ``<name>``, of lists as ``<item>``."""
     texts = dict(re.findall(r"^ {4,8}(\w+): (.+(?:\n {6,12}[^\s:]+ .*)*)", config_class.__doc__ or "", re.MULTILINE))
     for name, (hint, field) in _fields(config_class).items():
         options = _options(hint)
-        entries = [o for option in options if typing.get_origin(option) is dict for o in typing.get_args(option)[1:]]
         if not _dataclasses(options):
             text = field.metadata.get("help", " ".join(texts.get(name, "").split()))
             yield Setting(prefix + name, hint, field, text)
-        if prefix.count(".") < 6:
-            for inner in _dataclasses(options):
-                yield from dotted_names(inner, f"{prefix}{name}.")
-            for inner in _dataclasses([o for entry in entries for o in _options(entry)]):
-                yield from dotted_names(inner, f"{prefix}{name}.<name>.")
+        places = [(inner, f"{prefix}{name}.") for inner in _dataclasses(options)]
+        for option in options:
+            if typing.get_origin(option) in (dict, list, tuple):
+                is_mapping = typing.get_origin(option) is dict
+                entries = [o for entry in typing.get_args(option)[is_mapping:] for o in _options(entry)]
+                place = f"{prefix}{name}.{'<name>' if is_mapping else '<item>'}."
+                places += [(inner, place) for inner in _dataclasses(entries)]
+        for inner, place in places if prefix.count(".") < 6 else []:
+            yield from dotted_names(inner, place)
