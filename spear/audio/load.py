@@ -1,0 +1,254 @@
+"""Reading and writing recordings: any rate, channel count and sample format that libsndfile knows.
+
+A recording is mono float32 in [-1, 1] once it is in memory: channels are averaged, rates converted with soxr (HQ).
+Files are decoded and resampled in blocks, and a segment is decoded alone, so memory depends on what is asked for and
+not on the file. A segment equals the same samples of the whole recording.
+
+Files that would quietly become wrong training data are refused: empty, truncated, not audio, not finite.
+"""
+
+import math
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from spear import fs
+from spear.errors import ConfigError, DataError
+
+_BLOCK_FRAMES = 1 << 18
+_UNKNOWN_FRAMES = 1 << 60  # headers of streamed files give no length; libsndfile then reports a huge one
+_MARGIN_SECONDS = 0.1  # decoded around a segment, so that the resampling filter sees its surroundings
+_TOLERANCE_SECONDS = 0.025  # manifests round durations
+_ESTIMATING_FORMATS = {"MP3", "MPEG"}  # the length in their headers may be an estimate
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's header says. `num_samples` counts samples of one channel at the file's own rate."""
+
+    sample_rate_hz: int
+    num_samples: int
+    duration_seconds: float
+    num_channels: int
+
+
+def num_resampled(num_samples: int, from_hz: int, to_hz: int) -> int:
+    """Samples after conversion of the rate: rounded half up. Every part of spear counts this way."""
+    return (2 * num_samples * to_hz + from_hz) // (2 * from_hz)
+
+
+def probe(path: str | Path) -> AudioInfo:
+    """Reads the header (and decodes the file only if the header gives no length).
+
+    Raises:
+        DataError: no such file, not audio, empty, or a WAV shorter than its header says.
+    """
+    with _open(path) as sound:
+        frames = sound.frames
+        if frames >= _UNKNOWN_FRAMES:
+            frames = sum(len(block) for block in _decode(sound, path, 0, None))
+        return AudioInfo(sound.samplerate, frames, frames / sound.samplerate, sound.channels)
+
+
+def load_audio(
+    path: str | Path,
+    sample_rate_hz: int = 16000,
+    start_seconds: float = 0.0,
+    duration_seconds: float | None = None,
+) -> np.ndarray:
+    """Reads a recording, or a segment of it.
+
+    Args:
+        path: the file.
+        sample_rate_hz: the rate wanted.
+        start_seconds: where the segment starts, rounded to a sample at the rate wanted.
+        duration_seconds: its length; None: to the end. It may reach 25 ms beyond the end (manifests round durations);
+            the result is then as long as the file allows.
+
+    Returns:
+        (samples,) float32, the mean of the channels. Nothing is scaled or clipped.
+
+    Raises:
+        DataError: no such file, not audio, empty, truncated, not finite, or a segment outside the recording.
+        ConfigError: negative start or duration.
+    """
+    if start_seconds < 0 or (duration_seconds is not None and duration_seconds <= 0) or sample_rate_hz < 1:
+        raise ConfigError(
+            f"start {start_seconds} s, duration {duration_seconds} s, rate {sample_rate_hz} Hz for {path}",
+            "a start from 0, a positive duration, a positive rate",
+            "correct the cut in the manifest",
+        )
+    start = round(start_seconds * sample_rate_hz)
+    stop = None if duration_seconds is None else start + max(1, round(duration_seconds * sample_rate_hz))
+    with _open(path) as sound:
+        rate, known = sound.samplerate, sound.frames < _UNKNOWN_FRAMES
+        if known:
+            available = num_resampled(sound.frames, rate, sample_rate_hz)
+            _check_segment(path, start, stop, available, sample_rate_hz)
+            stop = available if stop is None else min(stop, available)
+        if rate == sample_rate_hz:
+            samples = _concatenate(_decode(sound, path, start, None if stop is None else stop - start))
+        else:
+            samples = _resampled_segment(sound, path, start, stop, sample_rate_hz)
+        if not known:
+            _check_segment(path, start, stop, start + len(samples), sample_rate_hz)
+    if not np.isfinite(samples).all():
+        bad = int(len(samples) - np.isfinite(samples).sum())
+        raise DataError(
+            f"{path} holds {bad} samples that are not finite numbers", "finite samples", "convert or leave out the file"
+        )
+    return samples
+
+
+def save_audio(path: str | Path, samples: np.ndarray, sample_rate_hz: int) -> None:
+    """Writes 16-bit FLAC or WAV, by the path's suffix, atomically. Samples beyond [-1, 1) are clipped.
+
+    Args:
+        path: ends in .flac or .wav.
+        samples: (samples,) or (samples, channels), float in [-1, 1].
+        sample_rate_hz: their rate.
+
+    Raises:
+        DataError: no samples, or some that are not finite.
+        ConfigError: another suffix.
+    """
+    path = Path(path)
+    samples = np.asarray(samples)
+    if path.suffix.lower() not in (".flac", ".wav"):
+        raise ConfigError(f"the audio path {path}", "a name that ends in .flac or .wav", "change its suffix")
+    if samples.size == 0 or not np.isfinite(samples).all():
+        raise DataError(
+            f"an array of shape {samples.shape} to be written to {path}",
+            "at least one sample, all finite",
+            "check what computed the samples",
+        )
+    pcm = np.clip(np.rint(samples.astype(np.float64) * 32768), -32768, 32767).astype(np.int16)
+    with fs.atomic(path) as temporary:
+        soundfile.write(temporary, pcm, sample_rate_hz, subtype="PCM_16", format=path.suffix[1:].upper())
+
+
+@contextmanager
+def _open(path: str | Path) -> Iterator[soundfile.SoundFile]:
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"no file {path}", "a recording", "correct the path in the manifest, or get the file")
+    size = path.stat().st_size
+    try:
+        sound = soundfile.SoundFile(path)
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise DataError(
+            f"{path} ({size} bytes) cannot be read as audio: {error}",
+            "a sound file that libsndfile reads (WAV, FLAC, OGG, MP3, AIFF, SPHERE, ...)",
+            "convert it (for example: ffmpeg -i IN OUT.flac) or leave it out",
+        ) from error
+    with sound:
+        if sound.frames == 0:
+            raise DataError(f"{path} holds no samples", "at least one sample", "leave the file out or fetch it again")
+        if sound.format in ("WAV", "WAVEX", "AIFF"):
+            _check_chunks(path, size)
+        yield sound
+
+
+def _check_chunks(path: Path, size: int) -> None:
+    """libsndfile silently adapts to a shortened WAV or AIFF file; the sizes in the file's header tell the truth."""
+    with open(path, "rb") as handle:
+        kind = handle.read(12)[:4]
+        order = {b"RIFF": "<I", b"FORM": ">I"}.get(kind)
+        if order is None:
+            return
+        while len(chunk := handle.read(8)) == 8:
+            length = struct.unpack(order, chunk[4:])[0]
+            if chunk[:4] in (b"data", b"SSND"):
+                break
+            handle.seek(length + length % 2, 1)
+        else:
+            return
+        present = size - handle.tell()
+    # Programs that write to a pipe cannot know the length and leave about 2^31 or 2^32 there.
+    if present < length < 0x7FFFF000:
+        raise _truncated(path, f"{present} bytes of samples", f"{length} bytes")
+
+
+def _truncated(path: str | Path, found: str, promised: str) -> DataError:
+    return DataError(
+        f"{path} is truncated: {found}", f"{promised}, as its header promises", "fetch or make the file again"
+    )
+
+
+def _check_segment(path: str | Path, start: int, stop: int | None, available: int, rate: int) -> None:
+    if available == 0:
+        raise DataError(f"{path} is shorter than one sample at {rate} Hz", "at least one sample", "leave the file out")
+    tolerance = _TOLERANCE_SECONDS * rate
+    if start >= available or (stop is not None and stop > available + tolerance):
+        end = "the end" if stop is None else f"{stop / rate:.3f} s"
+        raise DataError(
+            f"a segment from {start / rate:.3f} s to {end} of {path}, which lasts {available / rate:.3f} s",
+            "a segment inside the recording",
+            "make the manifest again from the files that are there now",
+        )
+
+
+def _decode(sound: soundfile.SoundFile, path: str | Path, start: int, count: int | None) -> Iterator[np.ndarray]:
+    """Yields mono float32 blocks: `count` frames from frame `start` at the file's rate, or all of them."""
+    frames = sound.frames
+    if count is None and frames < _UNKNOWN_FRAMES:
+        count = frames - start
+    done = 0
+    try:
+        if start:
+            sound.seek(start)
+        while count is None or done < count:
+            want = _BLOCK_FRAMES if count is None else min(_BLOCK_FRAMES, count - done)
+            block = sound.read(want, dtype="float32", always_2d=True)
+            if len(block) == 0:
+                break
+            done += len(block)
+            yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise _truncated(path, f"decoding fails after {start + done} frames ({error})", f"{frames} frames") from error
+    if count is not None and done < count:
+        estimated = sound.format in _ESTIMATING_FORMATS and start + done > 0.95 * frames
+        if frames >= _UNKNOWN_FRAMES or estimated:
+            return
+        raise _truncated(path, f"{start + done} frames decoded", f"{frames} frames")
+
+
+def _concatenate(blocks: Iterator[np.ndarray]) -> np.ndarray:
+    parts = list(blocks)
+    return np.ascontiguousarray(np.concatenate(parts) if parts else np.zeros(0, np.float32), dtype=np.float32)
+
+
+def _resampled_segment(
+    sound: soundfile.SoundFile, path: str | Path, start: int, stop: int | None, to_hz: int
+) -> np.ndarray:
+    """Samples `start` to `stop` (counted at `to_hz`) of the recording converted to `to_hz`."""
+    from_hz = sound.samplerate
+    # Both time grids meet every `step_in` samples of the file; decoding from there keeps the filter's phase.
+    divisor = math.gcd(from_hz, to_hz)
+    step_in, step_out = from_hz // divisor, to_hz // divisor
+    step = max(0, start - math.ceil(_MARGIN_SECONDS * to_hz)) // step_out
+    first_in, first_out = step * step_in, step * step_out
+    count = None
+    if sound.frames < _UNKNOWN_FRAMES:
+        count = sound.frames - first_in
+        if stop is not None:
+            last_in = math.ceil(stop * from_hz / to_hz) + math.ceil(_MARGIN_SECONDS * from_hz)
+            count = min(count, last_in - first_in)
+    stream = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality="HQ")
+    decoded = 0
+    parts = []
+    for block in _decode(sound, path, first_in, count):
+        decoded += len(block)
+        parts.append(stream.resample_chunk(np.ascontiguousarray(block)))
+    parts.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
+    samples = _concatenate(iter(parts))
+    # soxr may return one sample more or less than the rounded count at the end of the recording.
+    total = num_resampled(decoded, from_hz, to_hz)
+    samples = np.pad(samples, (0, max(0, total - len(samples))))[:total]
+    return np.ascontiguousarray(samples[start - first_out : None if stop is None else stop - first_out])
