@@ -1,0 +1,179 @@
+"""Frame counts and frame rates: the only place that knows them (reference sections 3.2, 5.3).
+
+Two questions are answered here: how many frames a teacher makes of so many samples, and how target frames at one rate
+become targets of a student at another. Frames are paired by index from the start; nothing is shifted or interpolated.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from spear.errors import ConfigError, DataError
+
+IGNORE = -100
+_CONV_FRONT_END = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))  # (kernel, stride) of wav2vec 2.0
+
+
+def _zipformer_50hz(num_samples: int) -> int:
+    fbank_frames = (num_samples + 80) // 160
+    return max(0, (fbank_frames - 7) // 2)
+
+
+def _zipformer_25hz(num_samples: int) -> int:
+    # A last frame without a partner stays alone, both in the learned output downsampling and in plain pairing.
+    return (_zipformer_50hz(num_samples) + 1) // 2
+
+
+def _wav2vec2(num_samples: int) -> int:
+    for kernel, stride in _CONV_FRONT_END:
+        num_samples = max(0, (num_samples - kernel) // stride + 1)
+    return num_samples
+
+
+def _dasheng(num_samples: int) -> int:
+    return num_samples * 25 // 16000
+
+
+FRAME_RULES: dict[str, Callable[[int], int]] = {
+    "zipformer-50hz": _zipformer_50hz,
+    "zipformer-25hz": _zipformer_25hz,
+    "wav2vec2-50hz": _wav2vec2,
+    "dasheng-25hz": _dasheng,
+}
+"""Frames from samples (at the teacher's own sampling rate), by name; cards carry the name."""
+
+
+def register_frame_rule(name: str, rule: Callable[[int], int]) -> None:
+    """Adds a rule for a teacher of another family; `rule(num_samples)` gives its number of frames, never negative."""
+    FRAME_RULES[name] = rule
+
+
+def expected_frames(num_samples: int, teacher) -> int:
+    """How many frames a teacher makes of `num_samples` samples at its sampling rate.
+
+    Args:
+        num_samples: samples of one utterance.
+        teacher: a teacher, its fingerprint (the "teacher" entry of a card), or the name of a rule.
+
+    Raises:
+        ConfigError: no such rule.
+    """
+    if isinstance(teacher, str):
+        name = teacher
+    elif isinstance(teacher, Mapping):
+        name = teacher.get("frame_rule", "")
+    else:
+        name = teacher.frame_rule
+    if name not in FRAME_RULES:
+        raise ConfigError(
+            f"frame rule '{name}'",
+            f"one of {', '.join(sorted(FRAME_RULES))}",
+            "register it with spear.teachers.align.register_frame_rule before it is used",
+        )
+    return FRAME_RULES[name](int(num_samples))
+
+
+def resampled_samples(num_samples_16k: int, sample_rate_hz: int) -> int:
+    """Samples at another rate of an utterance that has `num_samples_16k` samples at 16 kHz."""
+    return num_samples_16k if sample_rate_hz == 16000 else round(num_samples_16k * sample_rate_hz / 16000)
+
+
+class RateRatio(NamedTuple):
+    """How frames of two rates meet: one of the two numbers is 1.
+
+    Attributes:
+        repeat: times each target frame is repeated (the student is faster).
+        group: target frames predicted by one student frame (the target is faster).
+    """
+
+    repeat: int
+    group: int
+
+
+def rate_ratio(target_rate_hz: float, student_rate_hz: float) -> RateRatio:
+    """The whole-number relation of two frame rates.
+
+    Raises:
+        ConfigError: neither rate is a multiple of the other (to 2 %, since rates are sometimes rounded).
+    """
+    if target_rate_hz > 0 and student_rate_hz > 0:
+        repeat = max(1, round(student_rate_hz / target_rate_hz))
+        group = max(1, round(target_rate_hz / student_rate_hz))
+        if abs(target_rate_hz * repeat / (student_rate_hz * group) - 1) <= 0.02:
+            return RateRatio(repeat, group)
+    raise ConfigError(
+        f"targets at {target_rate_hz} Hz for a student at {student_rate_hz} Hz",
+        "one rate a multiple of the other",
+        "choose another teacher layer or frame_rate_hz, or the student's output_downsampling_factor",
+    )
+
+
+def aligned_codebooks(num_codebooks: int, target_rate_hz: float, student_rate_hz: float) -> int:
+    """Heads that a stream needs: its codebooks times the target frames of one student frame.
+
+    Raises:
+        ConfigError: the rates do not divide.
+    """
+    return num_codebooks * rate_ratio(target_rate_hz, student_rate_hz).group
+
+
+def align_targets(
+    tokens_BTN: Tensor,
+    target_rate_hz: float,
+    student_rate_hz: float,
+    student_lens_B: Tensor,
+    *,
+    num_frames: int | None = None,
+    token_lens_B: Tensor | None = None,
+) -> Tensor:
+    """Brings tokens to the student's frames.
+
+    A faster student gets every target frame repeated; a slower one predicts several target frames at once, which are
+    concatenated on the codebook axis. What exceeds the student's length is cut at the end. An utterance may be short by
+    one frame of the slower of the two rates: that is what pairing and the trimming of one frame at extraction can
+    cost. The reference pads up to 5 frames (0.1 s), but no teacher it uses is ever short by more than one, so a larger
+    gap means tokens of another recording, and those should not be trained on quietly. An utterance without any token
+    (a stream it has no part in) stays ignored throughout.
+
+    Args:
+        tokens_BTN: int64 token ids at the stream's own rate, -100 after each utterance's end.
+        target_rate_hz: frame rate of the tokens.
+        student_rate_hz: frame rate of the student's output.
+        student_lens_B: valid student frames of each utterance.
+        num_frames: student frames T' of the padded batch; the longest length when not given.
+        token_lens_B: valid token frames; found from the -100 padding when not given.
+
+    Returns:
+        int64 (B, T', N x group), -100 at padding.
+
+    Raises:
+        ConfigError: the rates do not divide.
+        DataError: an utterance is shorter than its tokens may be; gives its place in the batch and both lengths.
+    """
+    repeat, group = rate_ratio(target_rate_hz, student_rate_hz)
+    batch, num_tokens, num_codebooks = tokens_BTN.shape
+    student_lens_B = student_lens_B.to(tokens_BTN.device)
+    num_frames = int(student_lens_B.max()) if num_frames is None else num_frames
+    if token_lens_B is None:
+        places = torch.arange(1, num_tokens + 1, device=tokens_BTN.device)
+        token_lens_B = ((tokens_BTN != IGNORE).any(dim=2) * places).amax(dim=1) if num_tokens else student_lens_B * 0
+    token_lens_B = token_lens_B.to(tokens_BTN.device)
+    have_B, need_B = token_lens_B * repeat, student_lens_B * group
+    short_B = (need_B - have_B > max(repeat, group)) & (token_lens_B > 0)
+    if bool(short_B.any()):
+        place = int(short_B.nonzero()[0])
+        raise DataError(
+            f"{int(token_lens_B[place])} target frames at {target_rate_hz:g} Hz for utterance {place} of the batch",
+            f"enough for {int(student_lens_B[place])} student frames at {student_rate_hz:g} Hz (one may be missing)",
+            "run spear verify-tokens: the tokens belong to other audio, or the audio was changed after extraction",
+        )
+    if repeat > 1:
+        tokens_BTN = tokens_BTN.repeat_interleave(repeat, dim=1)
+    missing = num_frames * group - tokens_BTN.shape[1]
+    if missing > 0:
+        tokens_BTN = torch.nn.functional.pad(tokens_BTN, (0, 0, 0, missing), value=IGNORE)
+    aligned = tokens_BTN[:, : num_frames * group].reshape(batch, num_frames, group * num_codebooks)
+    inside_BT = torch.arange(num_frames, device=aligned.device) < student_lens_B[:, None]
+    return aligned.masked_fill(~inside_BT[:, :, None], IGNORE)

@@ -1,0 +1,72 @@
+"""Teachers by name. Adapters are imported only when they are asked for, so their packages stay optional."""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from spear.errors import ConfigError
+from spear.teachers.base import Teacher, TeacherSpec
+
+_FACTORIES: dict[str, str | Callable[..., Teacher]] = {"spear": "spear.teachers.spear:SpearTeacher"}
+
+
+def register(name: str, factory: str | Callable[..., Teacher]) -> None:
+    """Adds a teacher: `factory(path=..., layer=..., device=..., **options)`, or where it is as 'module:attribute'."""
+    _FACTORIES[name] = factory
+
+
+def teacher_names() -> list[str]:
+    """Names that `load_teacher` knows."""
+    return sorted(_FACTORIES)
+
+
+def load_teacher(
+    name: str,
+    path: str | Path = "",
+    layer: int | None = None,
+    device: str | torch.device = "cpu",
+    **options,
+) -> Teacher:
+    """Loads a teacher.
+
+    Args:
+        name: in the registry, or a whole spec such as `spear:exp/teacher@5` (see `TeacherSpec`).
+        path: of its weights.
+        layer: which layer; the adapter's default when None.
+        device: where it computes.
+        options: the adapter's own settings.
+
+    Raises:
+        ConfigError: unknown name (with the nearest one) or option.
+        MissingPackageError: the adapter needs a package that is not installed.
+    """
+    if any(mark in name for mark in ":@,"):
+        spec = TeacherSpec.parse(name)
+        name, path = spec.name, path or spec.path
+        layer = spec.layer if layer is None else layer
+        options = {**spec.options, **options}
+    if name not in _FACTORIES:
+        near = difflib.get_close_matches(name, _FACTORIES, n=1)
+        raise ConfigError(
+            f"teacher '{name}'",
+            f"one of {', '.join(teacher_names())}",
+            f"did you mean '{near[0]}'?" if near else "correct the name, or add it with spear.teachers.register",
+        )
+    factory = _FACTORIES[name]
+    if isinstance(factory, str):
+        module, attribute = factory.split(":")
+        factory = getattr(importlib.import_module(module), attribute)
+    known = inspect.signature(factory).parameters
+    unknown = [key for key in options if key not in known]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        allowed = [key for key in known if key not in ("path", "layer", "device")]
+        raise ConfigError(
+            f"option '{unknown[0]}' of teacher '{name}'", f"one of {', '.join(allowed) or 'none'}", "correct the spec"
+        )
+    if layer is not None:
+        options["layer"] = layer
+    return factory(path=path, device=device, **options)
