@@ -191,7 +191,7 @@ class _Settings:
         except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
             if isinstance(error.__cause__ or error.__context__, SpearError):
                 raise (error.__cause__ or error.__context__) from None
-            raise self._explain(str(error)) from error
+            raise self._explain(str(error)) from None
 
     def _refuse(self, path: str, origin: str, flag: str) -> None:
         parts = path.split(".")
