@@ -46,7 +46,7 @@ class ShardWriter(contextlib.AbstractContextManager):
         prefix: the shard's name, unique in the directory.
         dtype: of the rows.
         width: columns of every row.
-        extra: JSON values stored beside the index (the hash of the unit's specification, for example).
+        extra: JSON values stored beside the index (a hash of the inputs, for example); may be changed until `close`.
     """
 
     def __init__(self, directory: str | Path, prefix: str, dtype, width: int, extra: dict[str, Any] | None = None):
@@ -82,6 +82,11 @@ class ShardWriter(contextlib.AbstractContextManager):
         self._ids.append(item_id)
         self._offsets.append(self._offsets[-1] + len(array))
         self._crc32.append(zlib.crc32(data))
+
+    @property
+    def num_rows(self) -> int:
+        """Rows added so far."""
+        return self._offsets[-1]
 
     def close(self) -> dict:
         """Finishes the shard and returns its index, which is also the content of `<prefix>.json`.
