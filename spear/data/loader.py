@@ -1,0 +1,122 @@
+"""Loaders: the batches of one rank and epoch, made by worker processes, in the plan's order."""
+
+import contextlib
+import dataclasses
+import logging
+from collections import Counter
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader
+
+from spear.data.collate import PARTS, Batch
+from spear.data.dataset import PretrainDataset
+from spear.data.plan import Plan
+from spear.data.sources import Sources
+from spear.log import get_logger
+
+logger = get_logger(__name__)
+_WARNINGS_SHOWN = 20
+
+
+class EpochLoader:
+    """Iterates over the batches of one rank from `start_step` to the end of the epoch.
+
+    Attributes:
+        plan: the epoch's plan; `len(loader)` is the number of steps that are left.
+        num_skipped: cuts that could not be read so far.
+        seconds: time that workers spent on each part so far; the largest names the slow part.
+    """
+
+    def __init__(self, dataset: PretrainDataset, plan: Plan, epoch: int, start_step: int, rank: int, **options):
+        self.plan, self.num_skipped, self.seconds = plan, 0, Counter({part: 0.0 for part in PARTS})
+        self._steps = range(start_step, plan.num_steps)
+        view = _EpochView(dataset, plan, epoch, rank)
+        if options.get("num_workers", 0) == 0:
+            options.pop("prefetch_factor", None)
+        # The generator keeps DataLoader from drawing a seed from torch's global state, which belongs to the model.
+        options["generator"] = torch.Generator().manual_seed(0)
+        self._loader = DataLoader(view, batch_size=None, sampler=self._steps, **options)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            for item_id, reason in batch.skipped:
+                self.num_skipped += 1
+                level = logging.WARNING if self.num_skipped <= _WARNINGS_SHOWN else logging.DEBUG
+                logger.log(level, "epoch %d step %d: skipped cut %s: %s", batch.epoch, batch.step, item_id, reason)
+            self.seconds.update(batch.seconds)
+            yield batch
+
+
+class _EpochView:
+    """Step -> batch; what worker processes hold."""
+
+    def __init__(self, dataset: PretrainDataset, plan: Plan, epoch: int, rank: int):
+        self._dataset, self._plan, self._epoch, self._rank = dataset, plan, epoch, rank
+
+    def __len__(self) -> int:
+        return self._plan.num_steps
+
+    def __getitem__(self, step: int) -> Batch:
+        with _one_thread():
+            return self._dataset.batch(self._plan, self._epoch, step, self._rank)
+
+
+@contextlib.contextmanager
+def _one_thread():
+    """The same sums in the training process as in workers, which torch gives one thread."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def make_loader(
+    dataset: PretrainDataset,
+    epoch: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+    *,
+    accumulation: int = 1,
+    prefetch: int = 2,
+    pin_memory: bool = False,
+) -> EpochLoader:
+    """The batches of an epoch for one rank, from `start_step` (a micro step: one batch) on.
+
+    Args:
+        dataset: what to load.
+        epoch, start_step, rank, world_size: which batches.
+        num_workers: processes that make batches; 0 makes them in this process. The batches are the same.
+        accumulation: batches per optimizer step, see `build_plan`.
+        prefetch: batches that each worker prepares ahead.
+        pin_memory: into page-locked memory, for CUDA.
+    """
+    plan = dataset.plan(epoch, world_size, accumulation)
+    options = {"num_workers": num_workers, "prefetch_factor": prefetch, "pin_memory": pin_memory}
+    return EpochLoader(dataset, plan, epoch, start_step, rank, **options)
+
+
+def make_validation_loader(
+    dataset: PretrainDataset, rank: int = 0, world_size: int = 1, num_workers: int = 0, *, pin_memory: bool = False
+) -> EpochLoader:
+    """The cuts of `dataset`, each once, unmixed, in the same batches every time.
+
+    Raises:
+        DataError: there are fewer cuts than ranks.
+    """
+    plain = PretrainDataset(
+        Sources(dataset.cuts, None, dataset.streams, {}),
+        seed=0,
+        limits=dataclasses.replace(dataset.limits, headroom_seconds=0.0),
+    )
+    return make_loader(plain, 0, 0, rank, world_size, num_workers, pin_memory=pin_memory)

@@ -1,0 +1,204 @@
+"""Mixing: noise into any cut, speech into speech, and the targets that follow (SPEAR, token mixing).
+
+All decisions of a batch are drawn at once, for every cut, whether or not they are used, from a stream named by the
+batch's number in the epoch. They depend neither on the rank and worker that make the batch nor on files that fail.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from spear.audio.augment import mix, replacement_probability
+from spear.data.cuts import SAMPLE_RATE_HZ
+from spear.data.streams import IGNORE, TokenStream
+from spear.errors import ConfigError
+
+KINDS = ("none", "noise", "speech")
+NOISE_PIECES = 3  # noise recordings that are strung together when one is shorter than the cut
+
+
+@dataclass(frozen=True)
+class MixingConfig:
+    """How cuts are mixed. The defaults are those of the token-mixing recipe.
+
+    Args:
+        probability: a speech cut is mixed.
+        noise_probability: a mixed speech cut is mixed with noise; otherwise with another speech cut of the batch.
+        audio_noise_probability: an audio cut is mixed, always with noise.
+        noise_snr_db, speech_snr_db: ranges of the uniform level of the cut over what is mixed in, from mean powers.
+        token_mixing: targets of `mix_tokens` streams are mixed as the audio is. Without it targets stay those of the
+            cut (denoising), and speech is mixed in "inside".
+        mode: "max": the partner is whole, starts up to `max_offset_seconds` late, and may outlast the cut.
+            "inside": a random piece of the partner, `overlap` of the cut's length, anywhere inside the cut.
+        max_offset_seconds: latest start of the partner in "max".
+        overlap: range of the piece's share of the cut in "inside".
+    """
+
+    probability: float = 0.5
+    noise_probability: float = 0.8
+    audio_noise_probability: float = 0.5
+    noise_snr_db: tuple[float, float] = (10.0, 20.0)
+    speech_snr_db: tuple[float, float] = (-5.0, 5.0)
+    token_mixing: bool = True
+    mode: str = "max"
+    max_offset_seconds: float = 2.0
+    overlap: tuple[float, float] = (0.2, 0.5)
+
+    def __post_init__(self):
+        for name in ("probability", "noise_probability", "audio_noise_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"mixing.{name} = {getattr(self, name)}", "0 to 1", f"correct mixing.{name}")
+        for name in ("noise_snr_db", "speech_snr_db", "overlap"):
+            low, high = getattr(self, name)
+            if not low <= high or (name == "overlap" and not 0 < low <= high <= 1):
+                raise ConfigError(f"mixing.{name} = {low}, {high}", "lowest, highest", f"correct mixing.{name}")
+        if self.mode not in ("max", "inside"):
+            raise ConfigError(f"mixing.mode = '{self.mode}'", "'max' or 'inside'", "correct mixing.mode")
+
+    @property
+    def speech_mode(self) -> str:
+        """The mode in force: preserved targets need a partner inside the cut."""
+        return self.mode if self.token_mixing else "inside"
+
+    @property
+    def headroom_seconds(self) -> float:
+        """How much longer a cut may become; the plan keeps this much free."""
+        speech = self.probability > 0 and self.noise_probability < 1 and self.speech_mode == "max"
+        return self.max_offset_seconds if speech else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Decisions:
+    """Decisions for a batch of B cuts.
+
+    Args:
+        kinds_B: index into `KINDS`.
+        partners_B: row of the speech partner, -1 without one.
+        noises_BK: indexes of noise recordings.
+        snrs_db_B: level of the cut over what is mixed in.
+        uniforms_B3: offset, length and start of the piece as shares of their ranges.
+    """
+
+    kinds_B: np.ndarray
+    partners_B: np.ndarray
+    noises_BK: np.ndarray
+    snrs_db_B: np.ndarray
+    uniforms_B3: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """A mixed cut: samples, and where what part of the partner (row) lies in it.
+
+    Args:
+        wave: (num_samples,) float32.
+        kind: one of `KINDS`.
+        partner: row of the partner; -1 for noise.
+        offset_samples: where the partner starts in the cut.
+        partner_start_samples, partner_num_samples: the part of the partner that is used.
+        replacement: probability that a code of the partner replaces one of the cut where both speak.
+    """
+
+    wave: np.ndarray
+    kind: str = "none"
+    partner: int = -1
+    offset_samples: int = 0
+    partner_start_samples: int = 0
+    partner_num_samples: int = 0
+    replacement: float = 0.0
+
+
+def decide(config: MixingConfig, is_speech_B: np.ndarray, num_noises: int, rng: np.random.Generator) -> Decisions:
+    """Draws all decisions of a batch; no noise without noise recordings, no speech without a second speech cut."""
+    batch = len(is_speech_B)
+    mixed, noise, partner, snr = rng.random((4, batch))
+    uniforms_B3 = rng.random((batch, 3))
+    noises_BK = rng.integers(0, max(num_noises, 1), (batch, NOISE_PIECES))
+    is_mixed = mixed < np.where(is_speech_B, config.probability, config.audio_noise_probability)
+    is_noise = (noise < config.noise_probability) | ~is_speech_B
+    speech_rows = np.flatnonzero(is_speech_B)
+    kinds_B = np.where(is_mixed, np.where(is_noise, 1, 2), 0)
+    kinds_B[(kinds_B == 1) & (num_noises == 0)] = 0
+    partners_B = np.full(batch, -1)
+    if len(speech_rows) > 1:
+        # A uniform choice among the others: skip over one's own place.
+        own = np.cumsum(is_speech_B) - 1
+        choice = (partner * (len(speech_rows) - 1)).astype(np.int64)
+        choice += choice >= own
+        rows = np.flatnonzero(kinds_B == 2)
+        partners_B[rows] = speech_rows[choice[rows]]
+    kinds_B[(kinds_B == 2) & (partners_B < 0)] = 0
+    low_B = np.where(kinds_B == 1, config.noise_snr_db[0], config.speech_snr_db[0])
+    high_B = np.where(kinds_B == 1, config.noise_snr_db[1], config.speech_snr_db[1])
+    return Decisions(kinds_B, partners_B, noises_BK, low_B + snr * (high_B - low_B), uniforms_B3)
+
+
+def mix_noise(wave: np.ndarray, noises: list[np.ndarray], snr_db: float, start_share: float) -> Mixed:
+    """Mixes noise into a whole cut; pieces are strung together, and repeated if that is not enough.
+
+    Args:
+        wave: (num_samples,) the cut.
+        noises: recordings, each (samples,) and not empty.
+        snr_db: level of the cut over the noise.
+        start_share: where the noise starts, as a share of what it is longer than the cut.
+    """
+    noise = np.concatenate(noises)
+    start = int(start_share * max(len(noise) - len(wave), 0))
+    noise = np.resize(noise[start:], len(wave))
+    mixed, _ = mix(wave, noise, snr_db, 0, "inside")
+    return Mixed(mixed, "noise")
+
+
+def mix_speech(
+    config: MixingConfig, wave: np.ndarray, other: np.ndarray, partner: int, snr_db: float, uniforms_3
+) -> Mixed:
+    """Mixes another speaker into a cut, see `MixingConfig.mode`; `uniforms_3` as in `Decisions`."""
+    start, length = 0, len(other)
+    if config.speech_mode == "max":
+        latest = min(int(config.max_offset_seconds * SAMPLE_RATE_HZ), len(wave))
+        offset = int(uniforms_3[0] * latest)
+    else:
+        low, high = config.overlap
+        length = min(max(int((low + uniforms_3[1] * (high - low)) * len(wave)), 1), len(other))
+        start = int(uniforms_3[2] * (len(other) - length))
+        offset = int(uniforms_3[0] * (len(wave) - length))
+    piece = other[start : start + length]
+    mixed, gain = mix(wave, piece, snr_db, offset, config.speech_mode)
+    replacement = replacement_probability(_power(wave), _power(piece), gain)
+    return Mixed(mixed, "speech", partner, offset, start, length, float(replacement))
+
+
+def _power(wave: np.ndarray) -> float:
+    """Mean square in double precision."""
+    return float(np.mean(np.square(wave, dtype=np.float64))) if len(wave) else 0.0
+
+
+def mix_targets(
+    stream: TokenStream, own_TN: np.ndarray, other_TN: np.ndarray, mixed: Mixed, rng: np.random.Generator
+) -> np.ndarray:
+    """Targets of a cut with a speech partner.
+
+    Where both have targets each entry is, independently, the partner's with probability `mixed.replacement`; after the
+    cut's end it is the partner's; before the partner and in a gap nothing changes or there is no target.
+
+    Args:
+        stream: gives the frame rate.
+        own_TN, other_TN: targets of the cut and of the whole partner, (rows, num_codebooks), `IGNORE` where none.
+        mixed: where the partner lies.
+        rng: draws the replacements.
+
+    Returns:
+        (stream.num_rows(samples of the mixture), num_codebooks) int64.
+    """
+    rows = stream.num_rows(len(mixed.wave))
+    out_TN = np.full((rows, own_TN.shape[1]), IGNORE, dtype=np.int64)
+    own = min(len(own_TN), rows)
+    out_TN[:own] = own_TN[:own]
+    first = stream.num_rows(mixed.offset_samples)
+    skip = stream.num_rows(mixed.partner_start_samples)
+    other_TN = other_TN[skip : skip + stream.num_rows(mixed.partner_num_samples)][: max(rows - first, 0)]
+    both = min(max(own - first, 0), len(other_TN))
+    replace_TN = (rng.random((both, out_TN.shape[1])) < mixed.replacement) & (other_TN[:both] != IGNORE)
+    out_TN[first : first + both][replace_TN] = other_TN[:both][replace_TN]
+    out_TN[first + both : first + len(other_TN)] = other_TN[both:]
+    return out_TN
