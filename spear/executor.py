@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from spear import fs, log
+from spear import env, fs, log
 from spear.errors import ConfigError, DataError, SpearError, require
 
 EXECUTORS = ("local", "dask", "slurm")
@@ -68,7 +68,7 @@ def run_units(
             results[unit["name"]] = result
     if results:
         logger.info("%s: %d of %d are done already", label, len(results), len(units))
-    num_jobs = min(num_jobs if num_jobs > 0 else _cores(), max(len(pending), 1))
+    num_jobs = min(num_jobs if num_jobs > 0 else env.num_cores(), max(len(pending), 1))
     work = functools.partial(_run_one, function, str(done_dir))
     if executor == "local" and num_jobs == 1:
         finished = _run_inline(work, pending, watch_seconds)
@@ -207,7 +207,7 @@ def _result(future: Future, unit: Unit, waiting: dict) -> dict:
 def _local(num_jobs: int, done_dir: Path) -> Iterator[tuple[Callable, Callable]]:
     # Not fork: a forked child of a process with threads (torch has some) may wait for ever for a lock.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    threads = max(1, _cores() // num_jobs)
+    threads = max(1, env.num_cores() // num_jobs)
     pool = ProcessPoolExecutor(
         num_jobs, mp_context=multiprocessing.get_context(method), initializer=_start_worker, initargs=(threads,)
     )
@@ -269,7 +269,3 @@ def _slurm(num_jobs: int, done_dir: Path) -> Iterator[tuple[Callable, Callable]]
         **({"slurm_partition": setting["PARTITION"]} if setting["PARTITION"] else {}),
     )
     yield jobs.submit, lambda: logger.warning("logs of the jobs are in %s", done_dir / "slurm")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

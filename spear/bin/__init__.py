@@ -1,0 +1,1 @@
+"""Commands: one module each, `main(argv)` only; `spear <command>` runs them."""

@@ -1,0 +1,58 @@
+"""Files are whole or absent."""
+
+import os
+import stat
+
+import numpy as np
+import pytest
+
+from spear import fs
+from spear.errors import DataError
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
+    path = tmp_path / "deep" / "file.txt"
+    fs.write_text(path, "old")
+    with pytest.raises(RuntimeError), fs.atomic(path) as temporary:
+        temporary.write_text("half")
+        assert temporary.parent == path.parent and temporary.suffix == path.suffix
+        raise RuntimeError
+    assert path.read_text() == "old" and [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_files_get_the_usual_mode(tmp_path):
+    fs.write_text(tmp_path / "ours", "x")
+    (tmp_path / "usual").write_text("x")
+    modes = [stat.S_IMODE(os.stat(tmp_path / name).st_mode) for name in ("ours", "usual")]
+    assert modes[0] == modes[1]
+
+
+def test_numpy_keeps_the_temporary_name(tmp_path):
+    with fs.atomic(tmp_path / "a.npy") as temporary:
+        np.save(temporary, np.arange(3))
+    assert np.load(tmp_path / "a.npy").tolist() == [0, 1, 2]
+
+
+def test_json_and_jsonl_name_what_is_wrong(tmp_path):
+    fs.write_json(tmp_path / "a.json", {"b": 1, "a": "ü"})
+    assert fs.read_json(tmp_path / "a.json") == {"a": "ü", "b": 1}
+    assert fs.write_jsonl(tmp_path / "a.jsonl", [{"x": 1}, {"x": 2}]) == 2
+    assert fs.read_jsonl(tmp_path / "a.jsonl") == [{"x": 1}, {"x": 2}]
+    (tmp_path / "a.jsonl").write_text('{"x": 1}\n{"x"')
+    with pytest.raises(DataError, match="line 2 of .*a.jsonl"):
+        fs.read_jsonl(tmp_path / "a.jsonl")
+    (tmp_path / "a.json").write_text("{")
+    for read, name in [(fs.read_json, "a.json"), (fs.read_json, "no.json"), (fs.read_jsonl, "no.jsonl")]:
+        with pytest.raises(DataError, match=name):
+            read(tmp_path / name)
+
+
+def test_hashes_depend_on_content_alone(tmp_path):
+    assert fs.sha256_json({"a": 1, "b": 2}) == fs.sha256_json({"b": 2, "a": 1}) != fs.sha256_json({"a": 1, "b": 3})
+    (tmp_path / "x").write_bytes(b"spear" * 1_000_000)
+    assert fs.sha256_file(tmp_path / "x") == fs.sha256_bytes(b"spear" * 1_000_000)
+
+
+def test_sizes():
+    assert [fs.human_bytes(n) for n in (12, 1_234_567, 2.5e12)] == ["12 B", "1.2 MB", "2.5 TB"]
+    assert fs.free_bytes("not/there/yet") > 0
