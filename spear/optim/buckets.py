@@ -1,0 +1,198 @@
+"""ScaledAdam's arithmetic on stacks of tensors of one shape (Zipformer, arXiv 2310.11230, section 3.5).
+
+A model has hundreds of small tensors but few shapes; one operation on a stack costs as much as one on a single small
+tensor. Every quantity that belongs to a tensor (root-mean-square, counters, size gradients) is a vector over the stack.
+Nothing here makes the host wait for a GPU.
+
+Shapes: n = tensors in the stack, ``*`` = the shape of each.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+_ALONE_NUMEL_CPU = 32768  # from this size on, copying into a stack costs more than it saves; measured
+_BUCKET_NUMEL_GPU = 1 << 24  # bounds the memory of the copies
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `ScaledAdam` was made with; see there."""
+
+    beta1: float
+    beta2: float
+    eps: float
+    scalar_lr_scale: float
+    param_min_rms: float
+    param_max_rms: float
+    scalar_max: float
+    size_update_period: int
+
+
+@dataclass
+class State:
+    """Of n tensors: all of it is float32, on the parameters' device, and all of it is saved."""
+
+    exp_avg_sq: Tensor  # (n, *) moving average of squared gradients
+    delta: Tensor  # (n, *) the last change: momentum
+    rms: Tensor  # (n,) root-mean-square of the parameter, at the last size update
+    size_grads: Tensor  # (n, period) gradients with respect to the log of the size, since the last size update
+    size_exp_avg_sq: Tensor  # (n,)
+    count: Tensor  # (n,) steps since the first gradient that was not zero
+    size_count: Tensor  # (n,) size updates since then
+
+    def items(self) -> list[tuple[str, Tensor]]:
+        """(name, stacked tensor) pairs."""
+        return [(field.name, getattr(self, field.name)) for field in fields(self)]
+
+    @staticmethod
+    def initial(params: list[Parameter], period: int) -> "State":
+        """Of parameters that have not been updated yet."""
+        values = _stack(params)
+        n, device = len(params), values.device
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, device=device)
+
+        return State(
+            torch.zeros_like(values, memory_format=torch.contiguous_format),
+            torch.zeros_like(values, memory_format=torch.contiguous_format),
+            _rms(values),
+            zeros(n, period),
+            zeros(n),
+            zeros(n),
+            zeros(n),
+        )
+
+
+class Bucket:
+    """Parameters of one shape, with their stacked state."""
+
+    def __init__(self, params: list[Parameter], indexes: list[int], settings: Settings, state: State | None = None):
+        self.params, self.indexes, self.settings = params, indexes, settings
+        self.is_scalar = params[0].numel() == 1
+        self.state = state or State.initial(params, settings.size_update_period)
+        self._deltas = list(self.state.delta.unbind(0))
+
+    def norm_weights(self) -> Tensor:
+        """(n,) by which gradient norms are multiplied: what a change of relative size 1 does to the loss."""
+        return torch.ones_like(self.state.rms) if self.is_scalar else self.state.rms
+
+    @torch.no_grad()
+    def update(self, lr: float, step: int, norms: Tensor, factor: float | Tensor, finite: bool | Tensor) -> None:
+        """One step for all tensors of the bucket that have a gradient; the others keep parameter and state.
+
+        Args:
+            lr: learning rate.
+            step: number of steps before this one.
+            norms: (n,) gradient norms.
+            factor: multiplies the gradients (clipping).
+            finite: where false, gradients count as zero.
+        """
+        rows = [row for row, param in enumerate(self.params) if param.grad is not None]
+        if not rows:
+            return
+        if len(rows) < len(self.params):
+            self._update_rows(rows, lr, step, norms, factor, finite)
+            return
+        grads, owned = _gradients(self.params, factor, finite)
+        state, settings = self.state, self.settings
+        state.delta.mul_(settings.beta1)
+        if self.is_scalar:
+            scale = torch.full_like(state.rms, settings.scalar_lr_scale)
+        else:
+            self._update_size(grads, lr, step)
+            scale = state.rms.clamp(min=settings.param_min_rms)
+        state.count.add_(((norms > 0) | (state.count > 0)).to(state.count.dtype))
+
+        # Adam with the step proportional to the parameter's size. The bias correction is a number for each tensor.
+        state.exp_avg_sq.mul_(settings.beta2).addcmul_(grads, grads, value=1 - settings.beta2)
+        correction = (1 - settings.beta2**state.count).clamp_(min=1 - settings.beta2)
+        if not self.is_scalar:  # less than 1 % is not corrected, as in the published optimiser
+            correction = torch.where(correction < 0.99, correction, 1.0)
+        correction = correction.sqrt_()
+        denominator = state.exp_avg_sq.sqrt().add_(_column(settings.eps * correction, grads))
+        direction = torch.div(grads, denominator, out=grads if owned else denominator)
+        step_size = scale * correction * (-lr * (1 - settings.beta1))
+        state.delta.addcmul_(direction, _column(step_size, grads))
+        torch._foreach_add_(self.params, self._deltas)
+        if self.is_scalar:
+            torch._foreach_clamp_min_(self.params, -settings.scalar_max)
+            torch._foreach_clamp_max_(self.params, settings.scalar_max)
+
+    def _update_size(self, grads: Tensor, lr: float, step: int) -> None:
+        """Learns the parameter's size, as if it were a factor exp(s): d loss / d s = sum(parameter * gradient).
+
+        The gradient is gathered at every step, and used at the last step of every period.
+        """
+        state, settings = self.state, self.settings
+        period = settings.size_update_period
+        values = _stack(self.params)
+        state.size_grads[:, step % period] = (values * grads).reshape(len(values), -1).sum(dim=1)
+        if step % period != period - 1:
+            return
+        state.rms.copy_(_rms(values))
+        size_lr, beta2 = lr * settings.scalar_lr_scale, settings.beta2**period
+        state.size_exp_avg_sq.mul_(beta2).add_(state.size_grads.square().mean(dim=1), alpha=1 - beta2)
+        state.size_count.add_(((state.size_grads != 0).any(dim=1) | (state.size_count > 0)).to(state.size_count.dtype))
+        correction = (1 - beta2**state.size_count).sqrt_()
+        change = -size_lr * correction * state.size_grads.sum(dim=1) / (state.size_exp_avg_sq.sqrt() + settings.eps)
+        # A parameter that is too small grows; none grows beyond the maximum.
+        change = torch.where(state.rms < settings.param_min_rms, size_lr * period, change)
+        change = torch.minimum(change, (settings.param_max_rms - state.rms) / state.rms)
+        state.delta.addcmul_(values, _column(change, values), value=1 - settings.beta1)
+
+    def _update_rows(self, rows: list[int], lr: float, step: int, norms: Tensor, factor, finite) -> None:
+        chosen = torch.tensor(rows, device=norms.device)
+        part_state = State(*(tensor[chosen] for _, tensor in self.state.items()))
+        part = Bucket([self.params[row] for row in rows], [], self.settings, part_state)
+        part.update(lr, step, norms[chosen], factor, finite)
+        for (_, whole), (_, changed) in zip(self.state.items(), part_state.items()):
+            whole[chosen] = changed
+
+
+def make_buckets(params: list[Parameter], settings: Settings) -> list[Bucket]:
+    """Groups parameters by shape, in an order that depends on nothing but the list."""
+    by_shape: dict[tuple, list[int]] = {}
+    for index, param in enumerate(params):
+        numel = max(1, param.numel())
+        alone = param.device.type == "cpu" and numel >= _ALONE_NUMEL_CPU
+        by_shape.setdefault((tuple(param.shape), param.dtype, index if alone else None), []).append(index)
+    buckets = []
+    for indexes in by_shape.values():
+        size = max(1, _BUCKET_NUMEL_GPU // max(1, params[indexes[0]].numel()))
+        for start in range(0, len(indexes), size):
+            part = indexes[start : start + size]
+            buckets.append(Bucket([params[index] for index in part], part, settings))
+    return buckets
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    """(n, *) float32; a view where there is nothing to copy."""
+    stacked = tensors[0].detach()[None] if len(tensors) == 1 else torch.stack([tensor.detach() for tensor in tensors])
+    return stacked.float()
+
+
+def _gradients(params: list[Parameter], factor: float | Tensor, finite: bool | Tensor) -> tuple[Tensor, bool]:
+    """Stacked gradients after clipping, and whether they may be overwritten (p.grad itself never is)."""
+    grads = _stack([param.grad for param in params])
+    owned = len(params) > 1
+    if isinstance(factor, Tensor):
+        return torch.where(finite, grads * factor, 0.0), True
+    if not finite:
+        return torch.zeros_like(grads), True
+    if factor == 1.0:
+        return grads, owned
+    return (grads.mul_(factor) if owned else grads * factor), True
+
+
+def _rms(values: Tensor) -> Tensor:
+    flat = values.reshape(len(values), -1)
+    return torch.linalg.vector_norm(flat, dim=1) / max(1, flat.shape[1]) ** 0.5
+
+
+def _column(vector: Tensor, like: Tensor) -> Tensor:
+    """(n,) -> (n, 1, ...), to broadcast over a stack."""
+    return vector.view(-1, *[1] * (like.dim() - 1))

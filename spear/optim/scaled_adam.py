@@ -1,0 +1,246 @@
+"""ScaledAdam: Adam whose steps are proportional to each parameter's size (Zipformer, arXiv 2310.11230, section 3.5).
+
+Two more things than Adam: the size of each tensor is learnt as if it were a parameter of its own, and gradients are
+clipped against the median of recent norms. The loss may have any scale: only ratios of gradients matter.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter
+from torch.optim import Optimizer
+
+from spear.errors import CheckpointError, ConfigError
+from spear.optim.buckets import Bucket, Settings, make_buckets
+from spear.optim.clipping import ClippingStatistics, MedianClipper
+
+
+def parameter_groups(module: Module, lr: float, lr_scales: dict[str, float] | None = None) -> list[dict]:
+    """Named parameter groups of a model, for fine-tuning with several learning rates.
+
+    Args:
+        module: its parameters that require a gradient are grouped (freeze temporarily only after this call).
+        lr: base learning rate.
+        lr_scales: prefix of parameter names -> factor; the longest prefix that fits counts.
+
+    Returns:
+        groups {"name", "lr", "params": [(name, parameter), ...]}; "default" holds what no prefix fits. No empty ones.
+
+    Raises:
+        ConfigError: a prefix fits no parameter.
+    """
+    scales = {"": 1.0, **(lr_scales or {})}
+    members: dict[str, list] = {prefix: [] for prefix in scales}
+    for name, param in module.named_parameters():
+        if param.requires_grad:
+            fits = [prefix for prefix in scales if not prefix or f"{name}.".startswith(f"{prefix.rstrip('.')}.")]
+            members[max(fits, key=len)].append((name, param))
+    for prefix in lr_scales or {}:
+        if not members[prefix]:
+            children = ", ".join(name for name, _ in module.named_children())
+            raise ConfigError(
+                f"a learning-rate scale for {prefix!r}, which is no prefix of any trained parameter",
+                f"module names such as {children}",
+                "correct the name",
+            )
+    return [
+        {"name": prefix or "default", "lr": lr * scales[prefix], "params": params}
+        for prefix, params in members.items()
+        if params
+    ]
+
+
+class ScaledAdam(Optimizer):
+    """Updates parameters; use it with `Eden`.
+
+    Every tensor with more than one element: momentum of Adam steps, times the tensor's root-mean-square, and every
+    `size_update_period` steps a change of its size. Single numbers (biases of scale, temperatures): Adam with
+    `lr * scalar_lr_scale`, kept within +-`scalar_max`. Parameters without a gradient keep their value and state. A step
+    whose gradients are not finite counts as one with zero gradients; `num_nonfinite` says how many there were.
+
+    Args:
+        params: parameters, (name, parameter) pairs, or groups (see `parameter_groups`).
+        lr: the relative change in a step, about; 0.045 is usual for pre-training.
+        clipping_scale: gradients above this multiple of the median norm are scaled down; None: no clipping.
+        betas: decay of momentum and of squared gradients.
+        scalar_lr_scale: learning rate of single numbers and of sizes, relative to `lr`.
+        eps: added to the root of the mean squared gradient.
+        param_min_rms, param_max_rms: bounds of root-mean-squares.
+        scalar_max: bound of single numbers.
+        size_update_period: steps between size updates.
+        clipping_update_period: steps between new medians.
+    """
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float = 0.045,
+        clipping_scale: float | None = 2.0,
+        betas: tuple[float, float] = (0.9, 0.98),
+        scalar_lr_scale: float = 0.1,
+        eps: float = 1e-8,
+        param_min_rms: float = 1e-5,
+        param_max_rms: float = 3.0,
+        scalar_max: float = 10.0,
+        size_update_period: int = 4,
+        clipping_update_period: int = 100,
+    ):
+        if (
+            not lr > 0
+            or not 0 <= betas[0] < 1
+            or not 0 < betas[1] < 1
+            or min(size_update_period, clipping_update_period) < 1
+        ):
+            raise ConfigError(
+                f"lr {lr}, betas {betas}, periods {size_update_period} and {clipping_update_period}",
+                "a positive lr, betas within [0, 1), periods of at least 1",
+                "correct the optimiser's settings",
+            )
+        self._settings = Settings(
+            betas[0], betas[1], eps, scalar_lr_scale, param_min_rms, param_max_rms, scalar_max, size_update_period
+        )
+        self._clipping_scale, self._clipping_period = clipping_scale, clipping_update_period
+        self._buckets: list[list[Bucket]] = []
+        self._clippers: list[MedianClipper] = []
+        super().__init__(params, {"lr": lr})
+        for number, group in enumerate(self.param_groups):
+            group.setdefault("name", "default" if number == 0 else f"group{number}")
+
+    def _prepare(self) -> None:
+        """State is made when it is first needed, after the model has moved to its device."""
+        for group in self.param_groups[len(self._buckets) :]:
+            devices = {param.device for param in group["params"]}
+            if len(devices) != 1:
+                raise ConfigError(
+                    f"parameters of group {group['name']!r} on {sorted(map(str, devices))}",
+                    "all on one device",
+                    "move the model before the first step, or make a group for each device",
+                )
+            self._buckets.append(make_buckets(group["params"], self._settings))
+            self._clippers.append(MedianClipper(self._clipping_scale, self._clipping_period, devices.pop()))
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One update. Each group is clipped by its own norm.
+
+        Returns:
+            the closure's loss, if there is a closure.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._prepare()
+        for group, buckets, clipper in zip(self.param_groups, self._buckets, self._clippers):
+            norms = [_gradient_norms(bucket) for bucket in buckets]
+            weights = torch.cat([bucket.norm_weights() for bucket in buckets])
+            step = clipper.steps
+            factor, finite = clipper.update(torch.linalg.vector_norm(torch.cat(norms) * weights))
+            for bucket, bucket_norms in zip(buckets, norms):
+                bucket.update(group["lr"], step, bucket_norms, factor, finite)
+        return loss
+
+    @property
+    def clipping(self) -> dict[str, ClippingStatistics]:
+        """Group name -> statistics. Reading them waits for the device; do it when logging."""
+        self._prepare()
+        return {group["name"]: clipper.statistics() for group, clipper in zip(self.param_groups, self._clippers)}
+
+    @property
+    def last_grad_norm(self) -> float:
+        """Norm of the last gradients, relative to parameter sizes, over all groups."""
+        return sum(statistics.last_grad_norm**2 for statistics in self.clipping.values()) ** 0.5
+
+    @property
+    def clipping_threshold(self) -> float:
+        """The largest norm that is not clipped (of the first group; infinite before step 10)."""
+        return next(iter(self.clipping.values())).threshold
+
+    @property
+    def fraction_clipped(self) -> float:
+        """Share of recent steps that were clipped (of the group that has most)."""
+        return max(statistics.fraction_clipped for statistics in self.clipping.values())
+
+    @property
+    def num_nonfinite(self) -> int:
+        """Steps so far whose gradients were not finite."""
+        return sum(statistics.num_nonfinite for statistics in self.clipping.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """In torch's layout: tensors and numbers only; a copy, so that later steps do not change it.
+
+        "state" maps the parameter's position to its tensors; each group also has "steps" and its "clipping" tensors.
+        """
+        self._prepare()
+        state: dict[int, dict[str, Tensor]] = {}
+        groups, first = [], 0
+        for group, buckets, clipper in zip(self.param_groups, self._buckets, self._clippers):
+            for bucket in buckets:
+                for row, index in enumerate(bucket.indexes):
+                    state[first + index] = {name: tensor[row].clone() for name, tensor in bucket.state.items()}
+            count = len(group["params"])
+            packed = {key: value for key, value in group.items() if key != "params"}
+            clipping = {name: tensor.clone() for name, tensor in clipper.tensors().items()}
+            groups.append(
+                {**packed, "params": list(range(first, first + count)), "steps": clipper.steps, "clipping": clipping}
+            )
+            first += count
+        return {"state": dict(sorted(state.items())), "param_groups": groups}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues from a `state_dict()`: further steps are bit-identical.
+
+        Raises:
+            CheckpointError: it belongs to another model; the message names the first difference.
+        """
+        self._prepare()
+        found = [len(group["params"]) for group in state_dict["param_groups"]]
+        expected = [len(group["params"]) for group in self.param_groups]
+        if found != expected:
+            raise _foreign(f"groups of {found} parameters", f"groups of {expected} parameters")
+        for group, saved, buckets, clipper in zip(
+            self.param_groups, state_dict["param_groups"], self._buckets, self._clippers
+        ):
+            if group.get("param_names") != saved.get("param_names"):
+                raise _foreign("other parameter names", "the names of this model")
+            for bucket in buckets:
+                for row, index in enumerate(bucket.indexes):
+                    position = saved["params"][index]
+                    for name, tensor in bucket.state.items():
+                        _copy(tensor[row], state_dict["state"][position][name], f"{name} of parameter {position}")
+            for name, tensor in clipper.tensors().items():
+                _copy(tensor, saved["clipping"][name], f"clipping {name}")
+            clipper.steps = saved["steps"]
+            group.update({k: v for k, v in saved.items() if k not in ("params", "steps", "clipping", "param_names")})
+
+
+def _gradient_norms(bucket: Bucket) -> Tensor:
+    """(n,) float32; zero where there is no gradient."""
+    grads = [param.grad for param in bucket.params]
+    if any(grad is None for grad in grads):
+        zero = bucket.state.rms.new_zeros(())
+        return torch.stack([zero if grad is None else torch.linalg.vector_norm(grad.float()) for grad in grads])
+    return torch.stack(torch._foreach_norm(grads)).float()
+
+
+def _copy(target: Tensor, source: Tensor, what: str) -> None:
+    if target.shape != source.shape:
+        raise _foreign(f"{what} of shape {tuple(source.shape)}", f"shape {tuple(target.shape)}")
+    target.copy_(source)
+
+
+def _foreign(found: str, expected: str) -> CheckpointError:
+    return CheckpointError(
+        f"optimiser state with {found}", expected, "resume with the configuration that the checkpoint was written with"
+    )
+
+
+def named_parameters(optimizer: Optimizer) -> list[tuple[str, Parameter]]:
+    """(name, parameter) in the order of `state_dict()`; the name is the position where none was given."""
+    pairs = []
+    for group in optimizer.param_groups:
+        names = group.get("param_names") or [str(len(pairs) + index) for index in range(len(group["params"]))]
+        pairs.extend(zip(names, group["params"]))
+    return pairs
