@@ -8,7 +8,7 @@ indexes are there with the unit's hash, so a run that was killed anywhere ends w
 import collections
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +78,7 @@ def extract(
     *,
     rank: int = 0,
     world_size: int = 1,
+    heartbeat: Callable[[], None] | None = None,
 ) -> ExtractReport:
     """Does this process' share of the units (every `world_size`-th) that are not done yet.
 
@@ -87,6 +88,7 @@ def extract(
         settings: batch limit, reading threads, bad fraction.
         rank: of this process.
         world_size: number of processes; they share nothing but the disk.
+        heartbeat: called at every batch.
 
     Raises:
         DataError: more cuts are bad than `max_bad_fraction` allows; what was done stays done.
@@ -104,7 +106,7 @@ def extract(
     progress = Progress(math.ceil(sum(unit.seconds for unit, _ in todo)), "extraction", "s of audio")
     with ThreadPoolExecutor(settings.num_workers, thread_name_prefix="audio") as pool:
         for unit, pending in todo:
-            _do_unit(unit, pending, settings, pool, progress, report)
+            _do_unit(unit, pending, settings, pool, progress, report, heartbeat)
             _count_quarantined(report, unit, pending)
             report.units_done += 1
             if len(report.quarantined) > max(1.0, settings.max_bad_fraction * num_items):
@@ -128,7 +130,7 @@ def _too_many(quarantined: dict[str, str], num_items: int, settings: ExtractSett
     )
 
 
-def _do_unit(unit, streams, settings, pool, progress, report) -> None:
+def _do_unit(unit, streams, settings, pool, progress, report, heartbeat) -> None:
     """Writes the shards of one unit; on any failure none of them is left."""
     with contextlib.ExitStack() as stack:
         writers = {}
@@ -138,6 +140,8 @@ def _do_unit(unit, streams, settings, pool, progress, report) -> None:
             writers[stream.name] = stack.enter_context(writer)
         good = _sort_out(unit.items, streams, writers, settings)
         for batch in _read_ahead(plan_batches(good, settings.max_seconds), streams, pool):
+            if heartbeat is not None:
+                heartbeat()
             for teacher, group in _by_teacher(streams):
                 _do_batch(batch, teacher, group, writers)
             report.seconds += sum(item.duration_seconds for item, _ in batch)

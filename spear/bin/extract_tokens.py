@@ -1,0 +1,56 @@
+"""`spear extract-tokens`: one pass audio -> teachers -> token streams; restarts where it stopped.
+
+    spear extract-tokens --cuts data/manifests/cuts_speech_train.jsonl data/manifests/cuts_audio_train.jsonl \\
+        --stream speech=spear:exp/teacher_speech@-1,data/quantizer/speech \\
+        --stream audio=spear:exp/teacher_audio@-1,frame_rate_hz=25,data/quantizer/audio --output data/tokens
+
+A stream is NAME=TEACHER,QUANTIZER_DIR, a teacher is KIND:PATH@LAYER,option=value. `--stream-domains audio=audio`
+restricts a stream to cuts of some domains. Under torchrun the units of work are shared by all processes.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from spear import config, log
+from spear.errors import ConfigError, SpearError
+from spear.tokens import command
+from spear.tokens.streams import load_streams, parse_streams
+from spear.tokens.units import plan_units, read_cuts
+
+
+@dataclass
+class ExtractTokensConfig(command.ExtractionConfig):
+    """Settings of `spear extract-tokens`.
+
+    Attributes:
+        streams: TEACHER,QUANTIZER_DIR of each stream, by name; `--stream NAME=...` adds one.
+        stream_domains: domains (speech, audio) of the cuts in a stream, by name; a stream not named takes all cuts.
+    """
+
+    streams: dict[str, str] = field(default_factory=dict)
+    stream_domains: dict[str, str] = field(default_factory=dict)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses the arguments and extracts."""
+    words = command.normalise(argv, {"--stream": "streams", "--stream-domains": "stream_domains"})
+    settings = config.parse(ExtractTokensConfig, words, command.ALIASES, description=__doc__)
+    rank, _ = command.process()
+    log.setup(rank=rank)
+    settings.check()
+    parsed = parse_streams(
+        [f"{name}={text}" for name, text in settings.streams.items()],
+        [f"{name}={text}" for name, text in settings.stream_domains.items()],
+    )
+    if not parsed:
+        raise ConfigError("no stream", "--stream NAME=TEACHER,QUANTIZER_DIR", "see --help for an example")
+    try:
+        units = plan_units(read_cuts(settings.cuts), settings.unit_seconds)
+        streams = load_streams(parsed, Path(settings.output), command.choose_device(settings.device))
+    except SpearError as error:
+        if settings.dry_run:  # earlier stages have not run yet: say what is known
+            print(f"would extract {', '.join(settings.streams)} to {settings.output}; no estimate yet: {error.found}")
+            return 0
+        raise
+    command.run(settings, units, streams, f"tokens {', '.join(stream.name for stream in streams)}")
+    return 0
