@@ -1,0 +1,153 @@
+"""Probing heads, many side by side: every parameter has a leading axis H over (learning rate, seed) (benchmarks A.1).
+
+A head is a softmax-weighted sum over layers (one scalar for each layer, initially 0), Linear(D -> P), Linear(P -> C).
+There is nothing non-linear between the two, so their product is taken first: the same function and the same gradients
+at a fifth of the cost. For utterances the mean over time is taken before everything else, which is exact too.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spear.seeds import torch_rng
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """The declared protocol, equal for all upstreams.
+
+    Attributes:
+        learning_rates: the grid.
+        seeds: of the initial weights; scores are means over seeds.
+        hidden_dim: P.
+        max_steps: optimizer steps; the learning rate falls linearly to zero over them.
+        batch_size: utterances in a step.
+        eval_every: steps between dev evaluations.
+        patience: stop when no head of the grid improved on dev in this many evaluations.
+        max_gradient_norm: of each head.
+        standardise: scale every dimension of every layer by its mean and deviation on the training items. SUPERB does
+            not; with our few steps the filterbank could not be trained without, so it is done for all upstreams.
+    """
+
+    learning_rates: tuple[float, ...] = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    seeds: tuple[int, ...] = (0, 1)
+    hidden_dim: int = 256
+    max_steps: int = 600
+    batch_size: int = 32
+    eval_every: int = 50
+    patience: int = 6
+    max_gradient_norm: float = 1.0
+    standardise: bool = True
+
+    @property
+    def heads(self) -> list[tuple[float, int]]:
+        """(learning rate, seed) of every head."""
+        return [(rate, seed) for rate in self.learning_rates for seed in self.seeds]
+
+
+class Heads:
+    """H heads with their optimizer state.
+
+    Args:
+        num_layers, dim, num_outputs: L, D and C.
+        config: the grid.
+    """
+
+    def __init__(self, num_layers: int, dim: int, num_outputs: int, config: ProbeConfig):
+        self.config = config
+        count, hidden = len(config.heads), config.hidden_dim
+        self.layer_HL = torch.zeros(count, num_layers)
+        self.down_HDP = torch.stack([_uniform(seed, "down", (dim, hidden), dim) for _, seed in config.heads])
+        self.down_bias_H1P = torch.stack([_uniform(seed, "down_bias", (1, hidden), dim) for _, seed in config.heads])
+        self.out_HPC = torch.stack([_uniform(seed, "out", (hidden, num_outputs), hidden) for _, seed in config.heads])
+        self.out_bias_H1C = torch.stack(
+            [_uniform(seed, "out_bias", (1, num_outputs), hidden) for _, seed in config.heads]
+        )
+        for parameter in self.parameters():
+            parameter.requires_grad_(True)
+        self.optimizer = HeadwiseAdam(self.parameters(), [rate for rate, _ in config.heads], config.max_gradient_norm)
+        self._best = [parameter.detach().clone() for parameter in self.parameters()]
+
+    def parameters(self) -> list[Tensor]:
+        """All parameters, each with the axis H first."""
+        return [self.layer_HL, self.down_HDP, self.down_bias_H1P, self.out_HPC, self.out_bias_H1C]
+
+    def logits(self, features_LND: Tensor) -> Tensor:
+        """(L, N, D) features, the same for all heads, to (H, N, C)."""
+        layers, count, dim = features_LND.shape
+        weights_HL = self.layer_HL.softmax(dim=-1)
+        mixed_HND = (weights_HL @ features_LND.reshape(layers, count * dim)).view(-1, count, dim)
+        bias_H1C = self.down_bias_H1P @ self.out_HPC + self.out_bias_H1C
+        return torch.baddbmm(bias_H1C, mixed_HND, self.down_HDP @ self.out_HPC)
+
+    def keep_best(self, improved_H: Tensor) -> None:
+        """Remembers the present parameters of the heads that are marked."""
+        for best, parameter in zip(self._best, self.parameters()):
+            best[improved_H] = parameter.detach()[improved_H]
+
+    def restore_best(self) -> None:
+        """Goes back to the remembered parameters."""
+        for best, parameter in zip(self._best, self.parameters()):
+            parameter.data.copy_(best)
+
+    def layer_weights(self) -> list[list[float]]:
+        """The softmax weights of every head."""
+        return [[round(w, 5) for w in row] for row in self.layer_HL.detach().softmax(dim=-1).tolist()]
+
+
+def _uniform(seed: int, name: str, shape: Sequence[int], fan_in: int) -> Tensor:
+    """The initial distribution of `nn.Linear`, from the head's own random stream."""
+    bound = 1 / math.sqrt(fan_in)
+    return torch.empty(*shape).uniform_(-bound, bound, generator=torch_rng(seed, "probe-init", name, *shape))
+
+
+class HeadwiseAdam:
+    """Adam (betas 0.9, 0.999) in which each head has its own learning rate and its own gradient clipping.
+
+    A step in which a head's gradient is not finite leaves that head alone and is counted.
+    """
+
+    def __init__(self, parameters: list[Tensor], learning_rates: Sequence[float], max_gradient_norm: float):
+        self.parameters, self.max_gradient_norm = parameters, max_gradient_norm
+        self.rate_H = torch.tensor(learning_rates)
+        self.skipped_H = torch.zeros(len(learning_rates), dtype=torch.int64)
+        self._first = [torch.zeros_like(p) for p in parameters]
+        self._second = [torch.zeros_like(p) for p in parameters]
+        self._steps = 0
+
+    @torch.no_grad()
+    def step(self, scale: float) -> None:
+        """One update with every learning rate times `scale`; clears the gradients."""
+        self._steps += 1
+        squares_H = sum(p.grad.square().flatten(1).sum(dim=1) for p in self.parameters)
+        finite_H = torch.isfinite(squares_H)
+        self.skipped_H += ~finite_H
+        clip_H = (self.max_gradient_norm / squares_H.sqrt().clamp(min=1e-12)).clamp(max=1.0)
+        correction = math.sqrt(1 - 0.999**self._steps) / (1 - 0.9**self._steps)
+        size_H = torch.where(finite_H, self.rate_H * (scale * correction), 0.0)
+        for parameter, first, second in zip(self.parameters, self._first, self._second):
+            shape = (-1,) + (1,) * (parameter.dim() - 1)
+            gradient = parameter.grad.mul_(clip_H.view(shape))
+            if not finite_H.all():
+                gradient = torch.where(finite_H.view(shape), gradient, 0.0)
+            first.lerp_(gradient, 0.1)
+            second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+            parameter.addcdiv_(
+                first * -size_H.view(shape), second.sqrt().add_(1e-8 * math.sqrt(1 - 0.999**self._steps))
+            )
+            parameter.grad = None
+
+
+def standardise_stats(sums_LD: Tensor, squares_LD: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (L, D) from sums.
+
+    Deviations are floored at 1 % of their layer's average, so that a dimension that never changes (a mel bin above the
+    recording's band) is not blown up.
+    """
+    mean_LD = sums_LD / count
+    deviation_LD = (squares_LD / count - mean_LD.square()).clamp(min=0).sqrt()
+    floor_L1 = deviation_LD.mean(dim=1, keepdim=True).mul(0.01).clamp(min=1e-8)
+    return mean_LD.float(), torch.maximum(deviation_LD, floor_L1).float()

@@ -1,0 +1,208 @@
+"""Run files to tables: the terminal, RESULTS.md, and the ablation over several checkpoints and seeds."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from spear import fs
+from spear.errors import DataError
+from spear.evaluate.metrics import HIGHER_IS_BETTER, is_better
+from spear.evaluate.run import DecodeConfig, decode
+from spear.evaluate.tasks import read_tasks
+
+KIND_ORDER = {"checkpoint": 0, "random": 1, "fbank": 2}
+
+
+def load_runs(exp_dir: str | Path) -> list[dict]:
+    """All run files below `exp_dir/decode`, sorted by task and upstream; an empty list when there are none."""
+    paths = sorted((Path(exp_dir) / "decode").glob("*/*.json"))
+    return [run for run in map(fs.read_json, paths) if isinstance(run, dict) and "inputs_sha256" in run]
+
+
+def task_names(runs: Iterable[dict]) -> list[str]:
+    """Tasks in the order of their first run."""
+    return list(dict.fromkeys(run["task"] for run in runs))
+
+
+def upstream_names(runs: Iterable[dict]) -> list[str]:
+    """Upstreams: checkpoints first, then random encoders, then the filterbank."""
+    found = {run["upstream"]["name"]: KIND_ORDER.get(run["upstream"]["kind"], 3) for run in runs}
+    return sorted(found, key=lambda name: (found[name], name))
+
+
+def index_runs(runs: Iterable[dict]) -> dict[tuple[str, str], dict]:
+    """(task, upstream) -> run."""
+    return {(run["task"], run["upstream"]["name"]): run for run in runs}
+
+
+def best_upstream(runs: Sequence[dict]) -> dict | None:
+    """The run with the best score among those of one task; None without any."""
+    best = None
+    for run in runs:
+        if best is None or is_better(run["metric"], run["score"], best["score"]):
+            best = run
+    return best
+
+
+def format_score(run: dict, with_interval: bool = True) -> str:
+    """'87.5 [84.1, 90.2]', in percent."""
+    text = f"{100 * run['score']:.1f}"
+    if with_interval and np.isfinite(run["interval"]).all():
+        text += f" [{100 * run['interval'][0]:.1f}, {100 * run['interval'][1]:.1f}]"
+    return text
+
+
+def table_cells(runs: Sequence[dict]) -> tuple[list[str], list[list[str]], list[int]]:
+    """Header, rows (task, metric, one score for each upstream), and the column of the best score of each row."""
+    upstreams, index = upstream_names(runs), index_runs(runs)
+    rows, best = [], []
+    for task in task_names(runs):
+        found = [index.get((task, name)) for name in upstreams]
+        present = [run for run in found if run]
+        arrow = "higher is better" if HIGHER_IS_BETTER[present[0]["metric"]] else "lower is better"
+        cells = [format_score(run) if run else "-" for run in found]
+        rows.append([task, f"{present[0]['metric']} % ({arrow})", *cells])
+        best.append(2 + found.index(best_upstream(present)))
+    return ["task", "metric", *upstreams], rows, best
+
+
+def comparison_lines(runs: Sequence[dict]) -> list[str]:
+    """For each checkpoint: on how many tasks it beats each baseline, and which it loses."""
+    index, lines = index_runs(runs), []
+    kinds = {run["upstream"]["name"]: run["upstream"]["kind"] for run in runs}
+    baselines = [name for name in upstream_names(runs) if kinds[name] != "checkpoint"]
+    for name in [n for n in upstream_names(runs) if kinds[n] == "checkpoint"]:
+        parts, lost = [], []
+        for baseline in baselines:
+            tasks = [t for t in task_names(runs) if (t, name) in index and (t, baseline) in index]
+            won = [
+                t
+                for t in tasks
+                if is_better(index[t, name]["metric"], index[t, name]["score"], index[t, baseline]["score"])
+            ]
+            parts.append(f"{baseline} on {len(won)}/{len(tasks)}")
+            lost += [f"{t} (against {baseline})" for t in tasks if t not in won]
+        if parts:
+            lines.append(f"{name} beats {', '.join(parts)} tasks." + (f" Not on: {', '.join(lost)}." if lost else ""))
+    return lines
+
+
+def terminal_table(runs: Sequence[dict]) -> str:
+    """A plain-text table; `*` marks the best of a row; brackets hold the 95 % interval over test items."""
+    if not runs:
+        return "no scores yet: run `spear decode`"
+    header, rows, best = table_cells(runs)
+    marked = [[cell + (" *" if c == best[r] else "") for c, cell in enumerate(row)] for r, row in enumerate(rows)]
+    widths = [max(len(row[c]) for row in [header, *marked]) for c in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in [header, *marked]]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    notes = ["* best of the row; [95 % bootstrap interval over test items]", *comparison_lines(runs)]
+    return "\n".join([*lines, "", *notes])
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
+
+
+def results_markdown(runs: Sequence[dict], title: str, notes: str = "") -> str:
+    """A section of RESULTS.md: score table, comparison, and one provenance row for each run file."""
+    if not runs:
+        raise DataError("no run files", "at least one scored task", "run `spear decode` first")
+    header, rows, best = table_cells(runs)
+    shown = [[f"**{cell}**" if c == best[r] else cell for c, cell in enumerate(row)] for r, row in enumerate(rows)]
+    provenance = [
+        [
+            run["task"],
+            run["upstream"]["name"],
+            format_score(run, with_interval=False),
+            f"{run['learning_rate']:g}",
+            ", ".join(map(str, run["seeds"])),
+            " / ".join(str(run["num_items"][split]) for split in ("train", "dev", "test")),
+            len(run["skipped"]),
+            f"`{run['upstream']['hash'][:12]}`",
+            f"`{run['inputs_sha256'][:12]}`",
+        ]
+        for run in runs
+    ]
+    columns = ["task", "upstream", "score", "learning rate", "seeds", "train / dev / test items", "skipped"]
+    where = sorted({(run["command"] or "?", run["commit"], run["hardware"]) for run in runs})
+    facts = [f"- command `{command}`, commit `{commit}`, {hardware}" for command, commit, hardware in where]
+    parts = [f"## {title}", notes, _markdown(header, shown)]
+    parts.append("Best of a row in bold; 95 % bootstrap interval over test items in brackets.")
+    parts += [*comparison_lines(runs), "\n".join(facts), _markdown([*columns, "encoder", "inputs"], provenance)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def write_results(path: str | Path, section: str, markdown: str) -> None:
+    """Puts a section into RESULTS.md between its two marker comments, or appends it; other text stays as it is.
+
+    Args:
+        section: the name in the markers, such as `real-mini`.
+    """
+    path = Path(path)
+    text = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
+    begin, end = f"<!-- results: {section} -->", f"<!-- end of results: {section} -->"
+    block = f"{begin}\n{markdown}\n{end}"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    text = pattern.sub(lambda _: block, text) if pattern.search(text) else f"{text.rstrip()}\n\n{block}\n"
+    fs.write_text(path, text)
+
+
+def evaluate_checkpoints(
+    groups: Mapping[str, Mapping[int, str | Path]],
+    data_dir: str | Path,
+    exp_dir: str | Path,
+    tasks: Sequence[str] | None = None,
+    config: DecodeConfig | None = None,
+    command: str = "",
+) -> list[dict]:
+    """Scores several checkpoints of several variants (an ablation) on all tasks, those of ablations included.
+
+    Args:
+        groups: variant -> training seed -> checkpoint.
+
+    Returns:
+        Run contents; `run["variant"]` and `run["training_seed"]` are added.
+    """
+    tasks = list(tasks) if tasks else [task.name for task in read_tasks(data_dir)]
+    named = {
+        re.sub(r"[^\w.+-]+", "_", f"{variant}-seed{seed}"): (variant, seed, path)
+        for variant, checkpoints in groups.items()
+        for seed, path in checkpoints.items()
+    }
+    specs = [f"{name}={path}" for name, (_, _, path) in named.items()]
+    runs = decode(tasks, specs, data_dir, exp_dir, config, command)
+    for run in runs:
+        run["variant"], run["training_seed"], _ = named[run["upstream"]["name"]]
+    return runs
+
+
+def ablation_table(runs: Sequence[dict]) -> str:
+    """Markdown: one row for each task, one column for each variant, mean ± standard deviation over training seeds.
+
+    Args:
+        runs: from `evaluate_checkpoints`; the deviation is that of the sample (n - 1), left out for a single seed.
+    """
+    variants = list(dict.fromkeys(run["variant"] for run in runs))
+    rows = []
+    for task in task_names(runs):
+        scores = {v: [r["score"] for r in runs if r["task"] == task and r["variant"] == v] for v in variants}
+        metric = next(run["metric"] for run in runs if run["task"] == task)
+        means = {v: float(np.mean(s)) for v, s in scores.items() if s}
+        winner = (max if HIGHER_IS_BETTER[metric] else min)(means, key=means.get)
+        cells = []
+        for variant in variants:
+            if variant not in means:
+                cells.append("-")
+                continue
+            text = f"{100 * means[variant]:.1f}"
+            if len(scores[variant]) > 1:
+                text += f" ± {100 * np.std(scores[variant], ddof=1):.1f}"
+            cells.append(f"**{text}**" if variant == winner else text)
+        rows.append([task, f"{metric} %", *cells])
+    seeds = sorted({run["training_seed"] for run in runs})
+    note = f"Mean ± standard deviation over training seeds {', '.join(map(str, seeds))}; best mean in bold."
+    return _markdown(["task", "metric", *variants], rows) + "\n\n" + note

@@ -1,0 +1,331 @@
+"""The decode command: features once, heads side by side, one file with the whole truth for each task and upstream.
+
+`exp_dir/decode/<task>/<upstream>.json` holds the grid with every score, the selection, seeds, item counts, skipped
+items, hashes, layer weights, curves, command, commit and hardware; `<upstream>.predictions.jsonl` holds the predictions
+from which the score can be computed again (`metrics.rescore`). A file whose inputs have not changed is reused.
+"""
+
+import dataclasses
+import functools
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from spear import env, fs
+from spear.errors import ConfigError, DataError
+from spear.evaluate import metrics
+from spear.evaluate.cache import CacheConfig, FeatureCache, FeatureStore, item_key
+from spear.evaluate.heads import ProbeConfig
+from spear.evaluate.probes import CtcProblem, ProbeResult, UtteranceProblem, train_probes
+from spear.evaluate.tasks import SPLITS, Examples, Task, find_tasks, make_examples, read_all_items
+from spear.evaluate.units import make_units
+from spear.evaluate.upstream import load_upstream
+from spear.executor import run_units
+from spear.log import get_logger, human_seconds
+from spear.manifest import Item
+
+PROTOCOL = "mini-superb-1"
+"""Changes when equal inputs would give other numbers; part of the inputs' hash."""
+
+UTTERANCE_PROBES = ProbeConfig()
+CTC_PROBES = ProbeConfig(
+    learning_rates=(1e-3, 3e-3, 1e-2, 3e-2), seeds=(0,), max_steps=160, batch_size=16, eval_every=40, patience=3
+)
+logger = get_logger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeConfig:
+    """Settings of a decode run; all upstreams of a comparison must have been scored with equal ones.
+
+    Attributes:
+        device: for the encoder; heads train on CPU.
+        num_jobs: processes; 0 means one for each core.
+        seed: of the random encoder and of the bootstrap.
+        max_items: at most this many items of each split (None: all).
+        text_units: for `text` targets, `characters` or `sentencepiece:SIZE`.
+        learning_rates: replaces the declared grid of every head kind.
+        max_steps: replaces the declared number of steps.
+        cache_gigabytes: most hidden states on disk for one upstream.
+        force: score again although nothing has changed.
+    """
+
+    device: str = "cpu"
+    num_jobs: int = 0
+    seed: int = 0
+    max_items: int | None = None
+    text_units: str = "characters"
+    learning_rates: tuple[float, ...] | None = None
+    max_steps: int | None = None
+    cache_gigabytes: float = 4.0
+    force: bool = False
+
+    def probes(self, task: Task) -> ProbeConfig:
+        """The grid for a task."""
+        probes = CTC_PROBES if task.needs_frames else UTTERANCE_PROBES
+        changes = {"learning_rates": self.learning_rates, "max_steps": self.max_steps}
+        return dataclasses.replace(probes, **{key: value for key, value in changes.items() if value})
+
+    def cache(self) -> CacheConfig:
+        """How features are kept."""
+        return CacheConfig(max_bytes=int(self.cache_gigabytes * 1e9))
+
+
+def decode(
+    task: str | Sequence[str],
+    upstreams: Sequence[str],
+    data_dir: str | Path,
+    exp_dir: str | Path,
+    config: DecodeConfig | None = None,
+    command: str = "",
+) -> list[dict]:
+    """Scores frozen encoders on tasks.
+
+    Args:
+        task: a name, several, or `all`.
+        upstreams: specifications, see `spear.evaluate.upstream`.
+        data_dir: prepared data (stage 1 is enough).
+        exp_dir: receives `decode/` and `cache/`.
+        command: written into the run files.
+
+    Returns:
+        The content of the run files, task by task in the order of the corpus, upstream by upstream.
+
+    Raises:
+        ConfigError: unknown task, or two upstreams of the same name.
+    """
+    config = config or DecodeConfig()
+    data_dir, exp_dir = Path(data_dir).absolute(), Path(exp_dir).absolute()
+    tasks = find_tasks(data_dir, [task] if isinstance(task, str) else task)
+    items = _items(str(data_dir))
+    examples = {t.name: make_examples(t, items, config.max_items) for t in tasks}
+    places = _prepare(upstreams, tasks, data_dir, exp_dir, config)
+    units, runs = [], {}
+    for current in tasks:
+        keys = [item_key(example.item) for example in examples[current.name].all()]
+        for place in places:
+            inputs = _inputs_hash(current, place, examples[current.name], keys, config)
+            path = exp_dir / "decode" / current.name / f"{place['name']}.json"
+            kept = None if config.force else _reusable(path, inputs)
+            if kept is not None:
+                runs[current.name, place["name"]] = kept
+                continue
+            units.append(
+                {
+                    "name": f"{current.name}.{place['name']}",
+                    "task": current.name,
+                    "upstream": place,
+                    "inputs_sha256": inputs,
+                    "data_dir": str(data_dir),
+                    "path": str(path),
+                    "config": dataclasses.asdict(config),
+                    "command": command,
+                }
+            )
+    if runs:
+        logger.info("%d scores are up to date and kept", len(runs))
+    # Frame tasks take longest: first, so that no worker is left with one at the end.
+    units.sort(key=lambda unit: not next(t for t in tasks if t.name == unit["task"]).needs_frames)
+    for unit, _ in zip(units, _run(score_unit, units, config.num_jobs, "heads")):
+        runs[unit["task"], unit["upstream"]["name"]] = fs.read_json(unit["path"])
+    return [runs[t.name, place["name"]] for t in tasks for place in places]
+
+
+def _prepare(
+    upstreams: Sequence[str], tasks: Sequence[Task], data_dir: Path, exp_dir: Path, config: DecodeConfig
+) -> list[dict]:
+    """Fills the cache of every upstream; returns where each is."""
+    units = [
+        {
+            "name": f"features-{index}",
+            "spec": spec,
+            "tasks": [task.name for task in tasks],
+            "data_dir": str(data_dir),
+            "cache_dir": str(exp_dir / "cache"),
+            "config": dataclasses.asdict(config),
+        }
+        for index, spec in enumerate(upstreams)
+    ]
+    # On a GPU the encoders run one after the other; on CPU each has its own core.
+    places = _run(prepare_upstream, units, config.num_jobs if config.device == "cpu" else 1, "features")
+    names = [place["name"] for place in places]
+    if len(set(names)) != len(names):
+        raise ConfigError(
+            f"upstreams named {', '.join(names)}", "different names", "write --upstream NAME=SPECIFICATION"
+        )
+    for place in places:
+        for key, reason in place["skipped"].items():
+            logger.warning("%s: skipped %s: %s", place["name"], key, reason)
+    return places
+
+
+def _run(function, units: list[dict], num_jobs: int, label: str) -> list[dict]:
+    # Done-files of the executor are not kept: run files and cache know by themselves whether they are up to date.
+    with tempfile.TemporaryDirectory(prefix="spear-decode-") as done_dir:
+        return run_units(function, units, done_dir, num_jobs=num_jobs, label=label)
+
+
+@functools.lru_cache(maxsize=1)
+def _items(data_dir: str) -> tuple[Item, ...]:
+    return tuple(read_all_items(data_dir))
+
+
+def _config(unit: dict) -> DecodeConfig:
+    values = dict(unit["config"])
+    values["learning_rates"] = tuple(values["learning_rates"]) if values["learning_rates"] else None
+    return DecodeConfig(**values)
+
+
+def prepare_upstream(unit: dict) -> dict:
+    """Unit of work: computes the features of one upstream for all items of some tasks."""
+    start = time.monotonic()
+    config = _config(unit)
+    items = _items(unit["data_dir"])
+    wanted: dict[str, Item] = {}
+    frame_keys: set[str] = set()
+    for task in find_tasks(unit["data_dir"], unit["tasks"]):
+        for example in make_examples(task, items, config.max_items).all():
+            key = item_key(example.item)
+            wanted[key] = example.item
+            if task.needs_frames:
+                frame_keys.add(key)
+    upstream = load_upstream(unit["spec"], config.device, config.seed)
+    cache = FeatureCache(unit["cache_dir"], upstream, config.cache())
+    cache.ensure(list(wanted.values()), frame_keys)
+    return {
+        "name": upstream.name,
+        "kind": upstream.kind,
+        "spec": unit["spec"],
+        "num_layers": upstream.num_layers,
+        "hash": cache.hash,
+        "fingerprint": upstream.fingerprint(),
+        "cache_dir": str(cache.directory),
+        "skipped": cache.skipped,
+        "seconds": round(time.monotonic() - start, 2),
+    }
+
+
+def _inputs_hash(task: Task, place: dict, examples: Examples, keys: list[str], config: DecodeConfig) -> str:
+    return fs.sha256_json(
+        {
+            "protocol": PROTOCOL,
+            "task": dataclasses.asdict(task),
+            "upstream": place["hash"],
+            "cache": Path(place["cache_dir"]).name,
+            "skipped": place["skipped"],
+            "examples": examples.content_hash(),
+            "keys": keys,
+            "probes": dataclasses.asdict(config.probes(task)),
+            "text_units": config.text_units if task.target == "text" else None,
+            "seed": config.seed,
+        }
+    )
+
+
+def _reusable(path: Path, inputs_sha256: str) -> dict | None:
+    """The run file when it stems from the same inputs and its predictions still give its score."""
+    if not path.exists():
+        return None
+    try:
+        run = fs.read_json(path)
+        same = run.get("inputs_sha256") == inputs_sha256 and abs(metrics.rescore(path) - run["score"]) < 1e-9
+    except (DataError, KeyError):
+        return None
+    return run if same else None
+
+
+def score_unit(unit: dict) -> dict:
+    """Unit of work: trains the heads of one task on the cached features of one upstream and writes the run file."""
+    start = time.monotonic()
+    config = _config(unit)
+    (task,) = find_tasks(unit["data_dir"], [unit["task"]])
+    store = FeatureStore(unit["upstream"]["cache_dir"])
+    examples = make_examples(task, _items(unit["data_dir"]), config.max_items)
+    keys, targets, ids = _readable(task, examples, store, unit["upstream"])
+    result, details = _fit(task, store, keys, targets, config)
+    rows = [
+        {"id": item_id, "reference": target, "hypotheses": hypotheses}
+        for item_id, target, hypotheses in zip(ids, targets["test"], result.hypotheses)
+    ]
+    path = Path(unit["path"])
+    predictions = f"{path.stem}.predictions.jsonl"
+    fs.write_jsonl(path.parent / predictions, rows)
+    extra = {"cer": metrics.score(*metrics.prediction_counts("cer", rows))} if task.metric == "wer" else {}
+    run = {
+        "protocol": PROTOCOL,
+        "task": task.name,
+        "title": task.title,
+        "head": task.head,
+        "metric": task.metric,
+        "is_ablation": task.is_ablation,
+        "upstream": unit["upstream"],
+        "score": result.score,
+        "interval": list(result.interval),
+        "dev_score": result.dev_score,
+        "extra_scores": extra,
+        "learning_rate": result.learning_rate,
+        "seeds": list(config.probes(task).seeds),
+        "upstream_seed": config.seed,
+        "layer_weights": result.layer_weights,
+        "steps": result.steps,
+        "grid": result.heads,
+        "probes": dataclasses.asdict(config.probes(task)),
+        "num_items": {name: len(keys[name]) for name in SPLITS},
+        "max_items": config.max_items,
+        "skipped": examples.skipped,
+        **details,
+        "predictions": predictions,
+        "inputs_sha256": unit["inputs_sha256"],
+        "command": unit["command"],
+        "commit": env.git_commit(),
+        "hardware": env.describe_hardware(),
+        "seconds": {"features": unit["upstream"]["seconds"], "heads": round(time.monotonic() - start, 2)},
+    }
+    fs.write_json(path, run)
+    skipped = f", {len(examples.skipped)} items skipped" if examples.skipped else ""
+    logger.info(
+        "%s, %s: %.4f in %s%s", task.name, path.stem, result.score, human_seconds(run["seconds"]["heads"]), skipped
+    )
+    return {"score": result.score}
+
+
+def _readable(task: Task, examples: Examples, store: FeatureStore, upstream: dict):
+    """Keys and targets by split and test ids, without the items whose audio could not be read (noted as skipped)."""
+    keys = {name: [] for name in SPLITS}
+    targets = {name: [] for name in SPLITS}
+    ids = []
+    for name in SPLITS:
+        for example in examples.splits[name]:
+            key = item_key(example.item)
+            if not store.has("frames" if task.needs_frames else "means", key):
+                reason = upstream["skipped"].get(key, "no features")
+                examples.skipped.append({"id": example.item.id, "split": name, "reason": reason})
+                continue
+            keys[name].append(key)
+            targets[name].append(example.target)
+            if name == "test":
+                ids.append(example.item.id)
+        if not keys[name]:
+            raise DataError(f"no readable {name} item in task {task.name}", "at least one", "see the quarantine list")
+    return keys, targets, ids
+
+
+def _fit(task: Task, store: FeatureStore, keys: dict, targets: dict, config: DecodeConfig) -> tuple[ProbeResult, dict]:
+    probes = config.probes(task)
+    if task.needs_frames:
+        units = make_units(targets["train"], "phones" if task.target == "phones" else config.text_units)
+        problem = CtcProblem(store.frames, store.num_frames, keys, targets, units, task.metric, probes.standardise)
+        details = {"num_outputs": units.size, "infeasible_train_items": problem.infeasible}
+        return train_probes(problem, probes, config.seed), details
+    features = {name: store.means(keys[name]) for name in SPLITS}
+    problem = UtteranceProblem(features, targets, probes.standardise)
+    unseen = [
+        label
+        for target in targets["test"]
+        for slot, label in enumerate([target] if isinstance(target, str) else target)
+        if label not in problem.classes[slot]
+    ]
+    details = {"num_outputs": problem.shape[2], "num_classes": [len(c) for c in problem.classes]}
+    details["test_labels_unseen_in_training"] = sorted(set(unseen))
+    return train_probes(problem, probes, config.seed), details

@@ -1,0 +1,184 @@
+"""Frozen encoders behind one protocol: filterbank, untrained encoder, checkpoint (benchmarks A.1).
+
+All three go through the same cache, the same heads and the same learning rates; the layer set is every hidden state
+that the upstream gives. Specifications, as used by `--upstream` (each may be preceded by `NAME=`):
+
+- `fbank`: 128 log-mel energies at 100 Hz, one layer;
+- `random:CHECKPOINT`: the architecture of the checkpoint with fresh weights from a seed, same filterbank;
+- `CHECKPOINT`: whatever `spear.load_model` reads.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from spear import fs
+from spear.compat import autocast
+from spear.errors import CheckpointError
+from spear.seeds import seed_global
+
+MIN_SAMPLES = 1600
+"""Shorter utterances are zero-padded to this (0.1 s at 16 kHz), so that every utterance has at least one frame."""
+
+
+@runtime_checkable
+class Upstream(Protocol):
+    """What can be evaluated.
+
+    Attributes:
+        name: label in tables and file names.
+        kind: `fbank`, `random` or `checkpoint`.
+        sample_rate: of the audio that `extract` takes, in Hz.
+        num_layers: hidden states for each utterance.
+    """
+
+    name: str
+    kind: str
+    sample_rate: int
+    num_layers: int
+
+    def fingerprint(self) -> dict:
+        """Everything that determines the features, weights hash included; its hash is the cache key."""
+
+    def extract(self, waves_BS: Tensor, lengths_B: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Hidden states [(B, T, D_layer)] and the number of valid frames (B,)."""
+
+
+def upstream_hash(upstream: Upstream) -> str:
+    """SHA-256 of the fingerprint."""
+    return fs.sha256_json(upstream.fingerprint())
+
+
+class FbankUpstream:
+    """The filterbank itself: the floor that any encoder has to beat."""
+
+    def __init__(self, name: str = "fbank", device: str = "cpu"):
+        from spear.audio import Fbank, FbankConfig
+
+        self.name, self.kind, self.num_layers = name, "fbank", 1
+        self.config = FbankConfig()
+        self.sample_rate = self.config.sample_rate_hz
+        self.device = torch.device(device)
+        self._fbank = Fbank(self.config).to(self.device).eval()
+
+    def fingerprint(self) -> dict:
+        """The definition of the features."""
+        return {"kind": self.kind, "definition": self.config.definition()}
+
+    @torch.no_grad()
+    def extract(self, waves_BS: Tensor, lengths_B: Tensor) -> tuple[list[Tensor], Tensor]:
+        """[(B, T100, 128)] and frame counts."""
+        features_BTF, lens_B = self._fbank(waves_BS.to(self.device), lengths_B)
+        return [features_BTF], lens_B.cpu()
+
+
+class SpearUpstream:
+    """A SPEAR encoder, trained or not: all hidden states at 50 Hz.
+
+    Args:
+        model: a `spear.SpearModel`.
+        kind: `checkpoint` or `random`.
+        details: further facts for the fingerprint (the seed of random weights).
+    """
+
+    sample_rate = 16000
+
+    def __init__(self, model: torch.nn.Module, name: str, kind: str, device: str = "cpu", details: dict | None = None):
+        self.name, self.kind, self.details = name, kind, dict(details or {})
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval().requires_grad_(False)
+        self.dtype = _fast_dtype(self.device)
+        self._weights = weights_hash(self.model)
+        states, _ = self.extract(torch.zeros(1, 16000), torch.tensor([16000]))
+        self.num_layers = len(states)
+
+    def fingerprint(self) -> dict:
+        """Weights, and the precision they are used in."""
+        precision = str(self.dtype or torch.float32).removeprefix("torch.")
+        return {"kind": self.kind, "weights_sha256": self._weights, "precision": precision, **self.details}
+
+    @torch.no_grad()
+    def extract(self, waves_BS: Tensor, lengths_B: Tensor) -> tuple[list[Tensor], Tensor]:
+        """[(B, T50, D)] in float32 and frame counts."""
+        with autocast(self.device.type, self.dtype):
+            output = self.model(waves_BS.to(self.device), lengths_B.to(self.device))
+        states = [state.float() for state in output.hidden_states]
+        frames = states[0].shape[1]
+        lens_B = output.encoder_out_lens.cpu()
+        if output.encoder_out.shape[1] != frames:
+            # Output downsampling: encoder_out has fewer frames than the hidden states, which stay at 50 Hz.
+            lens_B = hidden_lengths(lengths_B)
+        return states, lens_B.clamp(max=frames)
+
+
+def hidden_lengths(lengths_B: Tensor) -> Tensor:
+    """Frames at 50 Hz of utterances in samples: 100 Hz frames through the convolutional subsampling, (T - 7) // 2."""
+    return (((lengths_B.cpu() + 80) // 160 - 7) // 2).clamp(min=0)
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """SHA-256 over names, shapes and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return digest.hexdigest()
+
+
+def _fast_dtype(device: torch.device) -> torch.dtype | None:
+    from spear import env
+
+    return torch.bfloat16 if env.fast_bf16(device) else None
+
+
+def default_name(spec: str) -> str:
+    """The label of a specification without `NAME=`: `fbank`, `random`, or the run's directory name."""
+    kind, _, path = spec.partition(":")
+    if kind in ("fbank", "random"):
+        return kind
+    parts = [part for part in Path(spec).parts if part not in ("/", ".", "..")]
+    # exp/student/final is the run "student": what the checkpoint is called inside its run says nothing.
+    generic = re.compile(r"(final|best|latest|averaged?|(step|epoch|checkpoint)[-_]?\d*)(\..*)?$")
+    while len(parts) > 1 and generic.match(parts[-1]):
+        parts.pop()
+    return re.sub(r"[^\w.+-]+", "_", parts[-1] if parts else "checkpoint")
+
+
+def load_upstream(spec: str, device: str = "cpu", seed: int = 0) -> Upstream:
+    """Makes the upstream of a specification (see the module's docstring).
+
+    Args:
+        seed: of the weights of `random:`.
+
+    Raises:
+        CheckpointError: no such checkpoint.
+    """
+    name, equals, rest = spec.partition("=")
+    if equals and re.fullmatch(r"[\w.+-]+", name):
+        spec = rest
+    else:
+        name = default_name(spec)
+    if spec == "fbank":
+        return FbankUpstream(name, device)
+    is_random = spec.startswith("random:")
+    path = Path(spec.removeprefix("random:"))
+    if not path.exists():
+        raise CheckpointError(
+            f"no checkpoint at {path.absolute()} (upstream '{spec}')",
+            "fbank, random:CHECKPOINT or CHECKPOINT, where CHECKPOINT is a file or directory",
+            "train an encoder first, or correct --upstream",
+        )
+    import spear
+
+    model = spear.load_model(path)
+    if not is_random:
+        return SpearUpstream(model, name, "checkpoint", device)
+    with torch.random.fork_rng():
+        seed_global(seed, "random-upstream")
+        fresh = spear.SpearModel(model.config)
+    return SpearUpstream(fresh, name, "random", device, {"seed": seed})
