@@ -27,7 +27,6 @@ from spear.seeds import numpy_rng
 from spear.shards import ShardStore
 
 logger = get_logger(__name__)
-NOISE_MAX_SECONDS = 10.0  # of one noise recording that are read; they are strung together when that is too short
 MIN_FEATURE_FRAMES = 9  # the encoder's subsampling needs so many
 
 
@@ -180,16 +179,16 @@ class PretrainDataset:
         return wave
 
     def _load_noises(self, work: "_Work", row: int) -> list[np.ndarray]:
-        """Pieces of noise for a cut until they are as long as it; fewer when some cannot be read."""
+        """Pieces of noise, each from a random place, until they are as long as the cut; fewer when reading fails."""
         pieces, missing = [], len(work.waves[row])
         for index in work.decisions.noises_BK[row]:
             noise = self.noises[index if self._noise_rows is None else self._noise_rows[index]]
             if missing <= 0 or noise.id == work.cuts[row].id:
                 continue
-            spare = max(noise.duration_seconds - NOISE_MAX_SECONDS, 0.0)
-            start = noise.start_seconds + spare * work.decisions.uniforms_B3[row, 1]
+            seconds = min(noise.duration_seconds, missing / SAMPLE_RATE_HZ)
+            start = noise.start_seconds + work.decisions.uniforms_B3[row, 0] * (noise.duration_seconds - seconds)
             try:
-                piece = load_audio(noise.path, SAMPLE_RATE_HZ, start, min(noise.duration_seconds, NOISE_MAX_SECONDS))
+                piece = load_audio(noise.path, SAMPLE_RATE_HZ, start, seconds)
             except (SpearError, OSError) as error:
                 work.skip(noise.id, error)
                 continue
@@ -213,7 +212,7 @@ class PretrainDataset:
         kind, partner = mixing.KINDS[decisions.kinds_B[row]], int(decisions.partners_B[row])
         snr_db, uniforms = float(decisions.snrs_db_B[row]), decisions.uniforms_B3[row]
         if kind == "noise" and work.noises[row]:
-            return mixing.mix_noise(work.waves[row], work.noises[row], snr_db, float(uniforms[0]))
+            return mixing.mix_noise(work.waves[row], work.noises[row], snr_db)
         if kind == "speech" and partner in work.tokens:
             return mixing.mix_speech(self.mixing, work.waves[row], work.waves[partner], partner, snr_db, uniforms)
         return None if row in work.features else Mixed(work.waves[row])

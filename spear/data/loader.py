@@ -24,12 +24,12 @@ class EpochLoader:
 
     Attributes:
         plan: the epoch's plan; `len(loader)` is the number of steps that are left.
-        num_skipped: cuts that could not be read so far.
+        skipped: reason by id of the cuts and noises that could not be read so far; each is logged once.
         seconds: time that workers spent on each part so far; the largest names the slow part.
     """
 
     def __init__(self, dataset: PretrainDataset, plan: Plan, epoch: int, start_step: int, rank: int, **options):
-        self.plan, self.num_skipped, self.seconds = plan, 0, Counter({part: 0.0 for part in PARTS})
+        self.plan, self.skipped, self.seconds = plan, {}, Counter({part: 0.0 for part in PARTS})
         self._steps = range(start_step, plan.num_steps)
         view = _EpochView(dataset, plan, epoch, rank)
         if options.get("num_workers", 0) == 0:
@@ -44,9 +44,10 @@ class EpochLoader:
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._loader:
             for item_id, reason in batch.skipped:
-                self.num_skipped += 1
-                level = logging.WARNING if self.num_skipped <= _WARNINGS_SHOWN else logging.DEBUG
-                logger.log(level, "epoch %d step %d: skipped cut %s: %s", batch.epoch, batch.step, item_id, reason)
+                if item_id not in self.skipped:
+                    level = logging.WARNING if len(self.skipped) < _WARNINGS_SHOWN else logging.DEBUG
+                    logger.log(level, "epoch %d step %d: skipped %s: %s", batch.epoch, batch.step, item_id, reason)
+                self.skipped[item_id] = reason
             self.seconds.update(batch.seconds)
             yield batch
 

@@ -76,7 +76,8 @@ class Decisions:
         partners_B: row of the speech partner, -1 without one.
         noises_BK: indexes of noise recordings.
         snrs_db_B: level of the cut over what is mixed in.
-        uniforms_B3: offset, length and start of the piece as shares of their ranges.
+        uniforms_B3: offset, length and start of the piece of speech as shares of their ranges; for noise the first is
+            the place in the recording.
     """
 
     kinds_B: np.ndarray
@@ -133,19 +134,15 @@ def decide(config: MixingConfig, is_speech_B: np.ndarray, num_noises: int, rng: 
     return Decisions(kinds_B, partners_B, noises_BK, low_B + snr * (high_B - low_B), uniforms_B3)
 
 
-def mix_noise(wave: np.ndarray, noises: list[np.ndarray], snr_db: float, start_share: float) -> Mixed:
+def mix_noise(wave: np.ndarray, noises: list[np.ndarray], snr_db: float) -> Mixed:
     """Mixes noise into a whole cut; pieces are strung together, and repeated if that is not enough.
 
     Args:
         wave: (num_samples,) the cut.
         noises: recordings, each (samples,) and not empty.
         snr_db: level of the cut over the noise.
-        start_share: where the noise starts, as a share of what it is longer than the cut.
     """
-    noise = np.concatenate(noises)
-    start = int(start_share * max(len(noise) - len(wave), 0))
-    noise = np.resize(noise[start:], len(wave))
-    mixed, _ = mix(wave, noise, snr_db, 0, "inside")
+    mixed, _ = mix(wave, np.resize(np.concatenate(noises), len(wave)), snr_db, 0, "inside")
     return Mixed(mixed, "noise")
 
 

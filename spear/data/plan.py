@@ -141,7 +141,7 @@ class Plan:
             if not whole or meta["format"] != FORMAT_VERSION:
                 raise ValueError(f"sizes {sizes}, format {meta['format']}")
             return cls(**arrays, **{name: meta[name] for name in ("world_size", "hash", "inputs_hash", "summary")})
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError) as error:
             raise DataError(
                 f"the batch plan in {directory} is damaged ({error})",
                 "the arrays that its plan.json describes",
@@ -175,7 +175,8 @@ def build_plan(
     Every cut that fits the limits is in exactly one batch. With weights, a cut occurs floor(weight) times and once
     more with probability weight - floor(weight), drawn anew every epoch. A cut that alone exceeds `max_seconds` is
     dropped and counted in `summary`. The number of batches is made divisible by world_size x accumulation by
-    splitting the largest batches in halves; nothing is dropped or repeated for it.
+    splitting the largest batches in halves. Only when every batch is down to one cut and their number still does not
+    divide, up to world_size x accumulation - 1 of the shortest cuts occur twice; `summary["num_repeated"]` counts them.
 
     Args:
         durations_seconds: (num_cuts,) duration of every cut.
@@ -204,6 +205,10 @@ def build_plan(
     kept = _shuffle_similar(kept, durations, limits, rng)
     lengths = durations[kept]
     offsets = _split_largest(_pack(lengths, limits), lengths, limits, multiple)
+    repeated = -(len(offsets) - 1) % multiple
+    if repeated:  # batches of one cut each: some of the shortest come twice, so that all ranks have as many steps
+        kept = np.concatenate([kept, kept[:repeated]])
+        offsets = np.arange(len(kept) + 1, dtype=np.int64)
     kept, offsets = _shuffle_batches(kept, offsets, rng)
     if len(durations) < 2**31:
         kept = kept.astype(np.int32)
@@ -213,6 +218,7 @@ def build_plan(
     summary = {
         "num_cuts": len(durations),
         "num_planned": len(kept),
+        "num_repeated": repeated,
         "seconds_planned": float(lengths.sum()),
         "num_too_long": len(dropped),
         "seconds_too_long": float(durations[dropped].sum()),
@@ -283,7 +289,7 @@ def _pack(lengths: np.ndarray, limits: PlanLimits, piece: int = 1 << 20) -> np.n
 
 
 def _split_largest(offsets: np.ndarray, lengths: np.ndarray, limits: PlanLimits, multiple: int) -> np.ndarray:
-    """Halves the batches with most padded seconds until their number is divisible by `multiple`."""
+    """Halves the batches with most padded seconds until their number is divisible by `multiple`, or all are single."""
     missing = -(len(offsets) - 1) % multiple
     if not missing:
         return offsets
@@ -298,7 +304,7 @@ def _split_largest(offsets: np.ndarray, lengths: np.ndarray, limits: PlanLimits,
     heap = [entry(int(offsets[number]), int(offsets[number + 1])) for number in candidates]
     heapq.heapify(heap)
     added = []
-    for _ in range(missing):  # the caller made sure of at least `multiple` cuts, so there is always one to split
+    while heap and len(added) < missing:
         _, start, stop = heapq.heappop(heap)
         middle = (start + stop) // 2
         added.append(middle)

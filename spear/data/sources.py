@@ -144,14 +144,14 @@ def _check_configs(sources: list[SourceConfig]) -> None:
 
 
 def _read_items(config: SourceConfig) -> list:
-    from spear.manifest import read_items  # reads lhotse, which objectives on given items need not have
-
     if not Path(config.cuts).exists():
         raise DataError(
             f"no manifest {config.cuts} of source '{config.name}'",
             "a JSONL file of cuts",
             "run the manifests stage (prepare.sh --stage 1 --stop-stage 1), or correct the path",
         )
+    from spear.manifest import read_items  # imports lhotse, which takes seconds; only where it is needed
+
     return read_items(config.cuts)
 
 

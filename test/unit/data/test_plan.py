@@ -53,7 +53,11 @@ def test_no_batch_over_a_limit_and_every_kept_cut_once(
             make(durations, world_size=world_size, epoch=epoch, **limits)
         return
     plan = make(durations, world_size=world_size, epoch=epoch, **limits)
-    assert sorted(np.concatenate(batches(plan))) == np.flatnonzero(fits).tolist()
+    counts = np.bincount(np.concatenate(batches(plan)), minlength=len(durations))
+    assert (counts[~fits] == 0).all() and (counts[fits] >= 1).all()
+    assert (counts[fits] > 1).sum() == plan.summary["num_repeated"] < world_size
+    if plan.summary["num_repeated"]:
+        assert all(len(batch) == 1 for batch in batches(plan))
     assert plan.summary["num_too_long"] == (~fits).sum()
     assert plan.num_batches == plan.num_steps * world_size
     for number, batch in enumerate(batches(plan)):
@@ -102,6 +106,8 @@ def test_two_ranks_and_one_rank_with_twice_the_accumulation_see_the_same():
 def test_more_ranks_than_batches_splits_down_to_single_cuts():
     plan = make(np.full(10, 1.0), world_size=10, max_seconds=100)
     assert plan.num_steps == 1 and all(len(b) == 1 for b in batches(plan))
+    single = make([1.0, 2.0, 3.0], world_size=2, max_cuts=1)
+    assert single.num_steps == 2 and single.summary["num_repeated"] == 1
     with pytest.raises(DataError, match="11 ranks"):
         make(np.full(10, 1.0), world_size=11)
 
