@@ -1,0 +1,19 @@
+"""Zipformer parts and their assembly, in plain torch."""
+
+from spear.nn.balancer import Balancer
+from spear.nn.norm import BiasNorm
+from spear.nn.schedule import ScheduledFloat, set_batch_count
+from spear.nn.subsampling import Subsampling
+from spear.nn.whiten import Whiten
+from spear.nn.zipformer import StackSizes, Zipformer
+
+__all__ = [
+    "Balancer",
+    "BiasNorm",
+    "ScheduledFloat",
+    "StackSizes",
+    "Subsampling",
+    "Whiten",
+    "Zipformer",
+    "set_batch_count",
+]

@@ -1,0 +1,82 @@
+"""Convolution module: gate, depthwise convolution over time, SwooshR (Zipformer, 3.5)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from spear.nn.activations import swoosh_r
+from spear.nn.balancer import Balancer
+from spear.nn.linear import small_linear
+from spear.nn.schedule import ScheduledFloat
+from spear.nn.whiten import Whiten, whitening_limit
+
+
+class _DepthwiseOverTime(torch.autograd.Function):
+    """Depthwise convolution of (B, T, C) on a CPU, without transposing.
+
+    Seen as an image of height 1 and width T in channels-last layout, (B, T, C) is what oneDNN's fast depthwise kernels
+    want; only the weights' gradient is faster with T as the height.
+    """
+
+    @staticmethod
+    def forward(ctx, x_BTC, weight_C1K, bias_C):
+        ctx.save_for_backward(x_BTC, weight_C1K)
+        image = x_BTC.transpose(1, 2).unsqueeze(2)
+        pad = weight_C1K.shape[-1] // 2
+        y = torch.conv2d(image, weight_C1K.unsqueeze(2), bias_C, 1, (0, pad), 1, len(weight_C1K))
+        return y.squeeze(2).transpose(1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_BTC):
+        x_BTC, weight_C1K = ctx.saved_tensors
+        channels, _, kernel = weight_C1K.shape
+        x, grad = x_BTC.transpose(1, 2), grad_BTC.contiguous().transpose(1, 2)
+
+        def gradients(dim, padding, wanted):
+            arguments = (grad.unsqueeze(dim), x.unsqueeze(dim), weight_C1K.unsqueeze(dim), [channels], (1, 1), padding)
+            return torch.ops.aten.convolution_backward(*arguments, (1, 1), False, (0, 0), channels, wanted)
+
+        grad_x, _, _ = gradients(2, (0, kernel // 2), (True, False, False))
+        _, grad_weight, _ = gradients(3, (kernel // 2, 0), (False, True, False))
+        return grad_x.squeeze(2).transpose(1, 2), grad_weight.squeeze(3), grad_BTC.sum((0, 1))
+
+
+def depthwise_over_time(x_BTC: Tensor, weight_C1K: Tensor, bias_C: Tensor) -> Tensor:
+    """Depthwise convolution over T with zero padding: (B, T, C) -> (B, T, C); the kernel is odd."""
+    weight_C1K, bias_C = weight_C1K.to(x_BTC.dtype), bias_C.to(x_BTC.dtype)
+    if x_BTC.device.type == "cpu":
+        return _DepthwiseOverTime.apply(x_BTC.contiguous(), weight_C1K, bias_C)
+    y = F.conv1d(x_BTC.transpose(1, 2), weight_C1K, bias_C, padding=weight_C1K.shape[-1] // 2, groups=len(bias_C))
+    return y.transpose(1, 2)
+
+
+class ConvolutionModule(nn.Module):
+    """Args: `dim` channels, odd `kernel` in frames."""
+
+    def __init__(self, dim: int, kernel: int):
+        super().__init__()
+        self.in_proj = nn.Linear(dim, 2 * dim)
+        # The second half of the projection is the gate.
+        self.balancer1 = Balancer(
+            ScheduledFloat((0.0, 0.05), (8000.0, 0.025)),
+            1.0,
+            1.5,
+            ScheduledFloat((0.0, 5.0), (8000.0, 10.0), default=1.0),
+            channels=slice(dim, None),
+        )
+        self.depthwise_conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+        self.balancer2 = Balancer(
+            ScheduledFloat((0.0, 0.1), (8000.0, 0.05)), 1.0, ScheduledFloat((0.0, 0.2), (20000.0, 0.5)), 10.0
+        )
+        self.whiten = Whiten(whitening_limit(7.5))
+        self.out_proj = small_linear(dim, dim, 0.05)
+
+    def forward(self, x_BTD: Tensor, padding_BT: Tensor | None) -> Tensor:
+        """(B, T, D) -> (B, T, D); padded frames (True) are zeros to the convolution."""
+        x = F.glu(self.balancer1(self.in_proj(x_BTD)), dim=-1)
+        if padding_BT is not None:
+            x = x.masked_fill(padding_BT.unsqueeze(-1), 0.0)
+        x = depthwise_over_time(x, self.depthwise_conv.weight, self.depthwise_conv.bias)
+        return self.out_proj(swoosh_r(self.whiten(self.balancer2(x))))

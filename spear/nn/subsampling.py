@@ -1,0 +1,112 @@
+"""Convolutional front end: 100 Hz log-mel frames to 50 Hz embeddings (Zipformer, 3.3).
+
+T frames become (T - 7) // 2: output frame t sees input frames 2t ... 2t + 8 (and its neighbours through the ConvNeXt
+layer). Activations are kept channels-last, (B, T, frequency, C), so that 1x1 convolutions are matrix products.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spear.nn.activations import swoosh_l, swoosh_r
+from spear.nn.balancer import Balancer
+from spear.nn.gradient import scale_gradient
+from spear.nn.norm import BiasNorm
+from spear.nn.schedule import ScheduledFloat, keep_mask, schedule, shared_dropout_mask
+from spear.nn.whiten import Whiten
+
+MIN_FRAMES = 9
+
+
+def output_frames(num_frames):
+    """(T - 7) // 2, for integers and tensors."""
+    return (num_frames - 7) // 2
+
+
+def _nchw(x_BTFC: Tensor) -> Tensor:
+    return x_BTFC.permute(0, 3, 1, 2)
+
+
+def _btfc(x_BCTF: Tensor) -> Tensor:
+    return x_BCTF.permute(0, 2, 3, 1)
+
+
+class ConvNeXt(nn.Module):
+    """Depthwise 7x7 convolution, then a position-wise bottleneck of three times the width; with a residual."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.depthwise_conv = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        self.pointwise_conv1 = nn.Conv2d(channels, 3 * channels, 1)
+        self.hidden_balancer = Balancer(0.3, 1.0, 0.75, 5.0)
+        self.pointwise_conv2 = nn.Conv2d(3 * channels, channels, 1)
+        with torch.no_grad():
+            self.pointwise_conv2.weight.mul_(0.01)
+            self.pointwise_conv2.bias.uniform_(-0.001, 0.001)
+        self.layer_skip_rate = ScheduledFloat((0.0, 0.2), (16000.0, 0.015))
+        self.out_balancer = Balancer(0.4, 0.6, 1.0, 6.0)
+        self.out_whiten = Whiten(5.0)
+
+    def forward(self, x_BTFC: Tensor) -> Tensor:
+        """(B, T, F, C) -> (B, T, F, C)."""
+        x = _btfc(self.depthwise_conv(_nchw(x_BTFC)))
+        x = F.linear(x, self.pointwise_conv1.weight.flatten(1), self.pointwise_conv1.bias)
+        x = swoosh_l(self.hidden_balancer(x))
+        x = F.linear(x, self.pointwise_conv2.weight.flatten(1), self.pointwise_conv2.bias)
+        keep = keep_mask(x, float(self.layer_skip_rate)) if self.training else None
+        if keep is not None:
+            x = x * keep.unsqueeze(-1)
+        return self.out_whiten(self.out_balancer(x_BTFC + x))
+
+
+class Subsampling(nn.Module):
+    """Three convolutions, a ConvNeXt layer, a projection and BiasNorm.
+
+    Args:
+        num_mel_bins: input width; dim: output width; channels: of the three convolutions (8, 32, 128 as released).
+        dropout: a schedule, on the output, shared over time.
+        exact_padding: padded frames are zeros to the ConvNeXt layer, as the end of an utterance alone would be.
+    """
+
+    def __init__(
+        self,
+        num_mel_bins: int,
+        dim: int,
+        channels: tuple[int, int, int],
+        dropout: float | ScheduledFloat,
+        exact_padding: bool,
+    ):
+        super().__init__()
+        first, second, third = channels
+        # The released checkpoints number the parts of a longer sequence.
+        self.conv = nn.ModuleDict(
+            {
+                "0": nn.Conv2d(1, first, 3, padding=(0, 1)),
+                "4": nn.Conv2d(first, second, 3, stride=2),
+                "7": nn.Conv2d(second, third, 3, stride=(1, 2)),
+            }
+        )
+        self.balancers = nn.ModuleList([Balancer(max_abs=1.0), Balancer(max_abs=4.0), Balancer(max_abs=4.0)])
+        self.convnext = ConvNeXt(third)
+        self.num_frequencies = ((num_mel_bins - 1) // 2 - 1) // 2
+        self.out = nn.Linear(third * self.num_frequencies, dim)
+        self.out_whiten = Whiten(ScheduledFloat((0.0, 4.0), (20000.0, 8.0), default=4.0), grad_scale=0.02)
+        self.out_norm = BiasNorm(dim)
+        self.dropout = schedule(dropout)
+        self.exact_padding = exact_padding
+
+    def forward(self, features_BTF: Tensor, padding_BT: Tensor | None) -> Tensor:
+        """(B, T, mel bins) -> (B, (T - 7) // 2, D); padding_BT marks the padded *output* frames, None without."""
+        x = _btfc(self.conv["0"](features_BTF.unsqueeze(1)))
+        # The gradient that reaches the first convolution is large; the reference damps it.
+        x = swoosh_r(self.balancers[0](scale_gradient(x, 0.2)))
+        x = swoosh_r(self.balancers[1](_btfc(self.conv["4"](_nchw(x)))))
+        x = swoosh_r(self.balancers[2](_btfc(self.conv["7"](_nchw(x)))))
+        if padding_BT is not None and self.exact_padding:
+            x = x.masked_fill(padding_BT[:, :, None, None], 0.0)
+        x_BTFC = self.convnext(x)
+        # The projection's weights count channels first; turning them is cheaper than turning the activations.
+        weight_DFC = self.out.weight.unflatten(1, (-1, self.num_frequencies)).transpose(1, 2).flatten(1)
+        x_BTD = self.out_norm(self.out_whiten(F.linear(x_BTFC.flatten(2), weight_DFC, self.out.bias).float()))
+        mask = shared_dropout_mask(x_BTD, float(self.dropout)) if self.training else None
+        return x_BTD if mask is None else x_BTD * mask

@@ -1,0 +1,95 @@
+"""Whitener: discourages activations whose energy lies in a few directions, through gradients only (Zipformer, 3.6).
+
+With covariance C of D channels over the frames of a batch, the metric D * tr(C^2) / tr(C)^2 is 1 for white
+activations and D when they lie on a line. Above a limit, its gradient is added, scaled to a small share of the
+gradient's norm.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from spear.nn.schedule import ScheduledFloat, happens, schedule
+
+# The metric is estimated on every n-th frame when that leaves this many frames per channel.
+_FRAMES_PER_CHANNEL = 8
+
+
+def whitening_limit(start: float, ratio: float = 2.0) -> ScheduledFloat:
+    """A limit that loosens from `start` to `ratio * start` over 20,000 reference batches."""
+    return ScheduledFloat((0.0, start), (20000.0, ratio * start), default=start)
+
+
+def _covariance(x_NGD: Tensor) -> tuple[Tensor, Tensor]:
+    """Centred activations (G, N, D) in float32 and their scatter matrices (G, D, D)."""
+    x_GND = x_NGD.transpose(0, 1).float()
+    x_GND = x_GND - x_GND.mean(1, keepdim=True)
+    return x_GND, x_GND.mT @ x_GND
+
+
+def whitening_metric(x_NC: Tensor, num_groups: int = 1) -> Tensor:
+    """How far from white the channels of each group are: 1 is white, C / num_groups is the worst."""
+    _, scatter = _covariance(x_NC.unflatten(-1, (num_groups, -1)))
+    return _metric(scatter)
+
+
+def _metric(scatter_GDD: Tensor) -> Tensor:
+    mean_diagonal = scatter_GDD.diagonal(dim1=1, dim2=2).mean()
+    mean_square = scatter_GDD.square().sum() / (scatter_GDD.shape[0] * scatter_GDD.shape[1])
+    return mean_square / (mean_diagonal.square() + 1e-20)
+
+
+class _WhitenFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, num_groups, limit, grad_scale):
+        ctx.save_for_backward(x)
+        ctx.settings = num_groups, limit, grad_scale
+        return x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        num_groups, limit, grad_scale = ctx.settings
+        x_NGD = x.flatten(0, -2).unflatten(-1, (num_groups, -1))
+        step = max(1, x_NGD.shape[0] // (_FRAMES_PER_CHANNEL * x_NGD.shape[2]))
+        centred, scatter = _covariance(x_NGD[::step])
+        if not _metric(scatter) > limit:
+            return grad, None, None, None
+        if step > 1:
+            centred, scatter = _covariance(x_NGD)
+        # d metric / dx is proportional to x (C - tr(C^2)/tr(C) I); the constant is lost in the normalisation.
+        trace = scatter.diagonal(dim1=1, dim2=2).sum()
+        ratio = scatter.square().sum() / (trace + 1e-20)
+        scatter.diagonal(dim1=1, dim2=2).sub_(ratio)
+        penalty = (centred @ scatter).transpose(0, 1).reshape(x.shape)
+        scale = grad_scale * grad.float().norm() / (penalty.norm() + 1e-20)
+        return grad.add(penalty.mul_(scale).to(grad.dtype)), None, None, None
+
+
+class Whiten(nn.Module):
+    """Gradient-only push towards white activations; acts in training mode, on a random share of the steps.
+
+    The stock module remembers whether the limit was exceeded last time and looks less often when it was not. That
+    memory would have to be saved to resume exactly; looking at a subset of the frames is as cheap and needs none.
+
+    Args:
+        limit: the metric above which the gradient is changed.
+        grad_scale: norm of the addition relative to the gradient's.
+        num_groups: groups of channels whitened separately (attention heads).
+        probability: share of the steps on which it looks.
+    """
+
+    def __init__(
+        self, limit: float | ScheduledFloat, grad_scale: float = 0.01, num_groups: int = 1, probability: float = 0.25
+    ):
+        super().__init__()
+        self.limit = schedule(limit)
+        self.grad_scale, self.num_groups, self.probability = grad_scale, num_groups, probability
+        self.enabled = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Identity on x (..., C)."""
+        if not (self.enabled and self.training and x.requires_grad and happens(self.probability)):
+            return x
+        return _WhitenFunction.apply(x, self.num_groups, float(self.limit), self.grad_scale)
