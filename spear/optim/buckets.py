@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 _ALONE_NUMEL_CPU = 32768  # from this size on, copying into a stack costs more than it saves; measured
+_BUCKET_NUMEL_CPU = 1 << 17  # a stack and its state fit into the processor's cache
 _BUCKET_NUMEL_GPU = 1 << 24  # bounds the memory of the copies
 
 
@@ -75,29 +76,44 @@ class Bucket:
         self.is_scalar = params[0].numel() == 1
         self.state = state or State.initial(params, settings.size_update_period)
         self._deltas = list(self.state.delta.unbind(0))
+        self._rows: list[int] = []
+        self._grads: Tensor | None = None  # between `gradient_norms` and `update`, on CPU
 
     def norm_weights(self) -> Tensor:
         """(n,) by which gradient norms are multiplied: what a change of relative size 1 does to the loss."""
         return torch.ones_like(self.state.rms) if self.is_scalar else self.state.rms
 
-    @torch.no_grad()
+    def gradient_norms(self) -> Tensor:
+        """(n,) float32 norms of the gradients at hand; zero where there is none. Call it before each `update`."""
+        grads = [param.grad for param in self.params]
+        self._rows = [row for row, grad in enumerate(grads) if grad is not None]
+        if len(self._rows) < len(grads):
+            norms = torch.zeros_like(self.state.rms)
+            for row in self._rows:
+                norms[row] = torch.linalg.vector_norm(grads[row].float())
+            return norms
+        if grads[0].is_cuda:
+            return torch.stack(torch._foreach_norm(grads)).float()
+        self._grads = _stack(grads)
+        return torch.linalg.vector_norm(self._grads.reshape(len(grads), -1), dim=1)
+
     def update(self, lr: float, step: int, norms: Tensor, factor: float | Tensor, finite: bool | Tensor) -> None:
         """One step for all tensors of the bucket that have a gradient; the others keep parameter and state.
 
         Args:
             lr: learning rate.
             step: number of steps before this one.
-            norms: (n,) gradient norms.
+            norms: (n,) from `gradient_norms`.
             factor: multiplies the gradients (clipping).
             finite: where false, gradients count as zero.
         """
-        rows = [row for row, param in enumerate(self.params) if param.grad is not None]
-        if not rows:
+        if len(self._rows) < len(self.params):
+            if self._rows:
+                self._update_rows(self._rows, lr, step, norms, factor, finite)
             return
-        if len(rows) < len(self.params):
-            self._update_rows(rows, lr, step, norms, factor, finite)
-            return
-        grads, owned = _gradients(self.params, factor, finite)
+        stacked = self._grads if self._grads is not None else _stack([param.grad for param in self.params])
+        self._grads = None
+        grads, owned = _clipped(stacked, len(self.params) > 1, factor, finite)
         state, settings = self.state, self.settings
         state.delta.mul_(settings.beta1)
         if self.is_scalar:
@@ -144,15 +160,18 @@ class Bucket:
         change = torch.minimum(change, (settings.param_max_rms - state.rms) / state.rms)
         state.delta.addcmul_(values, _column(change, values), value=1 - settings.beta1)
 
-    def _update_rows(self, rows: list[int], lr: float, step: int, norms: Tensor, factor, finite) -> None:
-        chosen = torch.tensor(rows, device=norms.device)
+    def _update_rows(
+        self, rows: list[int], lr: float, step: int, norms: Tensor, factor: float | Tensor, finite: bool | Tensor
+    ) -> None:
+        chosen = torch.tensor(rows, device=norms.device)  # rare: parameters that this step did not use
         part_state = State(*(tensor[chosen] for _, tensor in self.state.items()))
         part = Bucket([self.params[row] for row in rows], [], self.settings, part_state)
-        part.update(lr, step, norms[chosen], factor, finite)
+        part.update(lr, step, part.gradient_norms(), factor, finite)
         for (_, whole), (_, changed) in zip(self.state.items(), part_state.items()):
             whole[chosen] = changed
 
 
+@torch.no_grad()
 def make_buckets(params: list[Parameter], settings: Settings) -> list[Bucket]:
     """Groups parameters by shape, in an order that depends on nothing but the list."""
     by_shape: dict[tuple, list[int]] = {}
@@ -162,7 +181,8 @@ def make_buckets(params: list[Parameter], settings: Settings) -> list[Bucket]:
         by_shape.setdefault((tuple(param.shape), param.dtype, index if alone else None), []).append(index)
     buckets = []
     for indexes in by_shape.values():
-        size = max(1, _BUCKET_NUMEL_GPU // max(1, params[indexes[0]].numel()))
+        limit = _BUCKET_NUMEL_CPU if params[indexes[0]].device.type == "cpu" else _BUCKET_NUMEL_GPU
+        size = max(1, limit // max(1, params[indexes[0]].numel()))
         for start in range(0, len(indexes), size):
             part = indexes[start : start + size]
             buckets.append(Bucket([params[index] for index in part], part, settings))
@@ -171,14 +191,11 @@ def make_buckets(params: list[Parameter], settings: Settings) -> list[Bucket]:
 
 def _stack(tensors: list[Tensor]) -> Tensor:
     """(n, *) float32; a view where there is nothing to copy."""
-    stacked = tensors[0].detach()[None] if len(tensors) == 1 else torch.stack([tensor.detach() for tensor in tensors])
-    return stacked.float()
+    return (tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)).float()
 
 
-def _gradients(params: list[Parameter], factor: float | Tensor, finite: bool | Tensor) -> tuple[Tensor, bool]:
+def _clipped(grads: Tensor, owned: bool, factor: float | Tensor, finite: bool | Tensor) -> tuple[Tensor, bool]:
     """Stacked gradients after clipping, and whether they may be overwritten (p.grad itself never is)."""
-    grads = _stack([param.grad for param in params])
-    owned = len(params) > 1
     if isinstance(factor, Tensor):
         return torch.where(finite, grads * factor, 0.0), True
     if not finite:

@@ -134,7 +134,7 @@ class ScaledAdam(Optimizer):
                 loss = closure()
         self._prepare()
         for group, buckets, clipper in zip(self.param_groups, self._buckets, self._clippers):
-            norms = [_gradient_norms(bucket) for bucket in buckets]
+            norms = [bucket.gradient_norms() for bucket in buckets]
             weights = torch.cat([bucket.norm_weights() for bucket in buckets])
             step = clipper.steps
             factor, finite = clipper.update(torch.linalg.vector_norm(torch.cat(norms) * weights))
@@ -214,15 +214,6 @@ class ScaledAdam(Optimizer):
                 _copy(tensor, saved["clipping"][name], f"clipping {name}")
             clipper.steps = saved["steps"]
             group.update({k: v for k, v in saved.items() if k not in ("params", "steps", "clipping", "param_names")})
-
-
-def _gradient_norms(bucket: Bucket) -> Tensor:
-    """(n,) float32; zero where there is no gradient."""
-    grads = [param.grad for param in bucket.params]
-    if any(grad is None for grad in grads):
-        zero = bucket.state.rms.new_zeros(())
-        return torch.stack([zero if grad is None else torch.linalg.vector_norm(grad.float()) for grad in grads])
-    return torch.stack(torch._foreach_norm(grads)).float()
 
 
 def _copy(target: Tensor, source: Tensor, what: str) -> None:
