@@ -1,0 +1,74 @@
+# Numbered stages for prepare.sh scripts: titled, timed, logged, skipped when done, redone when their settings change.
+#
+#   . "$here/shared/stages.sh"
+#   run_stage 1 "lhotse manifests" "reads data/raw; writes data/manifests; seconds" make_manifests "$raw" "$tasks_yaml"
+#
+# `make_manifests` is a function of the script; its commands stop at the first that fails. The words after it are the
+# settings that the stage depends on (of files, the content). A finished stage leaves $stage_dir/stage-N.done, whose key
+# covers its settings, its function and the key of the stage before: a rerun skips what is done, and a change redoes it
+# and all that follows. A stage that was interrupted runs again; its commands skip the units they have finished.
+# Uses $stage, $stop_stage, $dry_run and $stage_dir (where markers and logs go).
+
+stage="${stage:-0}"
+stop_stage="${stop_stage:-100}"
+dry_run="${dry_run:-false}"
+
+_stage_hash() {
+  if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi | cut -c 1-16
+}
+
+_stage_key() { # NUMBER FUNCTION SETTING...
+  local before="$stage_dir/stage-$(($1 - 1)).done" setting
+  {
+    declare -f "$2"
+    shift 2
+    for setting in "$@"; do
+      if [[ -f "$setting" ]]; then cat "$setting"; else echo "$setting"; fi
+    done
+    if [[ -f "$before" ]]; then head -n 1 "$before"; fi
+  } | _stage_hash
+}
+
+# Words of a duration: 75 -> 1m15s
+stage_seconds() {
+  if (($1 >= 60)); then printf '%dm%02ds' $(($1 / 60)) $(($1 % 60)); else printf '%ds' "$1"; fi
+}
+
+# run_stage NUMBER TITLE PROMISE FUNCTION [SETTING...]
+run_stage() {
+  local number="$1" title="$2" promise="$3" function="$4" begin=$SECONDS key marker log status
+  shift 4
+  ((number >= stage && number <= stop_stage)) || return 0
+  marker="$stage_dir/stage-$number.done"
+  log="$stage_dir/stage-$number.log"
+  key="$(_stage_key "$number" "$function" "$@")"
+  echo "== stage $number: $title"
+  echo "   $promise"
+  if [[ -f "$marker" && "$(head -n 1 "$marker")" == "$key" ]]; then
+    echo "   done before with the same settings; to do it again, delete $marker"
+    return 0
+  fi
+  if [[ "$dry_run" == true ]]; then
+    echo "   dry run: nothing is done. The commands are:"
+    declare -f "$function" | sed -e '1,2d' -e '$d' -e 's/^/     /'
+    return 0
+  fi
+  mkdir -p "$stage_dir"
+  rm -f "$marker"
+  echo "# $(date '+%Y-%m-%d %H:%M:%S') stage $number: $title" >>"$log"
+  set +e
+  (
+    set -euo pipefail
+    "$function"
+  ) 2>&1 | tee -a "$log"
+  status=${PIPESTATUS[0]}
+  set -e
+  if ((status != 0)); then
+    echo "== stage $number failed after $(stage_seconds $((SECONDS - begin)))" >&2
+    echo "   its log is $log; continue with --stage $number" >&2
+    exit "$status"
+  fi
+  printf '%s\n%s\n' "$key" "$(date '+%Y-%m-%d %H:%M:%S') in $((SECONDS - begin)) s: $*" >"$marker.tmp"
+  mv "$marker.tmp" "$marker"
+  echo "== stage $number done in $(stage_seconds $((SECONDS - begin)))"
+}
