@@ -4,7 +4,8 @@ Everything is synthetic: espeak-ng voices, and sounds and notes computed here. I
 units (a speaker, a group of sounds) that processes make side by side and that survive an interruption.
 
 Manifest columns: id, path, duration (seconds), kind (speech | event | music), speaker, text, label (`key=value;...`),
-phones (space separated), split (train | dev | test). The label `set` names the part of the corpus:
+phones (space separated), split (train | dev | test), two_talker (the split of tasks that are tested on mixtures of two
+talkers alone). The label `set` names the part of the corpus:
 
 - keyword: one word; split by speaker, so that test speakers are never heard in training.
 - command: labels intent, object, location; split at random within each speaker.
@@ -30,7 +31,7 @@ from spear.errors import ConfigError, DataError
 from spear.executor import run_units
 from spear.seeds import numpy_rng
 
-COLUMNS = ("id", "path", "duration", "kind", "speaker", "text", "label", "phones", "split")
+COLUMNS = ("id", "path", "duration", "kind", "speaker", "text", "label", "phones", "split", "two_talker")
 SPEECH = Conditions(equaliser_db=5.0, snr_db=(15.0, 30.0), reverberation_seconds=0.3)
 SOUND = Conditions(equaliser_db=4.0, snr_db=(10.0, 30.0), reverberation_seconds=0.3)
 NOTE = Conditions(equaliser_db=8.0, snr_db=(0.0, 25.0), reverberation_seconds=0.6)
@@ -258,6 +259,8 @@ def _finish(output: Path, config: CorpusConfig, rows: list[dict]) -> dict:
     rows = sorted({row["id"]: row for row in rows}.values(), key=lambda row: row["id"])
     lines = ["\t".join(COLUMNS)]
     for row in rows:
+        part = row["label"]["set"]
+        row["two_talker"] = row["split"] if (part == "two_talker") == (row["split"] == "test") else ""
         label = ";".join(f"{key}={value}" for key, value in row["label"].items())
         lines.append("\t".join(str({**row, "label": label}[column]) for column in COLUMNS))
     minutes = {

@@ -1,0 +1,17 @@
+"""`spear manifests`: stage 1, from a folder of recordings to validated cuts, splits, quarantine and a summary."""
+
+from pathlib import Path
+
+from spear import config, log
+from spear.manifest import ManifestsConfig, format_summary, make_manifests
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses the arguments, makes the manifests, prints the summary."""
+    settings = config.parse(ManifestsConfig, argv, description=__doc__)
+    log.setup()
+    summary = make_manifests(settings)
+    print(format_summary(summary))
+    if summary["quarantine"]:
+        print(f"see {Path(settings.output) / 'quarantine.jsonl'}")
+    return 0

@@ -1,0 +1,261 @@
+"""Stage 1: a folder of recordings -> validated lhotse cuts, quarantine, resolved tasks and a summary.
+
+Leaves in the output folder: `cuts_speech_train.jsonl` and `cuts_audio_train.jsonl` (pre-training),
+`cuts_heldout.jsonl` (dev and test of any task), `tasks.yaml`, `quarantine.jsonl` and `summary.json`. Recordings are
+named relative to the folder above the output, when they lie below it (`data/raw` may be a link), else absolutely.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from lhotse import AudioSource, MonoCut, MultiCut, Recording, SupervisionSegment
+
+import spear
+from spear import config, fs, log
+from spear.errors import ConfigError, DataError
+from spear.executor import run_units
+from spear.manifest.examine import examine_unit
+from spear.manifest.item import DOMAIN_OF_KIND, read_items
+from spear.manifest.scan import Entry, Scan, scan
+from spear.manifest.splits import ResolvedTask, held_out, resolve_task
+from spear.manifest.summary import summarise
+from spear.manifest.tasks import read_task_specs
+
+CUTS = ("cuts_speech_train", "cuts_audio_train", "cuts_heldout")
+_FILES_PER_UNIT = 128
+logger = log.get_logger("manifests")
+
+
+@dataclass
+class ManifestsConfig:
+    """Settings of stage 1.
+
+    Attributes:
+        raw: the folder with the recordings; with manifest.tsv, or any folder of audio files.
+        output: where the manifests go, such as data/manifests.
+        tasks: a YAML file with tasks; empty: none, and everything is for pre-training.
+        kind: speech, event or music, for recordings whose kind is not stated.
+        max_seconds: longer recordings are cut into equal windows of at most this length.
+        min_seconds: shorter recordings are put into quarantine.
+        max_bad_fraction: the stage stops when more of the present recordings than this are bad.
+        min_coverage: a warning is given when less of the listed recordings than this is usable.
+        executor: local, dask or slurm.
+        num_jobs: processes or jobs; 0 means one per core.
+    """
+
+    raw: str
+    output: str
+    tasks: str = ""
+    kind: str = "speech"
+    max_seconds: float = 20.0
+    min_seconds: float = 0.1
+    max_bad_fraction: float = 0.5
+    min_coverage: float = 0.95
+    executor: str = "local"
+    num_jobs: int = 0
+
+
+def make_manifests(settings: ManifestsConfig) -> dict:
+    """Runs stage 1 and returns what `summary.json` holds.
+
+    Raises:
+        ConfigError: a setting or the task file is wrong.
+        DataError: nothing to work on, nothing usable, or too many bad recordings (after writing quarantine.jsonl).
+    """
+    _check(settings)
+    output = Path(settings.output)
+    specs = read_task_specs(settings.tasks) if settings.tasks else []
+    found = scan(settings.raw, settings.kind)
+    logger.info("%d recordings in %s; each is decoded once", len(found.entries), settings.raw)
+    present, quarantine = _present(found, Path(settings.raw))
+    missing = len(found.entries) - len(present)
+    results = _examine(settings, present, output)
+    usable = []
+    for entry, result in zip(present, results):
+        if "reason" in result:
+            quarantine.append({"id": entry.id, "path": entry.path, "reason": result["reason"]})
+        else:
+            usable.append((entry, result))
+    fs.write_jsonl(output / "quarantine.jsonl", sorted(quarantine, key=lambda item: (item["id"], item["path"])))
+    bad = len(quarantine) - missing
+    _refuse_bad(settings, bad, len(present) + len(found.refused), usable, quarantine)
+    tasks = [resolve_task(spec, [entry for entry, _ in usable]) for spec in specs]
+    _write_cuts(settings, usable, tasks)
+    notes = _write_tasks(output / "tasks.yaml", tasks)
+    summary = _summary(output, found, quarantine, missing, bad, usable)
+    summary |= {"notes": notes, "raw": str(settings.raw), "spear_version": spear.__version__}
+    fs.write_json(output / "summary.json", summary)
+    fraction = summary["coverage"]["usable_fraction"]
+    if fraction < settings.min_coverage:
+        logger.warning("only %.1f %% of the listed recordings are usable; results are of this part", 100 * fraction)
+    return summary
+
+
+def _check(settings: ManifestsConfig) -> None:
+    if settings.kind not in DOMAIN_OF_KIND:
+        raise ConfigError(f"kind '{settings.kind}'", "one of " + ", ".join(DOMAIN_OF_KIND), "correct --kind")
+    if not 0 < settings.min_seconds < settings.max_seconds:
+        raise ConfigError(
+            f"min_seconds {settings.min_seconds} and max_seconds {settings.max_seconds}",
+            "0 < min_seconds < max_seconds",
+            "correct --min-seconds or --max-seconds",
+        )
+
+
+def _present(found: Scan, raw: Path) -> tuple[list[Entry], list[dict]]:
+    """Entries whose file exists, and the quarantine so far."""
+    quarantine = list(found.refused)
+    present = []
+    for entry in found.entries:
+        if (raw / entry.path).is_file():
+            present.append(entry)
+        else:
+            quarantine.append({"id": entry.id, "path": entry.path, "reason": "missing file"})
+    return present, quarantine
+
+
+def _examine(settings: ManifestsConfig, entries: list[Entry], output: Path) -> list[dict]:
+    """Decodes all files in units of work; a changed file (size, time) makes its unit run again."""
+    root = Path(settings.raw).absolute()
+    files = []
+    for entry in entries:
+        state = (root / entry.path).stat()
+        files.append({"id": entry.id, "path": entry.path, "declared": entry.duration_seconds})
+        files[-1] |= {"size": state.st_size, "changed": state.st_mtime_ns}
+    pieces = [files[start : start + _FILES_PER_UNIT] for start in range(0, len(files), _FILES_PER_UNIT)]
+    limits = {"min_seconds": settings.min_seconds, "max_seconds": settings.max_seconds, "root": str(root)}
+    units = [{"name": f"examine-{number:05d}", "files": piece, **limits} for number, piece in enumerate(pieces)]
+    done = run_units(
+        examine_unit,
+        units,
+        output / ".done",
+        executor=settings.executor,
+        num_jobs=settings.num_jobs,
+        label="decoding",
+    )
+    return [result for unit in done for result in unit["results"]]
+
+
+def _refuse_bad(settings: ManifestsConfig, bad: int, of: int, usable: list, quarantine: list[dict]) -> None:
+    counts = ", ".join(f"{count} x {reason}" for reason, count in _reasons(quarantine).items())
+    listing = Path(settings.output) / "quarantine.jsonl"
+    if not usable:
+        raise DataError(f"no usable recording in {settings.raw}: {counts}", "at least one", f"see {listing}")
+    if bad > settings.max_bad_fraction * of:
+        raise DataError(
+            f"{bad} of {of} recordings in {settings.raw} are bad ({counts})",
+            f"at most {100 * settings.max_bad_fraction:g} %",
+            f"repair or remove what {listing} lists, or raise --max-bad-fraction",
+        )
+
+
+def _reasons(quarantine: list[dict]) -> dict[str, int]:
+    """Counts of the kinds of reasons: what stands before details."""
+    kinds = Counter(
+        item["reason"].partition(": ")[2 if item["reason"].startswith("line ") else 0] for item in quarantine
+    )
+    shortened: Counter = Counter()
+    for reason, count in kinds.items():
+        shortened[" ".join(reason.partition(":")[0].split("(")[0].split()[:6])] += count
+    return dict(shortened.most_common())
+
+
+# Cuts --------------------------------------------------------------------------------------------------------------
+
+
+def _write_cuts(settings: ManifestsConfig, usable: list[tuple[Entry, dict]], tasks: list[ResolvedTask]) -> None:
+    output = Path(settings.output)
+    away = held_out(tasks, [entry for entry, _ in usable])
+    splits: dict[str, dict[str, str]] = {}
+    for task in tasks:
+        for item, split in task.splits.items() if not task.skipped else ():
+            splits.setdefault(item, {})[task.spec.name] = split
+    files: dict[str, list[dict]] = {name: [] for name in CUTS}
+    base, raw = output.absolute().parent, Path(settings.raw).absolute()
+    for entry, result in usable:
+        path = raw / entry.path
+        source = path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
+        split = "heldout" if entry.id in away else "train"
+        name = "cuts_heldout" if split == "heldout" else f"cuts_{DOMAIN_OF_KIND[entry.kind]}_train"
+        files[name] += _cuts(entry, result, source, split, splits.get(entry.id, {}))
+    for name, cuts in files.items():
+        fs.write_jsonl(output / f"{name}.jsonl", cuts)
+
+
+def _cuts(entry: Entry, result: dict, source: str, split: str, task_splits: dict[str, str]) -> list[dict]:
+    """The lhotse cuts of a recording, one per window. Text and phones are of the whole: windows do not have them."""
+    rate, channels = result["sample_rate_hz"], list(range(result["num_channels"]))
+    recording = Recording(
+        id=entry.id,
+        sources=[AudioSource(type="file", channels=channels, source=source)],
+        sampling_rate=rate,
+        num_samples=result["num_samples"],
+        duration=result["num_samples"] / rate,
+        channel_ids=channels,
+    )
+    whole = [[0, result["num_samples"]]] == result["windows"]
+    custom = {"kind": entry.kind, "domain": DOMAIN_OF_KIND[entry.kind], "split": split, "task_splits": task_splits}
+    labels = {"labels": entry.labels, **({"phones": entry.phones} if whole and entry.phones else {})}
+    channel = channels if len(channels) > 1 else 0
+    cuts = []
+    for number, (start, count) in enumerate(result["windows"]):
+        cut_id = entry.id if whole else f"{entry.id}-w{number:04d}"
+        supervision = SupervisionSegment(
+            id=cut_id,
+            recording_id=entry.id,
+            start=0.0,
+            duration=count / rate,
+            channel=channel,
+            text=entry.text if whole else None,
+            speaker=entry.speaker,
+            custom=labels,
+        )
+        kind = MultiCut if len(channels) > 1 else MonoCut
+        cut = kind(
+            id=cut_id,
+            start=start / rate,
+            duration=count / rate,
+            channel=channel,
+            recording=recording,
+            supervisions=[supervision],
+            custom=custom,
+        )
+        cuts.append(cut.to_dict())
+    return cuts
+
+
+# Tasks and summary -------------------------------------------------------------------------------------------------
+
+
+def _write_tasks(path: Path, tasks: list[ResolvedTask]) -> list[str]:
+    """Writes the tasks that can be done, and those that cannot with the reason; returns remarks to print."""
+    resolved, skipped, notes = [], [], []
+    for task in tasks:
+        notes += task.notes
+        if task.skipped:
+            skipped.append({"name": task.spec.name, "reason": task.skipped})
+            notes.append(f"task {task.spec.name} is skipped: {task.skipped}")
+            continue
+        entry = config.to_dict(task.spec)
+        entry |= {"counts": task.counts(), "classes": task.classes()}
+        resolved.append(entry)
+    config.dump_yaml({"tasks": resolved, "skipped": skipped}, path)
+    for note in notes:
+        logger.info("%s", note)
+    return notes
+
+
+def _summary(output: Path, found: Scan, quarantine: list, missing: int, bad: int, usable: list) -> dict:
+    items = [item for name in CUTS for item in read_items(output / f"{name}.jsonl")]
+    listed = len(found.entries) + len(found.refused)
+    coverage = {"listed": listed, "usable": len(usable), "usable_fraction": round(len(usable) / listed, 4)}
+    windowed = sum(len(result["windows"]) > 1 for _, result in usable)
+    return summarise(items) | {
+        "has_manifest": found.has_manifest,
+        "coverage": coverage | {"missing": missing, "bad": bad},
+        "quarantine": _reasons(quarantine),
+        "windowed_recordings": windowed,
+        "silent_windows": sum(result["silent_windows"] for _, result in usable),
+        "ignored_files": found.ignored_files,
+    }
