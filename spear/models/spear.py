@@ -46,7 +46,7 @@ class SpearModel(nn.Module):
     def __init__(self, config: SpearConfig):
         super().__init__()
         self.config = config
-        self.fbank = Fbank(FbankConfig(num_mel_bins=config.num_mel_bins))
+        self._fbank: Fbank | None = None
         stacks = stack_sizes(config)
         self.encoder_embed = Subsampling(
             config.num_mel_bins,
@@ -100,6 +100,13 @@ class SpearModel(nn.Module):
 
         factor = self.config.output_downsampling_factor
         return SpearOutput(out_BTD, (lens_B + factor - 1) // factor, layers)
+
+    @property
+    def fbank(self) -> Fbank:
+        """The log-mel features, made on first use: pre-training reads stored ones."""
+        if self._fbank is None:
+            self._fbank = Fbank(FbankConfig(num_mel_bins=self.config.num_mel_bins))
+        return self._fbank
 
     @property
     def output_dim(self) -> int:

@@ -65,7 +65,7 @@ class _Swoosh(torch.autograd.Function):
 
 
 def swoosh_l(x: Tensor, gain_B1C: Tensor | None = None) -> Tensor:
-    """SwooshL of x; with a gain (a dropout mask shared over time), x is (B, T, C) and the result is multiplied by it."""
+    """SwooshL of x. With a gain (a dropout mask shared over time), x is (B, T, C) and the result is times the gain."""
     return _Swoosh.apply(x, *_SWOOSH_L, gain_B1C)
 
 

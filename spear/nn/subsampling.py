@@ -98,8 +98,10 @@ class Subsampling(nn.Module):
     def forward(self, features_BTF: Tensor, padding_BT: Tensor | None) -> Tensor:
         """(B, T, mel bins) -> (B, (T - 7) // 2, D); padding_BT marks the padded *output* frames, None without."""
         x = _btfc(self.conv["0"](features_BTF.unsqueeze(1)))
-        # The gradient that reaches the first convolution is large; the reference damps it.
-        x = swoosh_r(self.balancers[0](scale_gradient(x, 0.2)))
+        if self.training:
+            # The gradient that reaches the first convolution is large; the reference damps it.
+            x = scale_gradient(x, 0.2)
+        x = swoosh_r(self.balancers[0](x))
         x = swoosh_r(self.balancers[1](_btfc(self.conv["4"](_nchw(x)))))
         x = swoosh_r(self.balancers[2](_btfc(self.conv["7"](_nchw(x)))))
         if padding_BT is not None and self.exact_padding:
