@@ -1,11 +1,11 @@
 """Extraction: the same bytes whatever happens, bad cuts listed, the limit kept."""
 
+import itertools
 import json
 import multiprocessing
 import os
 import shutil
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from token_fakes import BlockTeacher, Cut, SignQuantizer, make_cuts, make_stream
 
 from spear.audio import load_audio
 from spear.errors import CardError, DataError
-from spear.shards import ShardStore
+from spear.shards import ShardStore, ShardWriter
 from spear.tokens.budget import estimate
 from spear.tokens.extract import ExtractSettings, extract, pending_streams, remove_stale, write_quarantine
 from spear.tokens.streams import embedding_stream, token_stream
@@ -78,12 +78,23 @@ def test_ranks_and_reruns_give_the_same_bytes(cuts, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "one").rglob("*.npy")}
 
 
-def _slow_run(cuts, output):
+def _run_until_killed(cuts, output, fatal_event):
+    """Ends by SIGKILL at the given event: an encoding, an item added, or a file about to be renamed into place."""
     torch.set_num_threads(1)
+    events = itertools.count(1)
+
+    def fatal(function):
+        def wrapper(*arguments, **options):
+            if next(events) == fatal_event:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+
+        return wrapper
+
+    ShardWriter.add, os.replace = fatal(ShardWriter.add), fatal(os.replace)
     streams = make_streams(output)
     for stream in streams:
-        rows = stream.rows
-        stream.rows = lambda frames, rows=rows: (time.sleep(0.004), rows(frames))[1]
+        stream.rows = fatal(stream.rows)
     _run(cuts, output, streams=streams)
 
 
@@ -91,16 +102,12 @@ def test_killed_ten_times_gives_the_same_bytes(cuts, tmp_path):
     _run(cuts, tmp_path / "calm")
     generator = np.random.default_rng(0)
     context = multiprocessing.get_context("fork")
-    killed = 0
     for _ in range(10):
-        process = context.Process(target=_slow_run, args=(cuts, tmp_path / "killed"))
+        arguments = (cuts, tmp_path / "killed", int(generator.integers(1, 30)))
+        process = context.Process(target=_run_until_killed, args=arguments)
         process.start()
-        time.sleep(float(generator.uniform(0.02, 0.25)))
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
         process.join()
-        killed += process.exitcode == -signal.SIGKILL
-    assert killed >= 2
+        assert process.exitcode == -signal.SIGKILL
     _run(cuts, tmp_path / "killed")
     assert _bytes(tmp_path / "calm") == _bytes(tmp_path / "killed")
 
