@@ -1,5 +1,6 @@
 """A teacher and a quantizer small enough to check by eye, and cuts of generated audio."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,3 +102,24 @@ def make_streams(output: Path, leak: bool = False):
         token_stream("speech2", fast, SignQuantizer(fast, "b" * 64), "q2", output / "speech2"),
         token_stream("audio", slow, SignQuantizer(slow), "q3", output / "audio", ["audio"]),
     ]
+
+
+def write_cuts(path: Path, cuts: list[Cut]) -> Path:
+    """A cuts file as lhotse writes it."""
+    lines = []
+    for cut in cuts:
+        recording = {
+            "id": cut.id,
+            "sources": [{"type": "file", "channels": [0], "source": str(cut.path)}],
+            "sampling_rate": 16000,
+            "num_samples": cut.num_samples,
+            "duration": cut.duration_seconds,
+            "channel_ids": [0],
+        }
+        values = {"id": cut.id, "start": cut.start_seconds, "duration": cut.duration_seconds, "channel": 0}
+        kind = "speech" if cut.domain == "speech" else "event"
+        values |= {"supervisions": [], "recording": recording, "custom": {"kind": kind}, "type": "MonoCut"}
+        lines.append(json.dumps(values))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    return path
