@@ -1,0 +1,1 @@
+"""The student: configuration, encoder, masking, heads, and reading checkpoints."""
