@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from spear import SpearConfig, SpearModel, save_model
 from spear.errors import ConfigError
-from spear.models import SpearConfig, SpearModel, save_model
 from spear.teachers import Teacher, load_teacher
 from spear.teachers.align import expected_frames
 from spear.teachers.spear import average_pairs
