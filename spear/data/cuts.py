@@ -1,5 +1,6 @@
 """A table of cuts in a few NumPy arrays: workers share it, and ten million cuts are no ten million objects."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,10 +54,10 @@ class CutTable:
         self._ids = _Strings([item.id for item in items])
         # Recordings lie in few folders: those are stored once.
         folders: dict[str, int] = {}
-        paths = [Path(item.path) for item in items]
-        self._folder = np.asarray([folders.setdefault(str(p.parent), len(folders)) for p in paths], dtype=np.int32)
+        paths = [os.path.split(item.path) for item in items]
+        self._folder = np.asarray([folders.setdefault(folder, len(folders)) for folder, _ in paths], dtype=np.int32)
         self._folders = _Strings(list(folders))
-        self._names = _Strings([path.name for path in paths])
+        self._names = _Strings([name for _, name in paths])
         self._start = np.asarray([item.start_seconds for item in items], dtype=np.float64)
         self._duration = np.asarray([item.duration_seconds for item in items], dtype=np.float64)
         self._domain = np.asarray([DOMAINS.index(item.domain) for item in items], dtype=np.uint8)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spear.audio.augment import mix, replacement_probability
+from spear.audio.augment import mean_power, mix, replacement_probability
 from spear.data.cuts import SAMPLE_RATE_HZ
 from spear.data.streams import IGNORE, TokenStream
 from spear.errors import ConfigError
@@ -142,7 +142,7 @@ def mix_noise(wave: np.ndarray, noises: list[np.ndarray], snr_db: float) -> Mixe
         noises: recordings, each (samples,) and not empty.
         snr_db: level of the cut over the noise.
     """
-    mixed, _ = mix(wave, np.resize(np.concatenate(noises), len(wave)), snr_db, 0, "inside")
+    mixed, _ = mix(wave, np.concatenate(noises), snr_db, 0, "inside")
     return Mixed(mixed, "noise")
 
 
@@ -160,14 +160,10 @@ def mix_speech(
         start = int(uniforms_3[2] * (len(other) - length))
         offset = int(uniforms_3[0] * (len(wave) - length))
     piece = other[start : start + length]
-    mixed, gain = mix(wave, piece, snr_db, offset, config.speech_mode)
-    replacement = replacement_probability(_power(wave), _power(piece), gain)
+    # Also "inside" the piece is added once and not repeated to the cut's end; it fits by its choice.
+    mixed, gain = mix(wave, piece, snr_db, offset, "max")
+    replacement = replacement_probability(mean_power(wave), mean_power(piece), gain)
     return Mixed(mixed, "speech", partner, offset, start, length, float(replacement))
-
-
-def _power(wave: np.ndarray) -> float:
-    """Mean square in double precision."""
-    return float(np.mean(np.square(wave, dtype=np.float64))) if len(wave) else 0.0
 
 
 def mix_targets(

@@ -3,6 +3,7 @@
 import collections
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,12 +61,11 @@ class Sources:
     summary: dict
 
 
-@dataclass(frozen=True)
-class _Item:
+class _Item(NamedTuple):
     """An item with the source's domain."""
 
     id: str
-    path: Path
+    path: str | Path
     start_seconds: float
     duration_seconds: float
     domain: str
@@ -112,7 +112,7 @@ def load_sources(
                     "remove the duplicate; to repeat cuts, use the source's weight",
                 )
             owner[item.id] = config.name
-            kept.append(_Item(item.id, Path(item.path), item.start_seconds, item.duration_seconds, domain))
+            kept.append(_Item(item.id, item.path, item.start_seconds, item.duration_seconds, domain))
             weights.append(config.weight * item_weights.get(item.id, 1.0))
             numbers.append(number)
         summary[config.name] = _report(config.name, kept[before:], dropped, limits)

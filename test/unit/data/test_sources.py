@@ -10,7 +10,7 @@ import pytest
 
 from spear.data import CutLimits, SourceConfig, load_sources
 from spear.errors import CardError, ConfigError, DataError
-from spear.fs import write_json
+from spear.fs import write_json, write_jsonl
 
 SPEECH, AUDIO = SourceConfig("talk", "talk.jsonl"), SourceConfig("sounds", "sounds.jsonl", weight=2.5)
 
@@ -32,6 +32,20 @@ def test_two_weighted_sources_become_one_table(corpus, write_stream, tmp_path):
     assert (sources.streams[1].frame_rate_hz, sources.streams[1].num_codebooks) == (25.0, 2)
     assert sources.summary["talk"]["num_cuts"] == 36
     assert load_sources([SPEECH], items=split(corpus)).weights is None
+
+
+def test_manifests_of_stage_one_are_read(corpus, tmp_path):
+    def line(item):
+        source = {"type": "file", "channels": [0], "source": str(item.path)}
+        recording = {"id": item.id, "sources": [source], "sampling_rate": 16000, "num_samples": 16000, "duration": 1.0}
+        kind = "speech" if item.domain == "speech" else "event"
+        cut = {"id": item.id, "start": item.start_seconds, "duration": item.duration_seconds, "channel": 0}
+        return cut | {"type": "MonoCut", "recording": recording, "supervisions": [], "custom": {"kind": kind}}
+
+    write_jsonl(tmp_path / "manifests" / "cuts.jsonl", map(line, corpus))
+    cuts = load_sources([SourceConfig("all", str(tmp_path / "manifests" / "cuts.jsonl"))]).cuts
+    assert [cuts[i].id for i in range(len(cuts))] == [item.id for item in corpus]
+    assert cuts[0].path == corpus[0].path and cuts.is_speech.sum() == 36
 
 
 def test_item_weights_multiply(corpus, tmp_path):
