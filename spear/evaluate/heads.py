@@ -32,13 +32,13 @@ class ProbeConfig:
             not; with our few steps the filterbank could not be trained without, so it is done for all upstreams.
     """
 
-    learning_rates: tuple[float, ...] = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     seeds: tuple[int, ...] = (0, 1)
     hidden_dim: int = 256
-    max_steps: int = 600
-    batch_size: int = 32
-    eval_every: int = 50
-    patience: int = 6
+    max_steps: int = 300
+    batch_size: int = 64
+    eval_every: int = 25
+    patience: int = 5
     max_gradient_norm: float = 1.0
     standardise: bool = True
 

@@ -1,0 +1,136 @@
+"""Features computed once, the same however they are batched."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from corpus import TinyEncoder, make_corpus
+
+from spear.errors import CheckpointError, ConfigError
+from spear.evaluate.cache import CacheConfig, FeatureCache, FeatureStore, item_key
+from spear.evaluate.tasks import read_all_items
+from spear.evaluate.upstream import FbankUpstream, SpearUpstream, default_name, load_upstream, upstream_hash
+
+
+@pytest.fixture
+def items(data_dir):
+    return read_all_items(data_dir)
+
+
+def test_features_do_not_depend_on_batching_and_cached_equals_live(tmp_path, items, encoder):
+    keys = {item_key(item) for item in items}
+    caches = []
+    for name, seconds in (("together", 80.0), ("alone", 0.01)):
+        caches.append(FeatureCache(tmp_path / name, encoder, CacheConfig(batch_seconds=seconds)))
+        caches[-1].ensure(items, keys)
+    for item in items:
+        key = item_key(item)
+        batched, alone = (cache.frames(key).astype(np.float32) for cache in caches)
+        assert batched.shape[0] == 3 and batched.shape[1] == caches[0].num_frames(key)
+        np.testing.assert_allclose(batched, alone, atol=1e-3)
+        means = [cache.means([key])[:, 0].numpy() for cache in caches]
+        np.testing.assert_allclose(means[0], means[1], atol=1e-5)
+        np.testing.assert_allclose(means[0], batched.mean(axis=1), atol=1e-3)
+        assert (batched[0, :, 24:] == 0).all()  # the narrow layer is padded with zeros
+
+
+def test_encoder_runs_once_for_an_utterance_whatever_tasks_ask_for(tmp_path, items, encoder, monkeypatch):
+    seen = []
+    extract = encoder.extract
+
+    def counting(waves_BS, lengths_B):
+        seen.append(len(waves_BS))
+        return extract(waves_BS, lengths_B)
+
+    keys = [item_key(item) for item in items]
+    monkeypatch.setattr(encoder, "extract", counting)
+    FeatureCache(tmp_path, encoder).ensure(items, {keys[0]})
+    # One more call measures the frame rate for the byte budget.
+    assert sum(seen) == len(items) + 1
+    cache = FeatureCache(tmp_path, encoder)
+    cache.ensure(items[:20])
+    cache.ensure(items, {keys[0]})
+    assert sum(seen) == len(items) + 1
+    cache.ensure(items, {keys[0], keys[1]})  # frames of one more item; its means stay
+    assert sum(seen) == len(items) + 3
+    assert FeatureStore(cache.directory).has("frames", keys[1])
+
+
+def test_a_shard_cut_short_is_written_again(tmp_path, items, encoder):
+    config = CacheConfig(shard_items=10)
+    cache = FeatureCache(tmp_path, encoder, config)
+    cache.ensure(items)
+    before = cache.means([item_key(item) for item in items])
+    # A kill between rows and index leaves rows without index, which do not count.
+    sorted((cache.directory / "means").glob("part-*.json"))[0].unlink()
+    again = FeatureCache(tmp_path, encoder, config)
+    again.ensure(items)
+    assert torch.equal(again.means([item_key(item) for item in items]), before)
+
+
+def test_other_weights_and_edited_audio_are_other_entries(tmp_path, encoder):
+    data = make_corpus(tmp_path / "corpus", per_split=(2, 1, 1))
+    item = read_all_items(data)[0]
+    other = SpearUpstream(TinyEncoder(seed=1), "tiny", "checkpoint")
+    same = SpearUpstream(TinyEncoder(seed=0), "else", "checkpoint")
+    assert upstream_hash(other) != upstream_hash(encoder) == upstream_hash(same)
+    key = item_key(item)
+    item.path.write_bytes(item.path.read_bytes() + b"x")
+    assert item_key(item) != key
+
+
+def test_unreadable_audio_is_listed_with_its_reason(tmp_path, encoder):
+    data = make_corpus(tmp_path / "corpus", per_split=(3, 1, 1))
+    items = read_all_items(data)
+    items[0].path.write_bytes(b"not audio")
+    cache = FeatureCache(tmp_path / "cache", encoder)
+    cache.ensure(items)
+    assert list(cache.skipped) == [item_key(items[0])] and items[0].path.name in cache.skipped[item_key(items[0])]
+    assert cache.has("means", item_key(items[1]))
+
+
+def test_byte_budget_is_refused_before_anything_is_computed(tmp_path, items, encoder):
+    cache = FeatureCache(tmp_path, encoder, CacheConfig(max_bytes=1000))
+    with pytest.raises(ConfigError, match="--cache-gigabytes"):
+        cache.ensure(items, {item_key(item) for item in items})
+    assert not list(tmp_path.rglob("*.npy"))
+    cache.ensure(items)  # means are small and not counted
+
+
+def test_one_sample_has_one_frame(tmp_path, encoder):
+    for upstream in (encoder, FbankUpstream()):
+        states, lens_B = upstream.extract(torch.zeros(1, 5120), torch.tensor([1600]))
+        assert int(lens_B[0]) >= 1 and all(torch.isfinite(state).all() for state in states)
+
+
+def test_fbank_has_one_layer_at_100_hz():
+    upstream = load_upstream("floor=fbank")
+    states, lens_B = upstream.extract(torch.zeros(2, 16000), torch.tensor([16000, 8000]))
+    assert (upstream.name, upstream.num_layers) == ("floor", 1)
+    assert states[0].shape == (2, 100, 128) and lens_B.tolist() == [100, 50]
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("fbank", "fbank"),
+        ("random:/a/b", "random"),
+        ("exp/student/final", "student"),
+        ("exp/student/checkpoint-800", "student"),
+        ("/models/spear base/model.safetensors", "model.safetensors"),
+    ],
+)
+def test_names_of_upstreams(spec, name):
+    assert default_name(spec) == name
+
+
+def test_a_missing_checkpoint_is_named():
+    with pytest.raises(CheckpointError, match="no checkpoint at .*nowhere"):
+        load_upstream("random:nowhere")
+
+
+def test_cache_directory_says_what_it_is(tmp_path, items, encoder):
+    cache = FeatureCache(tmp_path, encoder)
+    cache.ensure(items[:2])
+    assert json.loads((cache.directory / "upstream.json").read_text()) == encoder.fingerprint()

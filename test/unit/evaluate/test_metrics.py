@@ -1,0 +1,71 @@
+"""Scores against values computed by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from spear import fs
+from spear.errors import DataError
+from spear.evaluate import metrics
+from spear.evaluate.units import collapse, make_units, normalise_text
+
+
+def test_word_errors_are_counted_over_the_corpus_not_per_utterance():
+    counts = [metrics.item_counts("wer", "A B C D", "A B X D E"), metrics.item_counts("wer", "A", "A")]
+    assert counts == [(2, 4), (0, 1)]
+    assert metrics.score(*np.asarray(counts).T) == pytest.approx(2 / 5)  # the mean of utterances would be 1/4
+
+
+@pytest.mark.parametrize(
+    ("metric", "reference", "hypothesis", "expected"),
+    [
+        ("per", ["AH", "B"], ["AH", "D", "B"], (1, 2)),
+        ("wer", "", "A B", (2, 0)),
+        ("wer", "A B", "", (2, 2)),
+        ("cer", "AB C", "ABC", (1, 4)),
+        ("accuracy", "on", "on", (1, 1)),
+        ("accuracy", ["on", "lamp"], ("on", "lamp"), (1, 1)),
+        ("accuracy", ["on", "lamp"], ("on", "heat"), (0, 1)),
+    ],
+)
+def test_item_counts(metric, reference, hypothesis, expected):
+    assert metrics.item_counts(metric, reference, hypothesis) == expected
+
+
+def test_bootstrap_interval_agrees_with_the_binomial_and_is_repeatable():
+    correct = np.r_[np.ones(80), np.zeros(20)]
+    low, high = metrics.bootstrap_interval(correct, np.ones(100), rounds=4000)
+    half = 1.96 * math.sqrt(0.8 * 0.2 / 100)
+    assert low == pytest.approx(0.8 - half, abs=0.02) and high == pytest.approx(0.8 + half, abs=0.02)
+    assert metrics.bootstrap_interval(correct, np.ones(100), rounds=4000) == (low, high)
+
+
+def test_empty_lists_give_nan_instead_of_a_score():
+    assert math.isnan(metrics.score([], [])) and math.isnan(metrics.bootstrap_interval([], [])[0])
+
+
+def test_rescore_refuses_predictions_of_another_run(tmp_path):
+    fs.write_json(
+        tmp_path / "a.json", {"metric": "wer", "num_items": {"test": 2}, "predictions": "a.predictions.jsonl"}
+    )
+    fs.write_jsonl(tmp_path / "a.predictions.jsonl", [{"id": "x", "reference": "A", "hypotheses": ["A", "B"]}])
+    with pytest.raises(DataError, match="1 predictions"):
+        metrics.rescore(tmp_path / "a.json")
+
+
+def test_collapse_drops_repeats_then_blanks():
+    assert collapse([0, 3, 3, 0, 3, 2, 2, 0]) == [3, 3, 2]
+
+
+def test_text_is_normalised_and_comes_back_from_characters():
+    assert normalise_text(" Don\u2019t  stop, now! ") == "DON'T STOP NOW"
+    units = make_units(["AB C", "A"], "characters")
+    assert units.size == 5 and units.decode(units.encode("C AB")) == "C AB"
+    assert units.encode("AZ") == units.encode("A")  # the head cannot say what training never had
+
+
+def test_sentencepiece_units_decode_to_text():
+    texts = ["THE CAT SAT", "THE DOG SAT", "A CAT AND A DOG"] * 5
+    units = make_units(texts, "sentencepiece:16")
+    assert units.size == 16 and units.decode(units.encode("THE DOG SAT")) == "THE DOG SAT"

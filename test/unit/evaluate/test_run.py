@@ -1,0 +1,204 @@
+"""The decode command from prepared data to tables and report."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import yaml
+from corpus import TASKS, TinyEncoder, make_corpus
+
+from spear import fs
+from spear.bin import decode as decode_command
+from spear.bin import report as report_command
+from spear.errors import CheckpointError, ConfigError, DataError
+from spear.evaluate import metrics, results, run
+from spear.evaluate.run import DecodeConfig, decode
+from spear.evaluate.tasks import find_tasks, make_examples, read_all_items
+from spear.evaluate.upstream import FbankUpstream, SpearUpstream
+from spear.shards import ShardWriter
+
+CONFIG = DecodeConfig(num_jobs=1, max_steps=60)
+
+
+def fake_upstream(spec, device="cpu", seed=0):
+    """`tiny` and `untrained` are tiny encoders of two seeds; the filterbank is real."""
+    name, _, kind = spec.rpartition("=")
+    if kind == "fbank":
+        return FbankUpstream()
+    seeds = {"tiny": 0, "untrained": 1}
+    return SpearUpstream(TinyEncoder(seeds[kind]), name or kind, "random" if kind == "untrained" else "checkpoint")
+
+
+@pytest.fixture(autouse=True)
+def fake_upstreams(monkeypatch):
+    monkeypatch.setattr(run, "load_upstream", fake_upstream)
+
+
+@pytest.fixture(scope="module")
+def scored(data_dir, tmp_path_factory):
+    """All four tasks with three upstreams."""
+    exp_dir = tmp_path_factory.mktemp("exp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "load_upstream", fake_upstream)
+        runs = decode("all", ["tiny", "untrained", "fbank"], data_dir, exp_dir, CONFIG, "spear decode --task all")
+    return exp_dir, runs
+
+
+def test_every_task_is_scored_for_every_upstream_above_chance(scored):
+    exp_dir, runs = scored
+    assert [(r["task"], r["upstream"]["name"]) for r in runs[:3]] == [
+        ("first_tone", "tiny"),
+        ("first_tone", "untrained"),
+        ("first_tone", "fbank"),
+    ]
+    assert len(runs) == 12 and {r["num_items"]["test"] for r in runs} == {12}
+    by_task = results.index_runs(runs)
+    assert by_task["first_tone", "fbank"]["score"] > 0.4
+    assert by_task["tones", "fbank"]["score"] < 0.8
+
+
+def test_scores_can_be_computed_again_from_predictions(scored):
+    exp_dir, runs = scored
+    for path in exp_dir.glob("decode/*/*.json"):
+        assert metrics.rescore(path) == pytest.approx(fs.read_json(path)["score"], abs=1e-12)
+
+
+def test_run_file_says_how_the_number_came_about(scored):
+    _, runs = scored
+    for entry in runs:
+        keys = "grid seeds layer_weights skipped command commit hardware seconds inputs_sha256 learning_rate".split()
+        assert all(key in entry for key in keys)
+        assert len(entry["upstream"]["hash"]) == 64 and entry["command"] == "spear decode --task all"
+        assert len(entry["grid"]) == len(entry["probes"]["learning_rates"]) * len(entry["seeds"])
+        assert all({"dev_score", "test_score", "curve", "layer_weights"} <= set(row) for row in entry["grid"])
+        assert sum(entry["layer_weights"]) == pytest.approx(1, abs=1e-3)
+
+
+def test_unchanged_inputs_are_reused_and_changed_ones_are_not(scored, data_dir):
+    exp_dir, runs = scored
+    path = exp_dir / "decode" / "ends" / "tiny.json"
+    before = path.stat().st_mtime_ns
+    assert decode("ends", ["tiny"], data_dir, exp_dir, CONFIG)[0]["score"] == fs.read_json(path)["score"]
+    assert path.stat().st_mtime_ns == before
+    path.with_name("tiny.predictions.jsonl").write_text("")
+    decode("ends", ["tiny"], data_dir, exp_dir, CONFIG, "spear decode --task all")
+    assert path.stat().st_mtime_ns != before  # predictions that do not give the score are made again
+    shorter = DecodeConfig(num_jobs=1, max_steps=40)
+    assert decode("ends", ["tiny"], data_dir, exp_dir / "other", shorter)[0]["steps"] <= 40
+
+
+def test_same_seed_gives_the_same_number(scored, data_dir, tmp_path):
+    _, runs = scored
+    again = decode(["first_tone", "tones"], ["tiny"], data_dir, tmp_path, CONFIG)
+    first = results.index_runs(runs)
+    assert [r["score"] for r in again] == [first[t, "tiny"]["score"] for t in ("first_tone", "tones")]
+
+
+def test_missing_labels_unreadable_audio_and_empty_splits(tmp_path):
+    data = make_corpus(tmp_path / "data", per_split=(8, 3, 3))
+    path = data / "manifests" / "cuts_heldout.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    del lines[0]["custom"]["labels"]["first"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (data / "raw" / "test-1.flac").write_bytes(b"")
+    (entry,) = decode("first_tone", ["tiny"], data, tmp_path / "exp", CONFIG)
+    assert {row["id"] for row in entry["skipped"]} == {"train-0", "test-1"}
+    assert entry["num_items"] == {"train": 7, "dev": 3, "test": 2}
+    (task,) = find_tasks(data, ["ends"])
+    items = [item for item in read_all_items(data) if not item.id.startswith("dev")]
+    with pytest.raises(DataError, match="task ends has no dev item"):
+        make_examples(task, items)
+
+
+def test_unknown_tasks_and_equal_names_are_refused(data_dir, tmp_path):
+    with pytest.raises(ConfigError, match="first_tone, ends, tones, spelling"):
+        decode("tone", ["tiny"], data_dir, tmp_path, CONFIG)
+    with pytest.raises(ConfigError, match="different names"):
+        decode("ends", ["tiny", "tiny"], data_dir, tmp_path, CONFIG)
+
+
+def test_tasks_of_the_ablation_are_left_out_of_all(tmp_path):
+    (tmp_path / "manifests").mkdir()
+    tasks = [TASKS[0], {**TASKS[1], "ablation": True}]
+    (tmp_path / "manifests" / "tasks.yaml").write_text(yaml.safe_dump({"tasks": tasks}))
+    assert [task.name for task in find_tasks(tmp_path, ["all"])] == ["first_tone"]
+    assert [task.name for task in find_tasks(tmp_path, ["all", "ends"])] == ["first_tone", "ends"]
+    (tmp_path / "manifests" / "tasks.yaml").write_text(yaml.safe_dump({"tasks": [{"name": "x", "head": "clasify"}]}))
+    with pytest.raises(ConfigError, match="task x"):
+        find_tasks(tmp_path, ["all"])
+
+
+def test_commands_print_the_table_and_write_report_and_results(scored, data_dir, tmp_path, capsys):
+    exp_dir, _ = scored
+    where = ["--data-dir", str(data_dir), "--exp-dir", str(exp_dir)]
+    flags = ["--upstream", "tiny", "--upstream", "fbank", "--num-jobs", "1", "--max-steps", "60", *where]
+    assert decode_command.main(["--task", "first_tone", *flags]) == 0
+    shown = capsys.readouterr().out
+    assert "first_tone" in shown and "tiny beats fbank on" in shown and " *" in shown
+    assert decode_command.recipe("ends", str(tmp_path / "decode_ends.py"), flags) == 0
+    assert "ends" in capsys.readouterr().out
+    results_path = tmp_path / "RESULTS.md"
+    results_path.write_text("# Results\n\nBy hand.\n")
+    arguments = [*where, "--output", str(tmp_path / "r.html"), "--results", str(results_path), "--section", "tones"]
+    for _ in range(2):  # the second time replaces the section
+        assert report_command.main(arguments) == 0
+    text = results_path.read_text()
+    assert text.count("<!-- results: tones -->") == 1 and "By hand." in text and "commit `" in text
+    assert results.results_markdown(results.load_runs(exp_dir), "Frozen encoders") in text
+
+
+def test_default_upstreams_are_the_student_its_twin_and_fbank(tmp_path):
+    with pytest.raises(CheckpointError, match="student"):
+        decode_command.default_upstreams(tmp_path)
+    (tmp_path / "student").mkdir()
+    specs = decode_command.default_upstreams(tmp_path)
+    assert specs == [f"spear={tmp_path / 'student'}", f"random:{tmp_path / 'student'}", "fbank"]
+
+
+def test_ablation_table_has_mean_and_deviation_over_training_seeds(data_dir, tmp_path):
+    groups = {"joint": {1: "tiny", 2: "untrained"}, "disjoint": {1: "tiny"}}
+    runs = results.evaluate_checkpoints(groups, data_dir, tmp_path, ["first_tone"], CONFIG)
+    scores = [r["score"] for r in runs if r["variant"] == "joint"]
+    table = results.ablation_table(runs)
+    assert f"{100 * np.mean(scores):.1f} ± {100 * np.std(scores, ddof=1):.1f}" in table
+    assert "| task | metric | joint | disjoint |" in table and "seeds 1, 2" in table
+
+
+def fill_training_and_tokens(data_dir, exp_dir):
+    """A training log and tokens as the other commands write them."""
+    (exp_dir / "student").mkdir(parents=True, exist_ok=True)
+    with open(exp_dir / "student" / "metrics.jsonl", "w") as handle:
+        for step in range(0, 1000, 10):
+            row = {"step": step, "epoch": 0, "seconds": step / 5, "lr": 0.04, "grad_norm": 1.0, "data_wait_share": 0.01}
+            for stream in ("speech", "audio"):
+                for part, base in (("masked", 5.5), ("unmasked", 5.0)):
+                    row[f"loss/{stream}/{part}"] = base - step / 500
+                    row[f"accuracy/{stream}/{part}"] = step / 2000
+            handle.write(json.dumps(row) + "\n")
+        handle.write('{"step": 10')  # killed while writing
+    with ShardWriter(data_dir / "tokens" / "speech", "part", np.uint8, 4) as writer:
+        writer.add("x", np.random.default_rng(0).integers(0, 256, (500, 4)).astype(np.uint8))
+    fs.write_json(data_dir / "manifests" / "summary.json", {"hours": 0.5, "kinds": {"speech": 60}, "ids": list("abc")})
+
+
+def test_report_is_one_small_self_contained_page(scored, data_dir, tmp_path):
+    from spear.evaluate.report import write_report
+
+    exp_dir, _ = scored
+    fill_training_and_tokens(data_dir, exp_dir)
+    page = write_report(data_dir, exp_dir, tmp_path / "report.html").read_text()
+    assert len(page) < 2_000_000 and 'class="missing"' not in page
+    assert page.count("<svg") >= 6 and "<script" not in page
+    assert not re.search(r"(src|href)=.https?:", page.replace("http://www.w3.org", ""))
+    assert "commit" in page and "tiny beats" in page and "kinds.speech" in page
+
+
+def test_report_names_what_is_missing_and_survives_damage(tmp_path):
+    from spear.evaluate.report import write_report
+
+    page = write_report(tmp_path / "data", tmp_path / "exp").read_text()
+    assert page.count('class="missing"') == 7 and "spear decode" in page and "--stage 5" in page
+    (tmp_path / "data" / "manifests").mkdir(parents=True)
+    (tmp_path / "data" / "manifests" / "summary.json").write_text("{")
+    assert "not valid JSON" in write_report(tmp_path / "data", tmp_path / "exp").read_text()
