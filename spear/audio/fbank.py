@@ -107,7 +107,7 @@ class Fbank(nn.Module):
             first, last = (int(used_K[0]), int(used_K[-1]) + 1) if len(used_K) else (0, 1)
             self._bands.append((first, last))
             # Every row twice, for the real and the imaginary part. Double precision is cheap in bands, and no setting
-            # (TF32, bfloat16 matrix products) touches it.
+            # (autocast, TF32, bfloat16 matrix products) touches it.
             tables.append(block_KF[first:last].repeat_interleave(2, dim=0).double())
         self._tables = {torch.device("cpu"): tables}
 
@@ -144,10 +144,9 @@ class Fbank(nn.Module):
 
         extended_BS = self._reflect(waves_BS, lens_B)
         chunk = max(1, (_CHUNK_FRAMES if device.type == "cpu" else _CHUNK_FRAMES_GPU) // batch)
-        with torch.autocast(device.type, enabled=False):
-            for start in range(0, frames, chunk):
-                stop = min(start + chunk, frames)
-                features_BTF[:, start:stop] = self._log_mel(extended_BS, start, stop)
+        for start in range(0, frames, chunk):
+            stop = min(start + chunk, frames)
+            features_BTF[:, start:stop] = self._log_mel(extended_BS, start, stop)
         times_T = torch.arange(frames, device=device)
         features_BTF.masked_fill_((times_T >= feature_lens_B[:, None])[:, :, None], LOG_FLOOR)
         return features_BTF, feature_lens_B

@@ -152,7 +152,18 @@ def _open(path: str | Path) -> Iterator[soundfile.SoundFile]:
             raise DataError(f"{path} holds no samples", "at least one sample", "leave the file out or fetch it again")
         if sound.format in ("WAV", "WAVEX", "AIFF"):
             _check_chunks(path, size)
-        yield sound
+        if sound.frames < _UNKNOWN_FRAMES:
+            yield sound
+        else:
+            with _Streamed(path) as streamed:
+                yield streamed
+
+
+class _Streamed(soundfile.SoundFile):
+    """A file without a length: soundfile's positioning after each read would fail."""
+
+    def seekable(self) -> bool:
+        return False
 
 
 def _check_chunks(path: Path, size: int) -> None:
@@ -201,8 +212,11 @@ def _decode(sound: soundfile.SoundFile, path: str | Path, start: int, count: int
         count = frames - start
     done = 0
     try:
-        if start:
+        if start and frames < _UNKNOWN_FRAMES:
             sound.seek(start)
+        elif start:
+            for first in range(0, start, _BLOCK_FRAMES):
+                sound.read(min(_BLOCK_FRAMES, start - first), dtype="float32")
         while count is None or done < count:
             want = _BLOCK_FRAMES if count is None else min(_BLOCK_FRAMES, count - done)
             block = sound.read(want, dtype="float32", always_2d=True)
