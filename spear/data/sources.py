@@ -76,6 +76,7 @@ def load_sources(
     streams: list[StreamConfig] | None = None,
     limits: CutLimits | None = None,
     items: dict[str, list] | None = None,
+    require_every_source: bool = True,
 ) -> Sources:
     """Reads the manifests, opens the streams, and drops (with a count for each reason) what cannot be trained on.
 
@@ -84,6 +85,7 @@ def load_sources(
         streams: token streams; none for objectives that need no tokens.
         limits: of the length of a cut.
         items: items by source name, instead of reading `cuts`.
+        require_every_source: refuse a source all of whose cuts are dropped; False for small subsets (validation).
 
     Raises:
         ConfigError: two sources of one name, an unknown domain, or a negative weight.
@@ -116,7 +118,7 @@ def load_sources(
             weights.append(config.weight * item_weights.get(item.id, 1.0))
             numbers.append(number)
         summary[config.name] = _report(config.name, kept[before:], dropped, limits)
-        if dropped and len(kept) == before:
+        if require_every_source and dropped and len(kept) == before:
             raise DataError(
                 f"no usable cut in source '{config.name}': " + ", ".join(f"{len(d)} {r}" for r, d in dropped.items()),
                 f"cuts of {limits.min_seconds:g} to {limits.max_seconds:g} s that have the tokens of their domain",

@@ -88,6 +88,8 @@ def test_a_source_without_any_tokens_is_refused(corpus, write_stream, tmp_path):
     stream = write_stream(tmp_path, corpus[:36])
     with pytest.raises(DataError, match="'sounds': 24 no tokens of speech"):
         load_sources([SPEECH, AUDIO], [stream], items=split(corpus))
+    subset = load_sources([SPEECH, AUDIO], [stream], items=split(corpus), require_every_source=False)
+    assert len(subset.cuts) == 36 and subset.summary["sounds"]["num_cuts"] == 0
 
 
 def test_missing_stream_is_refused_by_name(corpus, write_stream, tmp_path):
