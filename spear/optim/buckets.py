@@ -120,7 +120,7 @@ class Bucket:
             scale = torch.full_like(state.rms, settings.scalar_lr_scale)
         else:
             self._update_size(grads, lr, step)
-            scale = state.rms.clamp(min=settings.param_min_rms)
+            scale = state.rms.clamp(settings.param_min_rms, settings.param_max_rms)
         state.count.add_(((norms > 0) | (state.count > 0)).to(state.count.dtype))
 
         # Adam with the step proportional to the parameter's size. The bias correction is a number for each tensor.

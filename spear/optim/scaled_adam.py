@@ -208,15 +208,19 @@ class ScaledAdam(Optimizer):
             for bucket in buckets:
                 for row, index in enumerate(bucket.indexes):
                     position = saved["params"][index]
+                    entries = state_dict["state"].get(position, {})
+                    label = saved["param_names"][index] if "param_names" in saved else f"parameter {position}"
                     for name, tensor in bucket.state.items():
-                        _copy(tensor[row], state_dict["state"][position][name], f"{name} of parameter {position}")
+                        _copy(tensor[row], entries.get(name), f"{name} of {label}")
             for name, tensor in clipper.tensors().items():
-                _copy(tensor, saved["clipping"][name], f"clipping {name}")
+                _copy(tensor, saved["clipping"].get(name), f"clipping {name}")
             clipper.steps = saved["steps"]
             group.update({k: v for k, v in saved.items() if k not in ("params", "steps", "clipping", "param_names")})
 
 
-def _copy(target: Tensor, source: Tensor, what: str) -> None:
+def _copy(target: Tensor, source: Tensor | None, what: str) -> None:
+    if source is None:
+        raise _foreign(f"no {what}", f"a tensor of shape {tuple(target.shape)}")
     if target.shape != source.shape:
         raise _foreign(f"{what} of shape {tuple(source.shape)}", f"shape {tuple(target.shape)}")
     target.copy_(source)
