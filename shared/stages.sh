@@ -6,7 +6,8 @@
 # `make_manifests` is a function of the script; its commands stop at the first that fails. The words after it are the
 # settings that the stage depends on (of files, the content). A finished stage leaves $stage_dir/stage-N.done, whose key
 # covers its settings, its function and the key of the stage before: a rerun skips what is done, and a change redoes it
-# and all that follows. A stage that was interrupted runs again; its commands skip the units they have finished.
+# and all that follows. A stage that was interrupted runs again; its commands skip the units they have finished. In the
+# function, `set_aside PATH...` renames and then `renew PATH...` deletes what the stage made before with other settings.
 # Uses $stage, $stop_stage, $dry_run and $stage_dir (where markers and logs go).
 
 stage="${stage:-0}"
@@ -34,6 +35,30 @@ stage_seconds() {
   if (($1 >= 60)); then printf '%dm%02ds' $(($1 / 60)) $(($1 % 60)); else printf '%ds' "$1"; fi
 }
 
+# set_aside PATH...: results with other settings that took long, such as a trained model, get a number as suffix.
+set_aside() {
+  local path number=1
+  for path in "$@"; do
+    if [[ "$_stage_changed" == true && -e "$path" ]]; then
+      while [[ -e "$path.$number" ]]; do number=$((number + 1)); done
+      echo "   settings or inputs have changed: $path is kept as $path.$number"
+      mv -- "$path" "$path.$number"
+    fi
+  done
+}
+
+# renew PATH...: deletes results with other settings; what an interrupted run with these settings has made stays.
+renew() {
+  local path
+  for path in "$@"; do
+    if [[ "$_stage_changed" == true && -e "$path" ]]; then
+      echo "   settings or inputs have changed: $path is made anew"
+      rm -rf -- "$path"
+    fi
+  done
+  echo "$_stage_key_now" >"$_stage_begun"
+}
+
 # run_stage NUMBER TITLE PROMISE FUNCTION [SETTING...]
 run_stage() {
   local number="$1" title="$2" promise="$3" function="$4" begin=$SECONDS key marker log status
@@ -54,6 +79,8 @@ run_stage() {
     return 0
   fi
   mkdir -p "$stage_dir"
+  _stage_changed=false _stage_key_now="$key" _stage_begun="$stage_dir/stage-$number.begun"
+  if [[ -f "$_stage_begun" && "$(cat "$_stage_begun")" != "$key" ]]; then _stage_changed=true; fi
   rm -f "$marker"
   echo "# $(date '+%Y-%m-%d %H:%M:%S') stage $number: $title" >>"$log"
   set +e

@@ -1,0 +1,36 @@
+# Where this recipe keeps its things; sourced by prepare.sh and run.sh after their options are known.
+
+_name="" # data and exp of other audio, or of another seed, have names of their own: no run overwrites another's
+if [[ -n "$audio_dir" ]]; then
+  if [[ ! -d "$audio_dir" ]]; then
+    printf 'error\n  found: no directory %s\n  expected: a folder of audio files\n  to fix: correct --audio-dir\n' \
+      "$audio_dir" >&2
+    exit 1
+  fi
+  audio_dir="$(cd "$audio_dir" && pwd)"
+  _name="_$(basename "$audio_dir")"
+fi
+if [[ "$seed" != 42 ]]; then _name="${_name}_seed$seed"; fi
+data_dir="${data_dir:-$here/data$_name}"
+exp_dir="${exp_dir:-$here/exp$_name}"
+if [[ "$data_dir" != /* ]]; then data_dir="$PWD/$data_dir"; fi
+if [[ "$exp_dir" != /* ]]; then exp_dir="$PWD/$exp_dir"; fi
+stage_dir="$data_dir/.stages"
+if [[ -z "${tasks:-}" ]]; then
+  tasks="$here/conf/tasks_$(if [[ -n "$audio_dir" ]]; then echo real; else echo synthetic; fi).yaml"
+fi
+
+cuts_of() { # DOMAIN: the training cuts of a domain
+  echo "$data_dir/manifests/cuts_$1_train.jsonl"
+}
+
+domains() { # the domains that have training cuts, one a line; both before the manifests are made
+  local domain
+  for domain in speech audio; do
+    if [[ -s "$(cuts_of "$domain")" || ! -e "$(cuts_of "$domain")" ]]; then echo "$domain"; fi
+  done
+}
+
+fingerprint() { # DIR: a checksum over names, sizes and times of its files; nothing for the synthetic corpus
+  if [[ -n "$1" ]]; then find -L "$1" -type f -exec ls -ln {} + | cksum; fi
+}

@@ -1,0 +1,120 @@
+#!/usr/bin/env bash
+# Prepares the mini recipe: audio -> manifests -> fbank -> teachers -> quantizers -> tokens. Run it twice and the second
+# run skips what is done; interrupt it and the next run continues.
+#
+#   ./prepare.sh                          # the synthetic corpus, made offline
+#   ./prepare.sh --audio-dir DIR          # real recordings: a folder with manifest.tsv, or any folder of audio files
+#   ./prepare.sh --stage 3 --stop-stage 4
+#
+# Stages: 0 environment and data, 1 manifests, 2 fbank, 3 teachers and their embeddings, 4 quantizers, 5 tokens.
+# Data goes to data/ and teachers to exp/ beside this script; other audio or another seed uses names of its own, such as
+# data_NAME and exp_NAME. --on-the-fly true computes features when they are needed instead of storing them.
+# --executor local|dask|slurm and --num-jobs (0: one per core) apply to stages 1 and 2, --nproc-per-node to 3 and 5.
+set -euo pipefail
+
+stage=0
+stop_stage=5
+audio_dir=
+data_dir=
+exp_dir=
+on_the_fly=false
+num_jobs=0
+executor=local
+seed=42
+dry_run=false
+nproc_per_node=1
+kind=speech
+tasks=
+num_codebooks=8
+max_frames=40000
+teacher_layer=-1
+corpus_options=
+teacher_options=
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+. "$here/shared/parse_options.sh"
+. "$here/shared/stages.sh"
+. "$here/shared/setup_environment.sh"
+. "$here/local/paths.sh"
+setup_environment
+
+launch() { # a Python script, or -m MODULE, in one process or in several
+  if ((nproc_per_node > 1)); then
+    torchrun --standalone --nproc_per_node "$nproc_per_node" "$@"
+  else
+    python "$@"
+  fi
+}
+
+obtain_data() {
+  renew "$data_dir/raw"
+  mkdir -p "$data_dir"
+  spear doctor --brief --directory "$data_dir"
+  if [[ -n "$audio_dir" ]]; then
+    echo "licence: that of the recordings; see $audio_dir (nothing is copied, data/raw is a link)"
+    ln -sfn "$audio_dir" "$data_dir/raw"
+  else
+    echo "licence: everything is synthetic and made here; the speech comes from the program espeak-ng (GPL-3.0)"
+    # shellcheck disable=SC2086
+    spear synthesize --output "$data_dir/raw" --seed "$seed" --num-jobs "$num_jobs" $corpus_options
+  fi
+}
+
+make_manifests() {
+  renew "$data_dir/manifests"
+  spear manifests --raw "$data_dir/raw" --output "$data_dir/manifests" --tasks "$tasks" --kind "$kind" \
+    --executor "$executor" --num-jobs "$num_jobs"
+}
+
+make_fbank() {
+  renew "$data_dir/fbank"
+  spear fbank --manifests "$data_dir/manifests" --output "$data_dir/fbank" --on-the-fly "$on_the_fly" \
+    --executor "$executor" --num-jobs "$num_jobs"
+}
+
+make_teachers() {
+  local domain
+  set_aside "$exp_dir/teacher_speech" "$exp_dir/teacher_audio"
+  renew "$data_dir/embeddings"
+  for domain in $(domains); do
+    # shellcheck disable=SC2086
+    launch "$here/train.py" --config "$here/conf/teacher_$domain.yaml" --data-dir "$data_dir" \
+      --exp-dir "$exp_dir/teacher_$domain" --seed "$seed" $teacher_options
+    launch -m spear.bin.main embed --teacher "spear:$exp_dir/teacher_$domain@$teacher_layer" --seed "$seed" \
+      --cuts "$(cuts_of "$domain")" --max-frames "$max_frames" --output "$data_dir/embeddings/$domain"
+  done
+}
+
+train_quantizers() {
+  local domain
+  renew "$data_dir/quantizer"
+  for domain in $(domains); do
+    spear train-quantizer --embeddings "$data_dir/embeddings/$domain" --num-codebooks "$num_codebooks" \
+      --output "$data_dir/quantizer/$domain" --seed "$seed"
+  done
+}
+
+extract_tokens() {
+  local domain cuts=() streams=()
+  renew "$data_dir/tokens" "$data_dir/READY"
+  for domain in $(domains); do
+    cuts+=("$(cuts_of "$domain")")
+    streams+=(--stream "$domain=spear:$exp_dir/teacher_$domain@$teacher_layer,$data_dir/quantizer/$domain")
+  done
+  launch -m spear.bin.main extract-tokens --cuts "${cuts[@]}" "${streams[@]}" --output "$data_dir/tokens"
+  spear verify-tokens --tokens "$data_dir/tokens" --cuts "${cuts[@]}"
+}
+
+run_stage 0 "environment and data" "makes or links $data_dir/raw; about 20 s; 2 GB of disk should be free" \
+  obtain_data "$(fingerprint "$audio_dir")" "$seed" "$corpus_options"
+run_stage 1 "manifests" "reads data/raw once; writes data/manifests with quarantine.jsonl; about 15 s, 5 MB" \
+  make_manifests "$tasks" "$kind"
+run_stage 2 "fbank" "128-mel features and statistics to data/fbank; about 15 s, 0.1 GB an hour of audio" \
+  make_fbank "$on_the_fly"
+run_stage 3 "teachers" "pre-trains one for each domain, embeds $max_frames frames of each; 3 minutes, 50 MB" \
+  make_teachers "$here/conf/teacher_speech.yaml" "$here/conf/teacher_audio.yaml" "$seed" "$max_frames" \
+  "$teacher_layer" "$teacher_options"
+run_stage 4 "quantizers" "$num_codebooks codebooks for each teacher to data/quantizer; under a minute, 5 MB" \
+  train_quantizers "$num_codebooks" "$seed"
+run_stage 5 "tokens" "one pass audio -> teachers -> data/tokens (under 2 MB an hour), verified; 30 s" \
+  extract_tokens

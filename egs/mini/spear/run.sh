@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# The mini recipe from audio to evaluated encoder: environment, prepare.sh (stages 0-5), training, decoding, report.
+#
+#   egs/mini/spear/run.sh                         # synthetic corpus, offline, about 12 minutes on 2 cores
+#   egs/mini/spear/run.sh --audio-dir DIR         # real recordings
+#   egs/mini/spear/run.sh --stage 6               # only training, decoding and the report
+#
+# Stages: 0-5 prepare (see prepare.sh --help), 6 train the student, 7 decode all tasks with the student, an untrained
+# encoder of its shape, and fbank, 8 table and report.html. Run it again to continue after an interruption.
+# --nproc-per-node 2 trains with two processes. --teacher-options, --student-options, --corpus-options and
+# --decode-options are words for train.py (of teachers, of the student), spear synthesize and spear decode.
+set -euo pipefail
+
+stage=0
+stop_stage=8
+audio_dir=
+data_dir=
+exp_dir=
+on_the_fly=false
+num_jobs=0
+executor=local
+seed=42
+dry_run=false
+nproc_per_node=1
+kind=speech
+tasks=
+corpus_options=
+teacher_options=
+student_options=
+decode_options=
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+. "$here/shared/parse_options.sh"
+. "$here/shared/stages.sh"
+. "$here/shared/setup_environment.sh"
+. "$here/local/paths.sh"
+setup_environment
+
+train_student() {
+  local launcher=(python) domain sources=""
+  set_aside "$exp_dir/student"
+  renew
+  if ((nproc_per_node > 1)); then launcher=(torchrun --standalone --nproc_per_node "$nproc_per_node"); fi
+  local words=(--config "$here/conf/student.yaml" --data-dir "$data_dir" --exp-dir "$exp_dir/student" --seed "$seed")
+  for domain in speech audio; do
+    if domains | grep -qx "$domain"; then
+      sources+="{name: $domain, cuts: manifests/cuts_${domain}_train.jsonl, domain: $domain}, "
+    else
+      words+=("--streams.$domain" null) # a corpus of one domain has one teacher
+    fi
+  done
+  if (($(domains | wc -l) < 2)); then words+=(--sources "[$sources]"); fi
+  # shellcheck disable=SC2086
+  "${launcher[@]}" "$here/train.py" "${words[@]}" $student_options
+}
+
+decode_all() {
+  # shellcheck disable=SC2086
+  spear decode --task all --data-dir "$data_dir" --exp-dir "$exp_dir" --num-jobs "$num_jobs" --seed "$seed" \
+    $decode_options
+}
+
+write_report() {
+  spear report --data-dir "$data_dir" --exp-dir "$exp_dir" --results "$exp_dir/RESULTS.md"
+}
+
+if ((stage <= 5)); then
+  "$here/prepare.sh" --stage "$stage" --stop-stage "$((stop_stage < 5 ? stop_stage : 5))" --audio-dir "$audio_dir" \
+    --data-dir "$data_dir" --exp-dir "$exp_dir" --on-the-fly "$on_the_fly" --num-jobs "$num_jobs" --kind "$kind" \
+    --executor "$executor" --seed "$seed" --dry-run "$dry_run" --nproc-per-node "$nproc_per_node" --tasks "$tasks" \
+    --corpus-options="$corpus_options" --teacher-options="$teacher_options"
+fi
+
+tokens_key="$(head -n 1 "$stage_dir/stage-5.done" 2>/dev/null || true)"
+stage_dir="$exp_dir/.stages"
+run_stage 6 "train the student" "one checkpoint every 300 steps in $exp_dir/student; about 4 minutes on 2 cores" \
+  train_student "$tokens_key" "$here/conf/student.yaml" "$seed" "$student_options"
+run_stage 7 "decode" "frozen encoders on every task; run files in $exp_dir; about 2 minutes on 2 cores" \
+  decode_all "$tokens_key" "$tasks" "$decode_options"
+run_stage 8 "report" "the table, $exp_dir/RESULTS.md and $exp_dir/report.html" \
+  write_report
+
+echo
+echo "data     $data_dir"
+echo "encoder  $exp_dir/student/final     (spear.load_model reads it)"
+echo "results  $exp_dir/RESULTS.md"
+echo "report   $exp_dir/report.html"
+echo "total    $(stage_seconds $SECONDS)"
