@@ -12,6 +12,8 @@ from spear.fs import sha256_json
 from spear.seeds import derive
 from spear.teachers.align import expected_frames, resampled_samples
 
+_MIN_LENGTH_RATIO = 0.75
+
 
 class Item(Protocol):
     """What extraction needs of an utterance (`spear.manifest.Item` has it)."""
@@ -95,17 +97,19 @@ def plan_units(files: dict[str, list[Item]], unit_seconds: float) -> list[Unit]:
 def plan_batches(items: Iterable[Item], max_seconds: float, max_items: int = 128) -> list[list[Item]]:
     """Batches of similar length whose padded seconds (longest x count) never exceed `max_seconds`.
 
-    The longest come first, so memory that does not suffice shows at once. Items longer than the limit are not in any
+    The longest come first, so memory that does not suffice shows at once, and no item of a batch is shorter than 3/4 of
+    its longest, so padding stays small also where a unit holds few cuts. Items longer than the limit are not in any
     batch; the caller lists them.
     """
     batches: list[list[Item]] = []
     kept = [item for item in items if item.duration_seconds <= max_seconds]
     for item in sorted(kept, key=lambda item: (-item.num_samples, item.id)):
-        last = batches[-1] if batches else None
-        if last is None or len(last) == max_items or last[0].duration_seconds * (len(last) + 1) > max_seconds:
-            batches.append([item])
-        else:
-            last.append(item)
+        if batches and len(batches[-1]) < max_items:
+            longest = batches[-1][0].duration_seconds
+            if longest * (len(batches[-1]) + 1) <= max_seconds and item.duration_seconds >= _MIN_LENGTH_RATIO * longest:
+                batches[-1].append(item)
+                continue
+        batches.append([item])
     return batches
 
 
