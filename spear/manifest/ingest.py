@@ -9,8 +9,6 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from lhotse import AudioSource, MonoCut, MultiCut, Recording, SupervisionSegment
-
 import spear
 from spear import config, fs, log
 from spear.errors import ConfigError, DataError
@@ -165,6 +163,9 @@ def _reasons(quarantine: list[dict]) -> dict[str, int]:
 
 
 def _write_cuts(settings: ManifestsConfig, usable: list[tuple[Entry, dict]], tasks: list[ResolvedTask]) -> None:
+    # lhotse takes seconds to import; the workers that decode and the readers of cuts import this module too.
+    from spear.manifest.cuts import make_cuts
+
     output = Path(settings.output)
     away = held_out(tasks, [entry for entry, _ in usable])
     splits: dict[str, dict[str, str]] = {}
@@ -178,51 +179,9 @@ def _write_cuts(settings: ManifestsConfig, usable: list[tuple[Entry, dict]], tas
         source = path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
         split = "heldout" if entry.id in away else "train"
         name = "cuts_heldout" if split == "heldout" else f"cuts_{DOMAIN_OF_KIND[entry.kind]}_train"
-        files[name] += _cuts(entry, result, source, split, splits.get(entry.id, {}))
+        files[name] += make_cuts(entry, result, source, split, splits.get(entry.id, {}))
     for name, cuts in files.items():
         fs.write_jsonl(output / f"{name}.jsonl", cuts)
-
-
-def _cuts(entry: Entry, result: dict, source: str, split: str, task_splits: dict[str, str]) -> list[dict]:
-    """The lhotse cuts of a recording, one per window. Text and phones are of the whole: windows do not have them."""
-    rate, channels = result["sample_rate_hz"], list(range(result["num_channels"]))
-    recording = Recording(
-        id=entry.id,
-        sources=[AudioSource(type="file", channels=channels, source=source)],
-        sampling_rate=rate,
-        num_samples=result["num_samples"],
-        duration=result["num_samples"] / rate,
-        channel_ids=channels,
-    )
-    whole = [[0, result["num_samples"]]] == result["windows"]
-    custom = {"kind": entry.kind, "domain": DOMAIN_OF_KIND[entry.kind], "split": split, "task_splits": task_splits}
-    labels = {"labels": entry.labels, **({"phones": entry.phones} if whole and entry.phones else {})}
-    channel = channels if len(channels) > 1 else 0
-    cuts = []
-    for number, (start, count) in enumerate(result["windows"]):
-        cut_id = entry.id if whole else f"{entry.id}-w{number:04d}"
-        supervision = SupervisionSegment(
-            id=cut_id,
-            recording_id=entry.id,
-            start=0.0,
-            duration=count / rate,
-            channel=channel,
-            text=entry.text if whole else None,
-            speaker=entry.speaker,
-            custom=labels,
-        )
-        kind = MultiCut if len(channels) > 1 else MonoCut
-        cut = kind(
-            id=cut_id,
-            start=start / rate,
-            duration=count / rate,
-            channel=channel,
-            recording=recording,
-            supervisions=[supervision],
-            custom=custom,
-        )
-        cuts.append(cut.to_dict())
-    return cuts
 
 
 # Tasks and summary -------------------------------------------------------------------------------------------------

@@ -37,8 +37,11 @@ SOUND = Conditions(equaliser_db=4.0, snr_db=(10.0, 30.0), reverberation_seconds=
 NOTE = Conditions(equaliser_db=8.0, snr_db=(0.0, 25.0), reverberation_seconds=0.6)
 MAX_SPEAKERS, FULL_SPEECH_MINUTES = 48, 45.0
 # Mean seconds of each part (measured), from which the numbers of items follow, and its share of the minutes.
-_SECONDS = {"keyword": 0.9, "command": 1.8, "sentence": 2.6, "event": 2.5, "note": 1.4}
+_SECONDS = {"keyword": 0.9, "command": 1.8, "sentence": 2.6, "noisy": 2.6, "event": 2.5, "note": 1.4}
 _SHARE = {"keyword": 0.22, "command": 0.32, "sentence": 0.46, "noisy": 0.04, "event": 0.66, "note": 0.38}
+# Per speaker, class or pitch: with fewer, some class of some task has no two test items or no two for training.
+_LEAST = {"keyword": len(text.KEYWORDS), "command": 5, "sentence": 5, "noisy": 1}
+_LEAST_SOUNDS = 5
 _SOUNDS_PER_UNIT = 64
 logger = log.get_logger("synthesis")
 
@@ -50,8 +53,9 @@ class CorpusConfig:
     Attributes:
         output: the folder to write; it gets audio/, manifest.tsv, README.md and corpus.json.
         seed: another seed gives other speakers, texts and sounds.
-        speech_minutes: about how much speech. Below 45 minutes there are fewer than 48 speakers.
-        audio_minutes: about how much general audio (sound events and notes).
+        speech_minutes: about how much speech; 0 for none. Below 45 minutes there are fewer than 48 speakers, and never
+            less than about 4 minutes by 6 speakers, so that every task can be made.
+        audio_minutes: about how much general audio (sound events and notes); 0 for none, else at least about 7.
         num_jobs: processes; 0 means one per core.
     """
 
@@ -98,9 +102,8 @@ def _speech_units(config: CorpusConfig, directory: str) -> list[dict]:
     count = round(MAX_SPEAKERS * min(1.0, config.speech_minutes / FULL_SPEECH_MINUTES))
     count = max(count, 6) if config.speech_minutes > 0 else 0
     seconds = 60 * config.speech_minutes / max(count, 1)
-    amounts = {part: max(1, round(_SHARE[part] * seconds / _SECONDS[part])) for part in ("keyword", "command")}
-    amounts |= {part: max(3, round(_SHARE[part] * seconds / _SECONDS["sentence"])) for part in ("sentence", "noisy")}
-    amounts["noisy"] -= 2 if amounts["noisy"] == 3 else 0
+    amounts = {part: round(_SHARE[part] * seconds / _SECONDS[part]) for part in _LEAST}
+    amounts = {part: max(amounts[part], least) for part, least in _LEAST.items()}
     order = numpy_rng(config.seed, "speaker_split").permutation(count)
     test, dev = math.ceil(0.25 * count), math.ceil(0.1 * count)
     units = []
@@ -118,14 +121,11 @@ def _sound_units(config: CorpusConfig, directory: str) -> list[dict]:
     """Units of sounds; each sound is (part, class, number of it within its class, number of its class)."""
     seconds = 60 * config.audio_minutes
     sounds = []
-    per_class = round(_SHARE["event"] * seconds / _SECONDS["event"] / len(events.CLASSES))
-    for name in events.CLASSES:
-        sounds += [("event", name, number, max(per_class, 3)) for number in range(max(per_class, 3) if seconds else 0)]
-    per_pitch = round(_SHARE["note"] * seconds / _SECONDS["note"] / music.NUM_PITCHES)
-    for pitch in range(music.LOWEST_MIDI, music.LOWEST_MIDI + music.NUM_PITCHES):
-        sounds += [
-            ("note", str(pitch), number, max(per_pitch, 3)) for number in range(max(per_pitch, 3) if seconds else 0)
-        ]
+    parts = {"event": list(events.CLASSES)}
+    parts["note"] = [str(music.LOWEST_MIDI + number) for number in range(music.NUM_PITCHES)]
+    for part, names in parts.items() if seconds else ():
+        amount = max(round(_SHARE[part] * seconds / _SECONDS[part] / len(names)), _LEAST_SOUNDS)
+        sounds += [(part, name, number, amount) for name in names for number in range(amount)]
     pieces = [sounds[start : start + _SOUNDS_PER_UNIT] for start in range(0, len(sounds), _SOUNDS_PER_UNIT)]
     common = {"seed": config.seed, "directory": directory, "version": spear.__version__}
     return [{"name": f"sounds{number:03d}", "sounds": piece, **common} for number, piece in enumerate(pieces)]
@@ -187,8 +187,8 @@ def _render_speaker(unit: dict) -> list[dict]:
 
 
 def _random_splits(count: int, rng: np.random.Generator) -> list[str]:
-    """One fifth test (at least one), one tenth dev (at least one), the rest train, in random order."""
-    test, dev = max(1, round(0.2 * count)), max(1, round(0.1 * count))
+    """One fifth test (at least two), one tenth dev (at least one), the rest train, in random order."""
+    test, dev = max(2, round(0.2 * count)), max(1, round(0.1 * count))
     names = ["test"] * test + ["dev"] * dev + ["train"] * (count - test - dev)
     return [names[place] for place in rng.permutation(count)]
 

@@ -1,0 +1,48 @@
+"""Examined recordings as lhotse cuts: the one place that builds lhotse objects for stage 1."""
+
+from lhotse import AudioSource, MonoCut, MultiCut, Recording, SupervisionSegment
+
+from spear.manifest.item import DOMAIN_OF_KIND
+from spear.manifest.scan import Entry
+
+
+def make_cuts(entry: Entry, result: dict, source: str, split: str, task_splits: dict[str, str]) -> list[dict]:
+    """The lhotse cuts of a recording, one per window. Text and phones are of the whole: windows do not have them."""
+    rate, channels = result["sample_rate_hz"], list(range(result["num_channels"]))
+    recording = Recording(
+        id=entry.id,
+        sources=[AudioSource(type="file", channels=channels, source=source)],
+        sampling_rate=rate,
+        num_samples=result["num_samples"],
+        duration=result["num_samples"] / rate,
+        channel_ids=channels,
+    )
+    whole = [[0, result["num_samples"]]] == result["windows"]
+    custom = {"kind": entry.kind, "domain": DOMAIN_OF_KIND[entry.kind], "split": split, "task_splits": task_splits}
+    labels = {"labels": entry.labels, **({"phones": entry.phones} if whole and entry.phones else {})}
+    channel = channels if len(channels) > 1 else 0
+    cuts = []
+    for number, (start, count) in enumerate(result["windows"]):
+        cut_id = entry.id if whole else f"{entry.id}-w{number:04d}"
+        supervision = SupervisionSegment(
+            id=cut_id,
+            recording_id=entry.id,
+            start=0.0,
+            duration=count / rate,
+            channel=channel,
+            text=entry.text if whole else None,
+            speaker=entry.speaker,
+            custom=labels,
+        )
+        kind = MultiCut if len(channels) > 1 else MonoCut
+        cut = kind(
+            id=cut_id,
+            start=start / rate,
+            duration=count / rate,
+            channel=channel,
+            recording=recording,
+            supervisions=[supervision],
+            custom=custom,
+        )
+        cuts.append(cut.to_dict())
+    return cuts
