@@ -16,6 +16,7 @@ from spear.audio import load_audio
 from spear.errors import CardError, DataError
 from spear.shards import ShardStore, ShardWriter
 from spear.tokens.budget import estimate
+from spear.tokens.command import REQUEUE_EXIT_CODE, interruptible
 from spear.tokens.extract import ExtractSettings, extract, pending_streams, remove_stale, write_quarantine
 from spear.tokens.streams import embedding_stream, token_stream
 from spear.tokens.units import plan_units
@@ -265,3 +266,24 @@ def test_real_recordings(tmp_path):
 def test_make_cuts_is_deterministic(tmp_path):
     first, second = make_cuts(tmp_path / "a", 3), make_cuts(tmp_path / "b", 3)
     assert [a.path.read_bytes() for a in first] == [b.path.read_bytes() for b in second]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_scheduler_signals_leave_whole_units_and_ask_for_a_requeue(cuts, tmp_path, number):
+    streams = make_streams(tmp_path / "out")
+    calls = itertools.count(1)
+    rows = streams[0].rows
+
+    def rows_then_signal(frames):
+        if next(calls) == 5:
+            os.kill(os.getpid(), number)
+        return rows(frames)
+
+    streams[0].rows = rows_then_signal
+    with pytest.raises(SystemExit) as caught, interruptible():
+        _run(cuts, tmp_path / "out", streams=streams)
+    assert caught.value.code == REQUEUE_EXIT_CODE
+    assert not [path for path in (tmp_path / "out").rglob(".*")]
+    _run(cuts, tmp_path / "out")
+    _run(cuts, tmp_path / "calm")
+    assert _bytes(tmp_path / "out") == _bytes(tmp_path / "calm")
