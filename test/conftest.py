@@ -1,0 +1,22 @@
+"""For all tests: one thread in this process, quiet logs of libraries, no writing outside temporary folders."""
+
+import os
+import sys
+
+import pytest
+import torch
+
+# Processes that tests start inherit these; test/run.sh sets them too, this is for a bare `pytest`.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture(autouse=True)
+def no_torchrun_environment(monkeypatch):
+    """Tests that run under somebody's torchrun or SLURM job must not believe that they are one of its ranks."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("SPEAR_TRACEBACK", raising=False)
+    sys.stdout.flush()

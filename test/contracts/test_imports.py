@@ -1,0 +1,36 @@
+"""The whole package imports without any optional or fragile dependency, and the top of it imports fast."""
+
+import subprocess
+import sys
+
+import repository
+
+ABSENT = (
+    "k2 torchaudio torchvision transformers h5py lilcom fairseq s3prl dasheng kaldifeat faiss pesq sacrebleu "
+    "multi_quantization kaldi_native_fbank distributed dask submitit sklearn pytest hypothesis"
+).split()
+
+
+def test_every_module_imports_without_optional_packages():
+    modules = []
+    for path in repository.python_files("spear"):
+        parts = path.relative_to(repository.ROOT).with_suffix("").parts
+        modules.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    code = (
+        f"import importlib, sys\nsys.modules.update(dict.fromkeys({ABSENT!r}))\n"
+        f"for name in {sorted(modules)!r}:\n    importlib.import_module(name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names():
+    import spear
+
+    assert spear.__version__
+    for name in ("load_model", "SpearConfig", "SpearModel"):
+        assert hasattr(spear, name), name
+    from spear.optim import Eden, ScaledAdam
+    from spear.quantize import Quantizer
+
+    assert all((Eden, ScaledAdam, Quantizer))

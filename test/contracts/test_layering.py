@@ -1,0 +1,91 @@
+"""Who may import whom: downwards only, and some packages only in their places."""
+
+import repository
+
+LAYERS = [
+    {"errors", "fs", "config", "log", "dist", "env", "compat", "seeds", "shards", "executor"},
+    {"nn", "optim", "quantize", "audio", "manifest"},
+    {"teachers", "tokens", "data", "models"},
+    {"train", "evaluate", "recipe"},
+    {"bin"},
+]
+# Neighbours in one layer that may use each other, in this direction only.
+NEIGHBOURS = {
+    ("manifest", "audio"),
+    ("data", "tokens"),
+    ("data", "models"),
+    ("tokens", "teachers"),
+    ("teachers", "models"),
+}
+NEIGHBOURS |= {("models", "nn"), ("recipe", "train"), ("recipe", "evaluate")}
+# Third-party modules that only some parts may import.
+PLACES = {
+    "lhotse": {"manifest", "data"},
+    "soundfile": {"audio"},
+    "soxr": {"audio"},
+    "matplotlib": {"evaluate", "train"},
+    "sentencepiece": {"evaluate"},
+    "distributed": {"executor"},
+    "submitit": {"executor"},
+}
+NOWHERE = ("torchaudio", "librosa", "h5py", "lilcom", "fairseq", "s3prl", "egs", "test", "pandas")
+ONLY_IN_COMPAT = ("torch.cuda.amp", "custom_fwd", "custom_bwd", "set_audio_backend", "torch.load(", "weights_only")
+
+
+def part(module: str) -> str:
+    """'spear.audio.fbank' -> 'audio'."""
+    return (module.split(".") + [""])[1]
+
+
+def layer(of: str) -> int:
+    return next(number for number, names in enumerate(LAYERS) if of in names)
+
+
+def test_every_part_of_the_package_has_a_layer():
+    parts = {p.relative_to(repository.PACKAGE).parts[0].removesuffix(".py") for p in repository.python_files("spear")}
+    assert parts - {"__init__"} <= set().union(*LAYERS)
+
+
+def test_imports_go_downwards():
+    wrong = []
+    for path in repository.python_files("spear"):
+        here = path.relative_to(repository.PACKAGE).parts[0].removesuffix(".py")
+        if here == "__init__":
+            continue  # the public names of the package come from several layers
+        for module in repository.imports(path):
+            there = part(module) if module.split(".")[0] == "spear" else ""
+            if not there or there == here or there not in set().union(*LAYERS):
+                continue
+            allowed = layer(there) < layer(here) or layer(here) == 0 == layer(there) or (here, there) in NEIGHBOURS
+            if not allowed:
+                wrong.append(f"{repository.name(path)} (layer {layer(here)}) imports {module} (layer {layer(there)})")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_third_party_packages_stay_in_their_places():
+    wrong = []
+    for path in repository.python_files("spear"):
+        here = path.relative_to(repository.PACKAGE).parts[0].removesuffix(".py")
+        for module in repository.imports(path):
+            top = module.split(".")[0]
+            if here not in PLACES.get(top, {here}) or top in NOWHERE:
+                wrong.append(f"{repository.name(path)} imports {module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_differences_between_torch_versions_live_in_compat():
+    wrong = []
+    for path in repository.python_files("spear", "egs", "local"):
+        text = path.read_text()
+        if path.name != "compat.py":
+            wrong += [f"{repository.name(path)}: {word}" for word in ONLY_IN_COMPAT if word in text]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_random_numbers_from_process_state():
+    wrong = []
+    for path in repository.python_files("spear"):
+        text = path.read_text()
+        found = [word for word in ("np.random.seed", "np.random.rand", "random.seed(", "import random") if word in text]
+        wrong += [f"{repository.name(path)}: {word}" for word in found]
+    assert not wrong, "\n".join(wrong)
