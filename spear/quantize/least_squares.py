@@ -1,0 +1,82 @@
+"""The two updates of codebook training: all code vectors at once by least squares, and new places for rare codes.
+
+Shape suffixes: M frames, N codebooks, K codes, C = N * K, D = dim.
+"""
+
+import torch
+from torch import Tensor
+
+from spear.quantize.search import SearchTables
+
+_CHUNK = 8192
+
+
+def update_centers(
+    tables: SearchTables, centers_NKD: Tensor, x_MD: Tensor, codes_MN: Tensor, ridge: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Code vectors that minimise the squared error of the frames for fixed codes.
+
+    With Z the (M, C) zero-one matrix of the codes the step S solves (Z'Z + ridge I) S = Z'(x - decoded). Solving for
+    the step keeps float32 accurate, and the ridge, counted in frames, leaves codes with few frames near their place
+    (Z'Z alone is singular: a constant may move from one codebook to another).
+
+    Args:
+        tables: of `centers_NKD`.
+        centers_NKD: present code vectors.
+        x_MD: frames.
+        codes_MN: int32 codes.
+        ridge: above zero.
+
+    Returns:
+        new (N, K, D) centers, (N, K) use counts, (M, D) what the old centers left over.
+    """
+    num_codebooks, codebook_size, dim = centers_NKD.shape
+    num_rows = num_codebooks * codebook_size
+    pairs_CC = torch.zeros(num_rows * num_rows, device=x_MD.device)
+    sums_CD = torch.zeros(num_rows, dim, device=x_MD.device)
+    rest_MD = torch.empty_like(x_MD)
+    for start in range(0, len(x_MD), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        rest_MD[part] = x_MD[part] - tables.decode(codes_MN[part])
+        flat_BN = codes_MN[part].long() + tables.starts_N
+        for n in range(num_codebooks):
+            sums_CD.index_add_(0, flat_BN[:, n], rest_MD[part])
+        places = (flat_BN[:, :, None] * num_rows + flat_BN[:, None, :]).flatten()
+        # float32 counts are exact up to 16 million frames with the same pair of codes.
+        pairs_CC += torch.bincount(places, minlength=num_rows * num_rows)
+    matrix_CC = pairs_CC.view(num_rows, num_rows)
+    counts_NK = matrix_CC.diagonal().clone().view(num_codebooks, codebook_size)
+    matrix_CC.diagonal().add_(ridge)
+    step_CD = torch.cholesky_solve(sums_CD, torch.linalg.cholesky(matrix_CC))
+    return centers_NKD + step_CD.view_as(centers_NKD), counts_NK, rest_MD
+
+
+def split_common_codes(
+    centers_NKD: Tensor,
+    counts_NK: Tensor,
+    codes_MN: Tensor,
+    rest_MD: Tensor,
+    rare_below: float,
+    generator: torch.Generator,
+    step: float = 0.1,
+) -> int:
+    """Moves rarely used codes beside common ones, in place: dead codes come back and use becomes even.
+
+    A rare code becomes a copy of a code drawn in proportion to its use, shifted a little towards one of that code's
+    frames; the next search shares the frames out between the two. (Moving it all the way, onto the frame, would
+    spend codes on outliers.)
+
+    Args:
+        rare_below: codes used less than this share of the mean use are moved.
+        step: how far towards the frame.
+
+    Returns:
+        how many codes were moved.
+    """
+    num_moved = 0
+    for n in range(len(centers_NKD)):
+        rare = (counts_NK[n] < rare_below * len(codes_MN) / counts_NK.shape[1]).nonzero().squeeze(1)
+        frames = torch.randint(len(codes_MN), (len(rare),), generator=generator).to(codes_MN.device)
+        centers_NKD[n, rare] = centers_NKD[n, codes_MN[frames, n].long()] + step * rest_MD[frames]
+        num_moved += len(rare)
+    return num_moved

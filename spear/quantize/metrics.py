@@ -1,0 +1,41 @@
+"""How good a quantizer is: error, use of the codes, bit rate."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from spear.quantize.codec import entropy_loss
+
+
+def relative_error(x_MD: Tensor, decoded_MD: Tensor) -> float:
+    """Squared error of the decoded frames over that of the frames' mean: 0 is perfect, 1 is no better than the mean."""
+    x_MD = x_MD.double()
+    total = (x_MD - x_MD.mean(dim=0)).square().sum()
+    return float((x_MD - decoded_MD.double()).square().sum() / (total + 1e-20))
+
+
+def code_use(codes_MN: Tensor, codebook_size: int) -> dict[str, list]:
+    """How evenly the codes of each codebook are used.
+
+    Returns:
+        `perplexity` (K when all are used alike), `dead_codes` (how many were never used) and `index_entropy_loss`
+        (1 - entropy / ln K; 0 when even), a list over codebooks each.
+    """
+    counts_NK = torch.stack([torch.bincount(codes.long(), minlength=codebook_size) for codes in codes_MN.T])
+    losses_N = entropy_loss(counts_NK.double() / max(1, len(codes_MN)))
+    return {
+        "perplexity": [round(math.exp((1 - loss) * math.log(codebook_size)), 2) for loss in losses_N.tolist()],
+        "dead_codes": (counts_NK == 0).sum(dim=1).tolist(),
+        "index_entropy_loss": [round(loss, 5) for loss in losses_N.tolist()],
+    }
+
+
+def bits_per_frame(num_codebooks: int, codebook_size: int) -> float:
+    """Bits of a coded frame."""
+    return num_codebooks * math.log2(codebook_size)
+
+
+def bits_per_second(num_codebooks: int, codebook_size: int, frame_rate_hz: float) -> float:
+    """Bits per second of audio: 16 codebooks of 256 at 50 Hz are 6400."""
+    return bits_per_frame(num_codebooks, codebook_size) * frame_rate_hz

@@ -1,0 +1,171 @@
+"""Searching for the codes of direct-sum quantisation with tables that hold no `dim` (arXiv 2510.25955, section 3).
+
+A vector x is approximated by the sum of one row of each codebook, ``C_1[i_1] + ... + C_N[i_N]``. Its squared error is
+
+    |x|^2 + sum_n (|C_n[i_n]|^2 - 2 x.C_n[i_n]) + 2 sum_{n<m} C_n[i_n].C_m[i_m]
+
+so after one matrix product x.C and one Gram matrix C.C the error of any combination is a sum of table entries.
+The search is a beam over complete combinations: codebook by codebook, every kept combination tries all K rows of
+that codebook, and the best distinct `beam` results stay. The current combination is always among the candidates,
+so a pass cannot raise the error; the caller's codes change only where the error measured on the decoded vector falls.
+
+Shape suffixes: B vectors, H kept combinations, N codebooks, K rows of a codebook, C = N * K, D = dim.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Vectors searched together on CPU (fits the caches); accelerators want larger pieces.
+CPU_CHUNK, DEVICE_CHUNK = 512, 8192
+_TOPK_BLOCK = 16
+
+
+class SearchTables:
+    """What the search needs of a set of codebooks, made once per quantizer.
+
+    The mean row of each codebook is moved into a constant: the error is the same, but numbers stay small, and with
+    them the rounding of float32.
+
+    Args:
+        centers: (N, K, D) effective code vectors.
+    """
+
+    def __init__(self, centers: Tensor):
+        self.num_codebooks, self.codebook_size, self.dim = centers.shape
+        num_rows = self.num_codebooks * self.codebook_size
+        means = centers.mean(dim=1, keepdim=True)
+        self.offset_D = means.sum(dim=(0, 1))
+        self.rows_CD = (centers - means).reshape(num_rows, self.dim).contiguous()
+        self.squares_C = self.rows_CD.square().sum(dim=1)
+        gram = 2 * (self.rows_CD @ self.rows_CD.T)
+        # pairs[n] is (C, K): what row k of codebook n costs beside any other row; zero beside its own codebook.
+        pairs = gram.view(num_rows, self.num_codebooks, self.codebook_size).permute(1, 0, 2).contiguous()
+        for n in range(self.num_codebooks):
+            pairs[n, n * self.codebook_size : (n + 1) * self.codebook_size] = 0
+        self.pairs_NCK = pairs
+        # int32 indexes: embedding_bag is several times faster with them on CPU.
+        self.starts_N = torch.arange(0, num_rows, self.codebook_size, dtype=torch.int32, device=centers.device)
+        self.chunk_size = CPU_CHUNK if centers.device.type == "cpu" else DEVICE_CHUNK
+
+    def scores(self, x_BD: Tensor) -> Tensor:
+        """(B, C): |row|^2 - 2 x.row, the error that each row adds on its own."""
+        return torch.addmm(self.squares_C, x_BD - self.offset_D, self.rows_CD.T, alpha=-2.0)
+
+    def decode(self, codes_BN: Tensor) -> Tensor:
+        """(B, D): the sum of the chosen rows."""
+        return F.embedding_bag(codes_BN + self.starts_N, self.rows_CD, mode="sum") + self.offset_D
+
+    def errors(self, x_BD: Tensor, codes_BN: Tensor) -> Tensor:
+        """(B,): squared error of the decoded vectors."""
+        return (self.decode(codes_BN) - x_BD).square().sum(dim=1)
+
+
+def top_smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` smallest entries of each row, sorted, with their places.
+
+    Looks at block minima first: the answer lies in the `count` blocks with the smallest minima, which is several
+    times faster than sorting whole rows and gives the same values.
+    """
+    num_rows, width = values.shape
+    if width % _TOPK_BLOCK or width // _TOPK_BLOCK <= 2 * count or count == 1:
+        return values.topk(count, dim=1, largest=False)
+    # A block is a column of this view (a stride apart), so that the minimum runs down whole rows of memory.
+    num_blocks = width // _TOPK_BLOCK
+    blocks = values.view(num_rows, _TOPK_BLOCK, num_blocks)
+    chosen = blocks.amin(dim=1).topk(count, dim=1, largest=False, sorted=False).indices
+    inside = blocks.gather(2, chosen[:, None, :].expand(-1, _TOPK_BLOCK, -1)).view(num_rows, -1)
+    best, places = inside.topk(count, dim=1, largest=False)
+    return best, chosen.gather(1, places % count) + places // count * num_blocks
+
+
+class _Beam:
+    """The kept combinations of one chunk of vectors: codes (B, H, N), a key of each, and their errors."""
+
+    def __init__(self, tables: SearchTables, scores_BC: Tensor, codes_BHN: Tensor, errors_BH: Tensor, width: int):
+        self.tables, self.width = tables, width
+        self.scores_BNK = scores_BC.view(-1, tables.num_codebooks, tables.codebook_size)
+        self.codes_BHN, self.errors_BH = codes_BHN, errors_BH
+        # Random weights make a number out of a combination: equal combinations are found by one comparison.
+        generator = torch.Generator().manual_seed(tables.num_codebooks)
+        weights = torch.randint(1, 1 << 52, (tables.num_codebooks,), generator=generator)
+        self.weights_N = weights.to(scores_BC.device)
+        self.keys_BH = (self.codes_BHN.long() * self.weights_N).sum(dim=2)
+
+    def step(self, n: int) -> None:
+        """Tries every row of codebook `n` in every kept combination."""
+        tables, (num_vectors, num_kept, num_codebooks) = self.tables, self.codes_BHN.shape
+        size = tables.codebook_size
+        flat = (self.codes_BHN + tables.starts_N).view(-1, num_codebooks)
+        candidates = F.embedding_bag(flat, tables.pairs_NCK[n], mode="sum").view(num_vectors, num_kept, size)
+        candidates += self.scores_BNK[:, n, None, :]
+        current_BH = self.codes_BHN[:, :, n].long()
+        rest_BH = self.errors_BH - candidates.gather(2, current_BH[:, :, None]).squeeze(2)
+        keys_BH = self.keys_BH - current_BH * self.weights_N[n]
+        if num_kept > 1:
+            # Two combinations that differ in codebook n alone offer the same candidates: count them once.
+            same = (keys_BH[:, :, None] == keys_BH[:, None, :]).tril(-1).any(dim=2)
+            rest_BH = rest_BH.masked_fill(same, float("inf"))
+        candidates += rest_BH[:, :, None]
+        self.errors_BH, places = top_smallest(candidates.view(num_vectors, -1), self.width)
+        parents, chosen = places // size, places % size
+        codes = self.codes_BHN.gather(1, parents[:, :, None].expand(-1, -1, num_codebooks))
+        codes[:, :, n] = chosen.int()
+        self.codes_BHN = codes
+        self.keys_BH = keys_BH.gather(1, parents) + chosen * self.weights_N[n]
+
+    def keep(self, rows: Tensor) -> None:
+        """Goes on with some of the vectors only."""
+        self.scores_BNK, self.codes_BHN = self.scores_BNK[rows], self.codes_BHN[rows]
+        self.keys_BH, self.errors_BH = self.keys_BH[rows], self.errors_BH[rows]
+
+
+def refine(tables: SearchTables, x_BD: Tensor, codes_BSN: Tensor, passes: int, beam: int) -> Tensor:
+    """Lowers the error of a chunk's codes by `passes` sweeps over all codebooks.
+
+    Args:
+        x_BD: float32 vectors; at most a few thousand (`chunk_size`).
+        codes_BSN: int32 codes of S >= 1 combinations to begin with. Only the first can be returned unchanged, so
+            that the result is never worse than it and more passes are never worse than fewer.
+        passes: sweeps; a vector whose beam no longer changes is finished early.
+        beam: combinations kept for each vector; 1 is plain coordinate descent.
+
+    Returns:
+        (B, N) int32 codes; no vector's error is higher than that of its first combination.
+    """
+    best_BN = codes_BSN[:, 0].clone()
+    if passes <= 0 or not len(best_BN):
+        return best_BN
+    start_errors_BS = torch.stack([tables.errors(x_BD, codes_BSN[:, s]) for s in range(codes_BSN.shape[1])], dim=1)
+    best_errors_B = start_errors_BS[:, 0].clone()
+    rows = torch.arange(len(best_BN), device=x_BD.device)
+    state = _Beam(tables, tables.scores(x_BD), codes_BSN, start_errors_BS, beam)
+    for _ in range(passes):
+        before = state.keys_BH
+        for n in range(tables.num_codebooks):
+            state.step(n)
+        first_BN = state.codes_BHN[:, 0]
+        errors_B = tables.errors(x_BD[rows], first_BN)
+        better = errors_B < best_errors_B[rows]
+        best_BN[rows[better]] = first_BN[better]
+        best_errors_B[rows[better]] = errors_B[better]
+        if before.shape == state.keys_BH.shape:
+            moving = (before != state.keys_BH).any(dim=1).nonzero().squeeze(1)
+            if not len(moving):
+                break
+            if len(moving) < len(rows):
+                state.keep(moving)
+                rows = rows[moving]
+    return best_BN
+
+
+def greedy(tables: SearchTables, x_BD: Tensor) -> Tensor:
+    """(B, N) int32 codes chosen codebook by codebook, each given those before it."""
+    scores_BNK = tables.scores(x_BD).view(-1, tables.num_codebooks, tables.codebook_size)
+    codes = torch.empty(len(x_BD), tables.num_codebooks, dtype=torch.int32, device=x_BD.device)
+    for n in range(tables.num_codebooks):
+        given = scores_BNK[:, n]
+        if n:
+            given = given + F.embedding_bag(codes[:, :n] + tables.starts_N[:n], tables.pairs_NCK[n], mode="sum")
+        codes[:, n] = given.argmin(dim=1).int()
+    return codes
