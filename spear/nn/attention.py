@@ -25,11 +25,21 @@ def _windows(x_NTR: Tensor) -> Tensor:
     return x_NTR.as_strided((n, t, t), (t * r, r - 1, 1), x_NTR.storage_offset() + t - 1)
 
 
+def _hide_padding(scores_BHTT: Tensor, padding_BT: Tensor) -> None:
+    """Sets the scores of padded keys to -1000, after which their weights and gradients are exactly zero."""
+    if scores_BHTT.device.type != "cpu":
+        scores_BHTT.masked_fill_(padding_BT[:, None, None], _PADDED_SCORE)
+        return
+    # Padding is a suffix, and filling it costs less than passing over all scores.
+    for scores_HTT, length in zip(scores_BHTT, (~padding_BT).sum(1).tolist()):
+        scores_HTT[:, :, length:] = _PADDED_SCORE
+
+
 class _AttentionWeights(torch.autograd.Function):
     """Scores and softmax in one node: neither scores nor the (2T-1)-wide positional term is kept for backward."""
 
     @staticmethod
-    def forward(ctx, q_NTD, k_NTD, p_NTC, position_NCR, padding_B1T, num_heads, penalise):
+    def forward(ctx, q_NTD, k_NTD, p_NTC, position_NCR, padding_BT, num_heads, penalise):
         positional = torch.bmm(p_NTC, position_NCR)
         scores = torch.baddbmm(_windows(positional), q_NTD, k_NTD.mT)
         del positional
@@ -37,18 +47,18 @@ class _AttentionWeights(torch.autograd.Function):
         if penalise:
             over = scores.sign() * (scores.abs() > _SCORE_LIMIT)
             over = over * _SCORE_PENALTY if over.any() else None
-        if padding_B1T is not None:
-            scores.unflatten(0, (-1, num_heads)).masked_fill_(padding_B1T.unsqueeze(1), _PADDED_SCORE)
+        if padding_BT is not None:
+            _hide_padding(scores.unflatten(0, (-1, num_heads)), padding_BT)
         weights = torch.softmax(scores, dim=-1)
         first_head = weights.unflatten(0, (-1, num_heads))[:, 0].contiguous()
-        ctx.save_for_backward(q_NTD, k_NTD, p_NTC, position_NCR, weights, padding_B1T, over)
+        ctx.save_for_backward(q_NTD, k_NTD, p_NTC, position_NCR, weights, over)
         ctx.num_heads = num_heads
         return weights, first_head
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_weights, grad_first):
-        q, k, p, position, weights, padding_B1T, over = ctx.saved_tensors
+        q, k, p, position, weights, over = ctx.saved_tensors
         grad = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
         # Softmax's backward is linear, so the extra consumer of head 0 can be added after it.
         first = weights.unflatten(0, (-1, ctx.num_heads))[:, 0]
@@ -57,8 +67,6 @@ class _AttentionWeights(torch.autograd.Function):
         )
         if over is not None:
             grad.add_(over)
-        if padding_B1T is not None:
-            grad.unflatten(0, (-1, ctx.num_heads)).masked_fill_(padding_B1T.unsqueeze(1), 0.0)
         grad_q, grad_k = torch.bmm(grad, k), torch.bmm(grad.mT, q)
         n, t, _ = grad.shape
         by_offset = grad.new_zeros(n, t, 2 * t - 1)
@@ -109,7 +117,7 @@ class AttentionWeights(nn.Module):
             self._split_heads(k),
             self._split_heads(p),
             position_HCR.repeat(x_BTD.shape[0], 1, 1),
-            None if padding_BT is None else padding_BT.unsqueeze(1),
+            padding_BT,
             self.num_heads,
             self.training and happens(0.1),
         )

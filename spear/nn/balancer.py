@@ -15,6 +15,9 @@ from torch.autograd.function import once_differentiable
 from spear.nn.schedule import ScheduledFloat, happens, schedule
 
 _TINY = 1e-20
+# Moments are estimated on every n-th frame when that leaves this many.
+_ENOUGH_FRAMES = 2048
+_BLOCK = 1 << 17
 
 
 def _normalised_mean(proportion_positive: float) -> float:
@@ -28,9 +31,8 @@ def _normalised_mean(proportion_positive: float) -> float:
 
 def _penalty_coefficients(x_NC: Tensor, mean_bounds, rms_bounds) -> tuple[Tensor, Tensor] | None:
     """(a_C, b_C) such that a + b*x is the penalty's gradient with unit rms; None when every channel is in bounds."""
-    mean = x_NC.mean(0, dtype=torch.float32)
-    # One pass and no temporary: the norm accumulates in float32 whatever the type of x.
-    second_moment = torch.linalg.vector_norm(x_NC, dim=0, dtype=torch.float32).square() / x_NC.shape[0]
+    x_NC = x_NC[:: max(1, x_NC.shape[0] // _ENOUGH_FRAMES)].float()
+    mean, second_moment = x_NC.mean(0), x_NC.square().mean(0)
     variance = (second_moment - mean * mean).clamp(min=_TINY)
     deviation, rms = variance.sqrt(), second_moment.clamp(min=_TINY).sqrt()
     ratio = mean / deviation
@@ -61,15 +63,20 @@ class _BalancerFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
+        grad = grad.contiguous()
         mean_bounds, rms_bounds, grad_scale, channels = ctx.settings
         part = x[..., channels]
         coefficients = _penalty_coefficients(part.flatten(0, -2), mean_bounds, rms_bounds)
         if coefficients is None:
             return grad, None, None, None, None
-        a, b = coefficients
-        penalty = torch.addcmul(a * grad_scale, part.float(), b * grad_scale)
-        changed = grad.clone()
-        changed[..., channels].addcmul_(grad[..., channels].abs(), penalty.to(grad.dtype))
+        a, b = (coefficient * grad_scale for coefficient in coefficients)
+        changed = torch.empty_like(grad) if part.shape == x.shape else grad.clone()
+        # Block by block, so that a CPU's cache holds what lies between the three passes.
+        frames = max(1, _BLOCK // grad.shape[-1]) if grad.device.type == "cpu" else grad.numel()
+        pieces = (tensor[..., channels].flatten(0, -2).split(frames) for tensor in (x, grad, changed))
+        for x_NC, grad_NC, changed_NC in zip(*pieces):
+            penalty_NC = torch.addcmul(a, x_NC.float(), b).to(grad.dtype)
+            torch.addcmul(grad_NC, grad_NC.abs(), penalty_NC, out=changed_NC)
         return changed, None, None, None, None
 
 

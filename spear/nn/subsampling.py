@@ -31,6 +31,33 @@ def _btfc(x_BCTF: Tensor) -> Tensor:
     return x_BCTF.permute(0, 2, 3, 1)
 
 
+class FirstConv(nn.Conv2d):
+    """The 3x3 convolution of one input channel, as a product with a banded matrix.
+
+    A convolution kernel has nothing to reuse in a single channel. Eight neighbouring outputs of one frame depend on a
+    3 x 10 patch of the input: patches (.., 30) times a matrix (30, 8 * C) of the weights is several times faster than
+    oneDNN in both directions, and gives channels-last output.
+    """
+
+    WIDTH = 8
+
+    def __init__(self, channels: int):
+        super().__init__(1, channels, 3, padding=(0, 1))
+        # Which tap meets patch column i at output column o: i - o, where it is one of 0, 1, 2 (3: none).
+        taps = ((i - o for o in range(self.WIDTH)) for i in range(self.WIDTH + 2))
+        self._tap = [[tap if 0 <= tap < 3 else 3 for tap in row] for row in taps]
+
+    def forward(self, features_BTF: Tensor) -> Tensor:
+        """(B, T, F) -> (B, T - 2, F, C)."""
+        width, bins = self.WIDTH, features_BTF.shape[-1]
+        columns = F.pad(features_BTF, (1, 1 + -bins % width)).unfold(2, width + 2, width)
+        patches = torch.cat([columns[:, :-2], columns[:, 1:-1], columns[:, 2:]], dim=-1)
+        taps_time_freq_C = F.pad(self.weight.squeeze(1).permute(1, 2, 0), (0, 0, 0, 1))
+        matrix = taps_time_freq_C[:, self._tap].flatten(2).flatten(0, 1)
+        y = F.linear(patches, matrix.T, self.bias.repeat(width))
+        return y.unflatten(-1, (width, -1)).flatten(2, 3)[:, :, :bins]
+
+
 class ConvNeXt(nn.Module):
     """Depthwise 7x7 convolution, then a position-wise bottleneck of three times the width; with a residual."""
 
@@ -81,7 +108,7 @@ class Subsampling(nn.Module):
         # The released checkpoints number the parts of a longer sequence.
         self.conv = nn.ModuleDict(
             {
-                "0": nn.Conv2d(1, first, 3, padding=(0, 1)),
+                "0": FirstConv(first),
                 "4": nn.Conv2d(first, second, 3, stride=2),
                 "7": nn.Conv2d(second, third, 3, stride=(1, 2)),
             }
@@ -97,7 +124,7 @@ class Subsampling(nn.Module):
 
     def forward(self, features_BTF: Tensor, padding_BT: Tensor | None) -> Tensor:
         """(B, T, mel bins) -> (B, (T - 7) // 2, D); padding_BT marks the padded *output* frames, None without."""
-        x = _btfc(self.conv["0"](features_BTF.unsqueeze(1)))
+        x = self.conv["0"](features_BTF)
         if self.training:
             # The gradient that reaches the first convolution is large; the reference damps it.
             x = scale_gradient(x, 0.2)
