@@ -299,7 +299,7 @@ def _from_text(hints: list, text: str) -> Any:
 
 def _help(settings: _Settings, description: str) -> str:
     """All settings with type, default, aliases and their line of the docstring."""
-    lines = [description or (settings.config_class.__doc__ or "").strip().partition("\n")[0], ""]
+    lines = [description.strip() or (settings.config_class.__doc__ or "").strip().partition("\n")[0], ""]
     lines += [
         "  --config FILE.yaml   settings that differ from the defaults; may be repeated, the later file wins",
         "  --print-config       prints the complete settings as YAML and ends",
@@ -393,7 +393,8 @@ class Setting(typing.NamedTuple):
 
 def dotted_names(config_class: type, prefix: str = "") -> Iterator[Setting]:
     """Every setting of a configuration class; entries of mappings appear as ``<name>``, of lists as ``<item>``."""
-    texts = dict(re.findall(r"^ {4,8}(\w+): (.+(?:\n {6,12}[^\s:]+ .*)*)", config_class.__doc__ or "", re.MULTILINE))
+    described = re.findall(r"^ {4,8}([\w, ]+): (.+(?:\n {12}.*)*)", config_class.__doc__ or "", re.MULTILINE)
+    texts = {name: text for names, text in described for name in names.replace(",", " ").split()}
     for name, (hint, field) in _fields(config_class).items():
         options = _options(hint)
         if not _dataclasses(options):
