@@ -1,0 +1,123 @@
+"""The mini recipe, copied outside the repository: prepare 0-5, training with one and two processes, decode, report."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RECIPE = Path(__file__).resolve().parents[2] / "egs" / "mini" / "spear"
+FEW_STEPS = (
+    "--num-steps 4 --log-every-steps 1 --valid-every-steps 4 --checkpoint-every-steps 2 --average-every-steps 1 "
+    "--average-last-steps 2 --tensorboard false"
+)
+SMALL = [
+    "--corpus-options=--speech-minutes 6 --audio-minutes 4",
+    f"--teacher-options={FEW_STEPS}",
+    "--max-frames=4000",
+    "--num-jobs=2",
+]
+
+pytestmark = pytest.mark.slow
+
+
+def call(*words, cwd, seconds=600, **environment) -> subprocess.CompletedProcess:
+    """Runs a command with this interpreter's environment first in PATH and no PYTHONPATH."""
+    surroundings = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    surroundings["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), surroundings["PATH"]])
+    surroundings.setdefault("VIRTUAL_ENV", sys.prefix)
+    return subprocess.run(
+        [str(word) for word in words],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=surroundings | environment,
+        timeout=seconds,
+    )
+
+
+def succeed(*words, **keywords) -> str:
+    done = call(*words, **keywords)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """A copy of the recipe alone (its link to shared/ followed), prepared at small size."""
+    folder = tmp_path_factory.mktemp("elsewhere") / "my recipe"
+    shutil.copytree(RECIPE, folder, ignore=shutil.ignore_patterns("data", "data_*", "exp", "exp_*", "__pycache__"))
+    succeed("bash", folder / "prepare.sh", *SMALL, cwd="/")
+    return folder
+
+
+def test_every_stage_leaves_what_it_promises(recipe):
+    for name in ("raw/manifest.tsv", "manifests/cuts_speech_train.jsonl", "stats.json", "tokens/speech/card.json"):
+        assert (recipe / "data" / name).exists(), name
+    assert (recipe / "data/READY").exists()
+    assert list((recipe / "data/quantizer/audio").glob("*.safetensors"))
+    assert (recipe / "exp/teacher_speech/final/checkpoint.json").exists()
+
+
+def test_a_second_run_skips_everything(recipe):
+    text = succeed("bash", "prepare.sh", *SMALL, cwd=recipe)
+    assert text.count("done before with the same settings") == 6
+
+
+def test_manifests_survive_moving_the_recipe(recipe, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(recipe, moved, symlinks=True)
+    text = succeed(
+        sys.executable, moved / "train.py", *FEW_STEPS.split(), "--exp-dir", tmp_path / "student", cwd=tmp_path
+    )
+    assert "final model" in text
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_training_under_torchrun_and_decoding(recipe, num_processes, tmp_path):
+    exp = tmp_path / "exp"
+    words = [recipe / "train.py", *FEW_STEPS.split(), "--exp-dir", exp / "student"]
+    launcher = [Path(sys.executable).parent / "torchrun", "--standalone", "--nproc_per_node", str(num_processes)]
+    succeed(*launcher, *words, cwd="/")
+    description = json.loads((exp / "student/final/checkpoint.json").read_text())
+    assert description["step"] == 4
+    if num_processes == 1:
+        script = recipe / "decode_intent_classification.py"
+        text = succeed(
+            sys.executable,
+            script,
+            "--exp-dir",
+            exp,
+            "--max-steps",
+            "5",
+            "--learning-rates",
+            "1e-2",
+            "--num-jobs",
+            "1",
+            cwd="/",
+        )
+        assert "fbank" in text and "intent" in text
+        succeed("spear", "report", "--data-dir", recipe / "data", "--exp-dir", exp, cwd=tmp_path)
+        assert "<html" in (exp / "report.html").read_text()
+
+
+def test_tokens_of_another_quantizer_are_refused(recipe, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(recipe / "data", copy, symlinks=True)
+    card = copy / "tokens/speech/card.json"
+    card.unlink()
+    done = call(
+        sys.executable,
+        recipe / "train.py",
+        "--data-dir",
+        copy,
+        "--exp-dir",
+        tmp_path / "exp",
+        "--num-steps",
+        "1",
+        cwd="/",
+    )
+    assert done.returncode == 1 and "to fix:" in done.stderr and "Traceback" not in done.stderr
