@@ -1,0 +1,106 @@
+"""Checkpoints: directories that are whole or absent, checked on reading, and enough to go on bit for bit.
+
+    exp_dir/checkpoints/step-00000200/
+        model.safetensors        parameters of encoder, mask embedding and heads
+        model_avg.safetensors    their running mean
+        optimizer.safetensors    the optimizer's tensors
+        checkpoint.json          position, schedules, configuration, versions, cards, SHA-256 of the files above
+
+There is no random state in it: every stream is derived from (seed, purpose, epoch, batch).
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from spear import fs
+from spear.errors import CheckpointError
+from spear.log import get_logger
+
+logger = get_logger(__name__)
+FORMAT_VERSION = 1
+
+
+def directory_of(exp_dir: str | Path, step: int) -> Path:
+    """Where the checkpoint after `step` optimizer steps lives."""
+    return Path(exp_dir) / "checkpoints" / f"step-{step:08d}"
+
+
+def save(directory: str | Path, tensors: dict[str, dict[str, Tensor]], meta: dict) -> Path:
+    """Writes a checkpoint under a temporary name and renames it.
+
+    Args:
+        directory: the final place; one that exists is replaced.
+        tensors: file stem (`model`, `optimizer`, ...) -> named tensors.
+        meta: JSON-compatible description.
+    """
+    directory = Path(directory)
+    temporary = directory.with_name(f".{directory.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    digests = {}
+    for stem, values in tensors.items():
+        path = temporary / f"{stem}.safetensors"
+        save_file({name: value.detach().cpu().contiguous() for name, value in values.items()}, path)
+        with open(path, "rb") as handle:
+            os.fsync(handle.fileno())
+        digests[path.name] = fs.sha256_file(path)
+    fs.write_json(temporary / "checkpoint.json", {**meta, "format": FORMAT_VERSION, "files": digests})
+    if directory.exists():
+        shutil.rmtree(directory)
+    os.replace(temporary, directory)
+    return directory
+
+
+def verify(directory: str | Path) -> dict:
+    """Reads checkpoint.json and compares every file with its digest.
+
+    Raises:
+        CheckpointError: something is missing, truncated or altered; the file is named.
+    """
+    directory = Path(directory)
+    if not (directory / "checkpoint.json").exists():
+        raise CheckpointError(
+            f"no checkpoint.json in {directory}", "a complete checkpoint directory", "delete it, or name another"
+        )
+    meta = fs.read_json(directory / "checkpoint.json")
+    for name, digest in meta["files"].items():
+        path = directory / name
+        if not path.exists() or fs.sha256_file(path) != digest:
+            state = "missing" if not path.exists() else "truncated or altered"
+            raise CheckpointError(
+                f"{path} is {state}", f"the file with SHA-256 {digest[:12]}", f"delete {directory} and use an older one"
+            )
+    return meta
+
+
+def read_tensors(directory: str | Path, stem: str) -> dict[str, Tensor]:
+    """The named tensors of one file."""
+    return load_file(Path(directory) / f"{stem}.safetensors")
+
+
+def steps(exp_dir: str | Path) -> list[int]:
+    """Optimizer steps of the checkpoints below `exp_dir`, oldest first; damaged ones included."""
+    names = (Path(exp_dir) / "checkpoints").glob("step-*")
+    return sorted(int(path.name.removeprefix("step-")) for path in names)
+
+
+def newest(exp_dir: str | Path) -> tuple[Path, dict] | None:
+    """The newest checkpoint that is whole, with its description; damaged ones are reported and passed over."""
+    for step in reversed(steps(exp_dir)):
+        directory = directory_of(exp_dir, step)
+        try:
+            return directory, verify(directory)
+        except (CheckpointError, KeyError) as error:
+            logger.warning("checkpoint %s cannot be used, trying the one before:\n%s", directory.name, error)
+    return None
+
+
+def prune(exp_dir: str | Path, keep: int, always: set[int]) -> None:
+    """Deletes all but the newest `keep` checkpoints and those in `always`."""
+    for step in steps(exp_dir)[:-keep] if keep else []:
+        if step not in always:
+            shutil.rmtree(directory_of(exp_dir, step), ignore_errors=True)

@@ -1,0 +1,162 @@
+"""Everything a training run is told, in one typed tree (YAML and command line fill it, `spear.config` checks it)."""
+
+from dataclasses import dataclass, field
+
+from spear.data.mixing import MixingConfig
+from spear.data.plan import PlanLimits
+from spear.data.sources import SourceConfig
+from spear.errors import ConfigError
+from spear.models.config import SpearConfig
+from spear.models.mask import MaskConfig
+
+# Weight of each stream's loss on each domain (reference 5.4). Streams are named after what their teacher knows;
+# a run with other streams, or other weights, states `streams.<name>.domain_weights` itself.
+STRATEGIES: dict[str, dict[str, dict[str, float]]] = {
+    "asymmetric": {"speech": {"speech": 1.0, "audio": 1.0}, "audio": {"speech": 0.0, "audio": 0.1}},
+    "disjoint": {"speech": {"speech": 1.0, "audio": 0.0}, "audio": {"speech": 0.0, "audio": 0.25}},
+    "joint": {"speech": {"speech": 1.0, "audio": 1.0}, "audio": {"speech": 0.1, "audio": 0.1}},
+}
+
+
+@dataclass
+class StreamConfig:
+    """One stream of targets.
+
+    Attributes:
+        objective: `tokens` (of a teacher, from the token store) or `random_projection` (BEST-RQ: codes of the
+            unmasked features under a frozen random projection; needs no teacher).
+        domain_weights: weight of this stream's loss per domain; None takes the strategy's.
+        mix_tokens: take part in token mixing of speech with speech (reference 6.2: the speech teacher only).
+        tokens: directory of the token store below the data directory; None means `tokens/<stream name>`.
+        num_codebooks: random projection only; tokens state theirs on their card.
+        codebook_size: random projection only.
+        projection_dim: random projection only: dimension in which codes are looked up.
+        stacked_frames: random projection only: fbank rows that one target sees.
+        normalise: random projection only: `utterance` (each mel bin's mean over the utterance is taken away: what is
+            said, not how it was recorded) or `global` (one mean and variance for all bins: keeps level and spectrum).
+    """
+
+    objective: str = "tokens"
+    domain_weights: dict[str, float] | None = None
+    mix_tokens: bool = False
+    tokens: str | None = None
+    num_codebooks: int = 8
+    codebook_size: int = 256
+    projection_dim: int = 16
+    stacked_frames: int = 4
+    normalise: str = "utterance"
+
+    def __post_init__(self):
+        _choice("streams.*.objective", self.objective, ("tokens", "random_projection"))
+        _choice("streams.*.normalise", self.normalise, ("utterance", "global"))
+
+
+@dataclass
+class OptimizerConfig:
+    """ScaledAdam and Eden (reference section 7).
+
+    Attributes:
+        base_lr: learning rate before Eden's factors.
+        lr_batches: Eden's B0, in optimizer steps.
+        lr_hours: Eden's H, in hours of padded audio over all ranks.
+        warmup_batches: the factor rises from 0.5 to 1 over this many steps.
+        clipping_scale: gradients above this multiple of the median norm are scaled down.
+        reference_seconds: schedules count in batches of this many padded seconds.
+    """
+
+    base_lr: float = 0.045
+    lr_batches: float = 7500.0
+    lr_hours: float = 25000.0
+    warmup_batches: float = 500.0
+    clipping_scale: float = 2.0
+    reference_seconds: float = 600.0
+
+
+@dataclass
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+        exp_dir: everything the run writes.
+        data_dir: what prepare.sh made; paths of sources and tokens are relative to it.
+        seed: names every random stream.
+        num_steps: optimizer steps; training ends there.
+        model: encoder sizes.
+        strategy: `asymmetric`, `disjoint` or `joint`; weights a stream states itself come first.
+        streams: targets by name; any number.
+        sources: corpora with their domains and sampling weights.
+        valid_fraction: share of the cuts (chosen by id) kept out of training and scored unmasked and masked.
+        masked_weight, unmasked_weight: weights of frames by whether their input was masked (reference 5.2).
+        accumulation: batches per rank and optimizer step.
+        precision: `auto` (bf16 where it is fast), `bf16` or `fp32`.
+        device: `auto`, `cpu` or `cuda`.
+        num_workers: loader processes per rank.
+        log_every_steps, valid_every_steps, checkpoint_every_steps: periods in optimizer steps.
+        keep_checkpoints: older ones are deleted.
+        average_every_steps: the averaged model takes in the parameters this often.
+        average_last_steps: the final model is the average over these last steps (0: no averaging).
+        max_non_finite_steps: training stops after this many skipped steps.
+        tensorboard: write event files below exp_dir/tensorboard.
+    """
+
+    exp_dir: str = "exp"
+    data_dir: str = "data"
+    seed: int = 42
+    num_steps: int = 400_000
+    model: SpearConfig = field(default_factory=SpearConfig)
+    strategy: str = "asymmetric"
+    streams: dict[str, StreamConfig] = field(default_factory=dict)
+    sources: list[SourceConfig] = field(default_factory=list)
+    valid_fraction: float = 0.02
+    masked_weight: float = 1.0
+    unmasked_weight: float = 1.0
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    mixing: MixingConfig = field(default_factory=MixingConfig)
+    plan: PlanLimits = field(default_factory=PlanLimits)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    accumulation: int = 1
+    precision: str = "auto"
+    device: str = "auto"
+    num_workers: int = 1
+    log_every_steps: int = 50
+    valid_every_steps: int = 1000
+    checkpoint_every_steps: int = 4000
+    keep_checkpoints: int = 3
+    average_every_steps: int = 200
+    average_last_steps: int = 16_000
+    max_non_finite_steps: int = 20
+    tensorboard: bool = True
+
+    def __post_init__(self):
+        _choice("strategy", self.strategy, tuple(STRATEGIES))
+        _choice("precision", self.precision, ("auto", "bf16", "fp32"))
+
+    def stream_weight(self, stream: str, domain: str) -> float:
+        """Weight of a stream's loss on utterances of a domain.
+
+        Raises:
+            ConfigError: neither the stream nor the strategy states one.
+        """
+        stated = self.streams[stream].domain_weights or STRATEGIES[self.strategy].get(stream, {})
+        if domain not in stated:
+            raise ConfigError(
+                f"no weight for stream '{stream}' on domain '{domain}'",
+                "one in streams.<name>.domain_weights, or a stream that the strategy knows "
+                f"({', '.join(STRATEGIES[self.strategy])})",
+                f"set streams.{stream}.domain_weights: {{{domain}: 1.0}}",
+            )
+        return stated[domain]
+
+
+# icefall's flags, where it has the setting.
+ALIASES = {
+    "max-duration": "plan.max_seconds",
+    "base-lr": "optimizer.base_lr",
+    "lr-batches": "optimizer.lr_batches",
+    "lr-hours": "optimizer.lr_hours",
+}
+
+
+def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name}: '{value}'", "one of " + ", ".join(allowed), f"correct {name}")

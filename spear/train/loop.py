@@ -1,0 +1,301 @@
+"""The training loop: the only one of the project.
+
+A run is a function of its configuration and data. Everything random in step s comes from streams named by the batches
+of that step, so that a run that was killed and resumed goes on exactly as if nothing had happened.
+"""
+
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from spear import __version__, compat, dist, env
+from spear import config as configuration
+from spear.data import Batch, make_loader, make_validation_loader
+from spear.log import get_logger
+from spear.models.mask import sample_masks
+from spear.nn import set_batch_count
+from spear.optim import Eden, ScaledAdam, load_optimizer_tensors, optimizer_tensors, parameter_groups
+from spear.seeds import numpy_rng, seed_global
+from spear.train import checkpoint, setup
+from spear.train.averaging import RunningAverage, window_mean
+from spear.train.config import TrainConfig
+from spear.train.health import NonFiniteSteps
+from spear.train.metrics import MetricsLog, Window, token_metrics
+from spear.train.signals import StopRequest
+
+logger = get_logger(__name__)
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; its state is saved."""
+
+
+class Trainer:
+    """One run.
+
+    Args:
+        config: what to train on, and how.
+        world: this process among all.
+
+    Position: `step` counts finished optimizer steps, `epoch` and `batch` say where the plan goes on.
+    """
+
+    def __init__(self, config: TrainConfig, world: dist.World):
+        self.config, self.world = config, world
+        self.data = setup.load_data(config)
+        self.objectives = setup.make_objectives(config, self.data, world.device)
+        self.model = setup.make_model(config, self.objectives, world.device)
+        self.average = RunningAverage(self.model)
+        self.optimizer = ScaledAdam(
+            parameter_groups(self.model, config.optimizer.base_lr),
+            lr=config.optimizer.base_lr,
+            clipping_scale=config.optimizer.clipping_scale,
+        )
+        self.schedule = Eden(
+            self.optimizer,
+            lr_batches=config.optimizer.lr_batches,
+            lr_hours=config.optimizer.lr_hours,
+            warmup_batches=config.optimizer.warmup_batches,
+        )
+        bf16 = config.precision == "bf16" or (config.precision == "auto" and env.fast_bf16(world.device))
+        self.dtype = torch.bfloat16 if bf16 else torch.float32
+        self.step, self.epoch, self.batch, self.seen_seconds = 0, 0, 0, 0.0
+        self.non_finite = NonFiniteSteps(config.max_non_finite_steps, Path(config.exp_dir))
+        self.stop = StopRequest()
+
+    def run(self) -> Path:
+        """Trains to `num_steps` and returns the directory of the final model.
+
+        Raises:
+            Stopped: a signal came; the state was saved first.
+        """
+        self.stop.install()
+        self._resume()
+        self._describe()
+        self.wrapped = self._wrap()
+        self.log = MetricsLog(
+            self.config.exp_dir, self.world.is_main, self.config.num_steps, self.step, self.config.tensorboard
+        )
+        self.window = Window(list(self.objectives), self.world.device)
+        while self.step < self.config.num_steps:
+            self._run_epoch()
+        self.log.close()
+        return self._finish()
+
+    def _run_epoch(self) -> None:
+        loader = make_loader(
+            self.data.train,
+            self.epoch,
+            self.batch,
+            self.world.rank,
+            self.world.size,
+            self.config.num_workers,
+            accumulation=self.config.accumulation,
+            pin_memory=self.world.device.type == "cuda",
+        )
+        batches = iter(loader)
+        while self.batch < loader.plan.num_steps and self.step < self.config.num_steps:
+            self._train_step(batches, loader.plan)
+            self._housekeeping()
+        if self.batch >= loader.plan.num_steps:
+            self.epoch, self.batch = self.epoch + 1, 0
+
+    def _train_step(self, batches, plan) -> None:
+        """One optimizer step: `accumulation` batches per rank, gradients summed over them and over ranks."""
+        seconds, ids = 0.0, []
+        for part in range(self.config.accumulation):
+            asked = time.perf_counter()
+            batch: Batch = next(batches)
+            waited = time.perf_counter() - asked
+            number = plan.global_batch(self.batch, self.world.rank)
+            last = part == self.config.accumulation - 1
+            output = self._forward(batch.to(self.world.device), number, synchronise=last)
+            self.window.add(
+                output.stats,
+                audio_seconds=batch.audio_seconds,
+                padded_seconds=batch.padded_seconds,
+                wait_seconds=waited,
+            )
+            seconds += float(plan.batch_seconds[number])
+            ids += batch.ids
+            self.batch += 1
+        # Padded seconds of the whole step are known to every rank from the plan; no communication is needed.
+        self.seen_seconds += self._step_seconds(plan)
+        set_batch_count(self.model, self.seen_seconds / self.config.optimizer.reference_seconds)
+        self.schedule.step_batch(self.step)
+        self.schedule.step_hours(self.seen_seconds / 3600)
+        self.optimizer.step()
+        self.non_finite.check(self.optimizer.num_nonfinite, self.step, ids)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.window.host["steps"] += 1
+
+    def _forward(self, batch: Batch, number: int, synchronise: bool):
+        """Forward and backward pass of one batch; returns the model's output."""
+        rng = numpy_rng(self.config.seed, "mask", self.epoch, number)
+        inputs = self._inputs(batch, rng)
+        # Dropout, layer skips and the like draw from torch's global generator inside the model.
+        seed_global(self.config.seed, "model_noise", self.epoch, number)
+        if isinstance(self.wrapped, DistributedDataParallel):
+            self.wrapped.require_backward_grad_sync = synchronise
+        with compat.autocast(self.world.device.type, self.dtype):
+            output = self.wrapped(*inputs)
+        # DDP divides the summed gradients by the number of ranks; the loss is a sum, so that is undone here.
+        (output.loss * self.world.size).backward()
+        return output
+
+    def _inputs(self, batch: Batch, rng) -> tuple:
+        """Arguments of the model: features, targets at the student's rate, weights, and masks when `rng` is given."""
+        device = self.world.device
+        lens_B = self.model.output_lengths(batch.feature_lens_B)
+        targets = {name: objective.targets(batch, lens_B) for name, objective in self.objectives.items()}
+        weights = {
+            name: torch.tensor([self.config.stream_weight(name, domain) for domain in batch.domains], device=device)
+            for name in self.objectives
+        }
+        masks: list[Tensor | None] = [None, None]
+        if rng is not None:
+            _, num_frames, num_channels = batch.features_BTF.shape
+            arrays = sample_masks(batch.feature_lens_B.tolist(), num_frames, num_channels, self.config.mask, rng)
+            masks = [torch.from_numpy(array).to(device) for array in arrays]
+        return batch.features_BTF, batch.feature_lens_B, targets, weights, *masks
+
+    def _step_seconds(self, plan) -> float:
+        """Padded seconds of the optimizer step just done, over all ranks."""
+        first = (self.batch - self.config.accumulation) * self.world.size
+        return float(plan.batch_seconds[first : self.batch * self.world.size].sum())
+
+    def _housekeeping(self) -> None:
+        """What happens between steps: averaging, logging, validation, saving, stopping."""
+        config, step = self.config, self.step
+        if step % config.average_every_steps == 0:
+            self.average.update(self.model)
+        if step % config.log_every_steps == 0 or step == config.num_steps:
+            self._log_window()
+        if self.data.valid and (step % config.valid_every_steps == 0 or step == config.num_steps):
+            self.log.write(step, self._validate(), prefix="valid/")
+            self.window = Window(list(self.objectives), self.world.device)
+        stopping = dist.any_(bool(self.stop), self.world.device)
+        if stopping or step % config.checkpoint_every_steps == 0 or step in (self._window_start(), config.num_steps):
+            self.save()
+        if stopping:
+            raise Stopped(f"{self.stop.signal_name or 'a signal on another rank'} at step {step}")
+
+    def _log_window(self) -> None:
+        row = {"epoch": self.epoch, "seconds": time.perf_counter() - self.log.start, **self.window.reduce()}
+        clipping = self.optimizer.clipping
+        row["lr"] = self.schedule.last_lr[0]
+        row["grad_norm"] = clipping.last_norm
+        row["clipped_share"] = clipping.clipped_fraction
+        self.log.write(self.step, row)
+        self.window = Window(list(self.objectives), self.world.device)
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        """Token loss on the held-out cuts: with the input whole, and with masks that are the same every time."""
+        self.model.eval()
+        sums = torch.zeros(len(self.objectives), 2, 3, dtype=torch.float64, device=self.world.device)
+        loader = make_validation_loader(self.data.valid, self.world.rank, self.world.size, self.config.num_workers)
+        for step, batch in enumerate(loader):
+            number = loader.plan.global_batch(step, self.world.rank)
+            inputs = self._inputs(batch.to(self.world.device), numpy_rng(0, "valid_mask", number))
+            with compat.autocast(self.world.device.type, self.dtype):
+                stats = self.model(*inputs).stats
+            sums += torch.stack([stats[name] for name in self.objectives])
+        self.model.train()
+        return token_metrics(list(self.objectives), dist.sum_(sums).cpu())
+
+    def _wrap(self) -> torch.nn.Module:
+        self.model.train()
+        set_batch_count(self.model, self.seen_seconds / self.config.optimizer.reference_seconds)
+        if self.world.size == 1:
+            return self.model
+        device_ids = [self.world.device.index] if self.world.device.type == "cuda" else None
+        return DistributedDataParallel(self.model, device_ids=device_ids, broadcast_buffers=False)
+
+    def _window_start(self) -> int:
+        """The step after which the final average begins; its checkpoint is kept. -1 without averaging."""
+        start = self.config.num_steps - self.config.average_last_steps
+        return start if 0 < start < self.config.num_steps else -1
+
+    def save(self) -> None:
+        """Writes a checkpoint (rank 0) that `_resume` continues from."""
+        if self.world.is_main:
+            optimizer, numbers = optimizer_tensors(self.optimizer)
+            tensors = {"model": self.model.state_dict(), "model_avg": self.average.mean, "optimizer": optimizer}
+            meta = {
+                "step": self.step,
+                "epoch": self.epoch,
+                "batch": self.batch,
+                "world_size": self.world.size,
+                "seen_seconds": self.seen_seconds,
+                "average_count": self.average.count,
+                "optimizer": numbers,
+                "schedule": self.schedule.state_dict(),
+                **self._provenance(),
+            }
+            checkpoint.save(checkpoint.directory_of(self.config.exp_dir, self.step), tensors, meta)
+            checkpoint.prune(self.config.exp_dir, self.config.keep_checkpoints, {self._window_start()})
+        dist.barrier()
+
+    def _provenance(self) -> dict:
+        """What a reader of the checkpoint wants to know, and what `spear.load_model` needs."""
+        return {
+            "model_config": configuration.to_dict(self.config.model),
+            "config": configuration.to_dict(self.config),
+            "cards": setup.token_cards(self.data),
+            "spear_version": __version__,
+            "git_commit": env.git_commit(),
+            "hardware": env.describe_hardware(),
+        }
+
+    def _resume(self) -> None:
+        """Continues from the newest whole checkpoint, if there is one."""
+        found = checkpoint.newest(self.config.exp_dir)
+        if found is None:
+            return
+        directory, meta = found
+        setup.check_resumable(self.config, meta, self.world.size, setup.token_cards(self.data))
+        self.model.load_state_dict(checkpoint.read_tensors(directory, "model"))
+        self.average.load(checkpoint.read_tensors(directory, "model_avg"), meta["average_count"])
+        load_optimizer_tensors(self.optimizer, checkpoint.read_tensors(directory, "optimizer"), meta["optimizer"])
+        self.schedule.load_state_dict(meta["schedule"])
+        self.step, self.epoch, self.batch = meta["step"], meta["epoch"], meta["batch"]
+        self.seen_seconds = meta["seen_seconds"]
+        if meta["world_size"] != self.world.size:
+            self.batch = self.batch * meta["world_size"] // self.world.size
+        logger.info("resuming from %s: step %d, epoch %d, batch %d", directory, self.step, self.epoch, self.batch)
+
+    def _describe(self) -> None:
+        parameters = sum(p.numel() for p in self.model.parameters())
+        modules = (self.model.encoder_embed, self.model.encoder)
+        encoder = sum(p.numel() for module in modules for p in module.parameters())
+        logger.info(
+            "%s parameters (%s in the encoder), %s on %s, %d rank(s), steps %d to %d",
+            f"{parameters:,}",
+            f"{encoder:,}",
+            str(self.dtype).removeprefix("torch."),
+            self.world.device,
+            self.world.size,
+            self.step,
+            self.config.num_steps,
+        )
+
+    def _finish(self) -> Path:
+        """Writes `final/`: the average over the last steps, ready for `spear.load_model`."""
+        final = Path(self.config.exp_dir) / "final"
+        if self.world.is_main:
+            state = {name: value.float() for name, value in self.model.state_dict().items()}
+            start = self._window_start()
+            if start > 0 and self.average.count:
+                directory = checkpoint.directory_of(self.config.exp_dir, start)
+                earlier, meta = checkpoint.read_tensors(directory, "model_avg"), checkpoint.verify(directory)
+                if self.average.count > meta["average_count"]:
+                    state = window_mean(self.average.mean, self.average.count, earlier, meta["average_count"])
+            checkpoint.save(final, {"model": state}, {"step": self.step, **self._provenance()})
+            logger.info("final model: %s", final)
+        dist.barrier()
+        return final

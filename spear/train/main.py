@@ -1,0 +1,63 @@
+"""The entry point behind every recipe's train.py and `spear train`."""
+
+import sys
+from pathlib import Path
+
+from spear import config as configuration
+from spear import dist, log
+from spear.train.config import ALIASES, TrainConfig
+from spear.train.loop import Stopped, Trainer
+from spear.train.signals import EXIT_CODE
+
+DESCRIPTION = """Trains a SPEAR encoder. One process, or several under torchrun; run it again to resume.
+Settings: --config FILE.yaml (repeat it; later files win) and --some.key VALUE. A recipe's train.py without --config
+takes the recipe's conf/student.yaml; its relative data_dir and exp_dir are below the recipe."""
+
+
+def main(argv: list[str] | None = None, recipe_dir: str | Path | None = None) -> int:
+    """Trains as the arguments say.
+
+    Args:
+        argv: arguments; None means those of the process.
+        recipe_dir: where a recipe's conf/ is, and what its relative `data_dir` and `exp_dir` are below.
+
+    Returns:
+        exit status: 0, or 85 when a signal asked to stop and the state was saved.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if recipe_dir is not None:
+        argv = _with_recipe(argv, Path(recipe_dir))
+    config = configuration.parse(TrainConfig, argv, ALIASES, DESCRIPTION)
+    if recipe_dir is not None:
+        stated = {argument.split("=")[0].replace("_", "-") for argument in argv}
+        for name in ("exp_dir", "data_dir"):
+            # A directory on the command line is relative to the caller; one from a file or a default, to the recipe.
+            if f"--{name.replace('_', '-')}" not in stated:
+                setattr(config, name, str(Path(recipe_dir) / getattr(config, name)))
+    world = dist.start(config.device)
+    log.setup(Path(config.exp_dir) / "logs" / "train.log", world.rank)
+    try:
+        if world.is_main:
+            configuration.dump_yaml(config, Path(config.exp_dir) / "config.yaml")
+        Trainer(config, world).run()
+    except Stopped as reason:
+        log.get_logger(__name__).warning("stopped by %s; saved; run the same command to go on", reason)
+        return EXIT_CODE
+    finally:
+        dist.stop()
+    return 0
+
+
+def _with_recipe(argv: list[str], recipe_dir: Path) -> list[str]:
+    """Finds configuration files in the recipe, from whatever directory it is called; adds the default one."""
+    found = []
+    for position, argument in enumerate(argv):
+        follows = position > 0 and argv[position - 1] == "--config"
+        path = argument.removeprefix("--config=") if argument.startswith("--config=") else argument if follows else ""
+        if path and not Path(path).exists() and (recipe_dir / path).exists():
+            argument = argument.replace(path, str(recipe_dir / path))
+        found.append(argument)
+    if not any(argument == "--config" or argument.startswith("--config=") for argument in argv):
+        default = recipe_dir / "conf" / "student.yaml"
+        found = (["--config", str(default)] if default.exists() else []) + found
+    return found

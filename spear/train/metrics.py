@@ -1,0 +1,126 @@
+"""Sums of what happens between two log lines, and where they go: log, metrics.jsonl, TensorBoard."""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from spear import dist
+from spear.log import get_logger, human_seconds
+
+logger = get_logger(__name__)
+
+
+class Window:
+    """Statistics of the steps since the last log line; device tensors stay there until `reduce`.
+
+    Args:
+        streams: names of the target streams.
+        device: where the sums live.
+    """
+
+    def __init__(self, streams: list[str], device: torch.device):
+        self.streams, self.device = streams, device
+        self.start = time.perf_counter()
+        self.sums = torch.zeros(len(streams), 2, 3, dtype=torch.float64, device=device)
+        self.host = dict.fromkeys(("audio_seconds", "padded_seconds", "wait_seconds", "steps"), 0.0)
+
+    def add(self, stats: dict[str, Tensor], **host: float) -> None:
+        """Adds a batch's (2, 3) statistics per stream, and numbers known on the host."""
+        self.sums += torch.stack([stats[name] for name in self.streams])
+        for name, value in host.items():
+            self.host[name] += value
+
+    def reduce(self) -> dict[str, float]:
+        """Means over all ranks: loss and accuracy per stream, masked and unmasked frames apart."""
+        elapsed = max(time.perf_counter() - self.start, 1e-9)
+        host = torch.tensor([self.host["audio_seconds"], self.host["wait_seconds"], elapsed], dtype=torch.float64)
+        host = dist.sum_(host.to(self.device)).tolist()
+        sums = dist.sum_(self.sums).cpu()
+        row = {"audio_seconds_per_second": host[0] / elapsed, "data_wait_share": host[1] / host[2]}
+        row.update(token_metrics(self.streams, sums))
+        return row
+
+
+def token_metrics(streams: list[str], sums: Tensor) -> dict[str, float]:
+    """(streams, 2, 3) sums -> `loss/<stream>/masked` and so on; kinds of frames that did not occur are left out."""
+    row = {}
+    for index, stream in enumerate(streams):
+        for part, name in enumerate(("masked", "unmasked")):
+            loss, count, correct = sums[index, part].tolist()
+            if count:
+                row[f"loss/{stream}/{name}"] = loss / count
+                row[f"accuracy/{stream}/{name}"] = correct / count
+    return row
+
+
+class MetricsLog:
+    """Writes rows of numbers; on ranks other than 0 it does nothing.
+
+    Args:
+        exp_dir: `metrics.jsonl` and `tensorboard/` go here.
+        is_main: whether this process writes.
+        num_steps: for the remaining time.
+        resume_step: rows of later steps, from a run that was killed, are dropped.
+        tensorboard: write event files too.
+    """
+
+    def __init__(self, exp_dir: str | Path, is_main: bool, num_steps: int, resume_step: int, tensorboard: bool):
+        self.is_main, self.num_steps, self.resume_step = is_main, num_steps, resume_step
+        self.start = time.perf_counter()
+        self.writer = None
+        if not is_main:
+            return
+        self.path = Path(exp_dir) / "metrics.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_rows_after(self.path, resume_step)
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and optional
+
+            self.writer = SummaryWriter(str(Path(exp_dir) / "tensorboard"), purge_step=resume_step)
+
+    def write(self, step: int, row: dict[str, float], prefix: str = "") -> None:
+        """Appends a row; `prefix` is put before loss and accuracy names (`valid/`)."""
+        if not self.is_main:
+            return
+        named = {f"{prefix}{name}": value for name, value in row.items()}
+        with open(self.path, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps({"step": step, **named}) + "\n")
+        for name, value in named.items():
+            if self.writer and isinstance(value, int | float):
+                self.writer.add_scalar(name, value, step)
+        logger.info("%s", self._line(step, named))
+
+    def close(self) -> None:
+        """Flushes the event files."""
+        if self.writer:
+            self.writer.close()
+
+    def _line(self, step: int, row: dict[str, float]) -> str:
+        done = max(step - self.resume_step, 1)
+        left = (time.perf_counter() - self.start) / done * (self.num_steps - step)
+        losses = ", ".join(f"{k.removeprefix('loss/')} {v:.3f}" for k, v in row.items() if "loss/" in k)
+        right = ", ".join(f"{100 * v:.0f}%" for k, v in row.items() if "accuracy/" in k)
+        line = f"step {step}/{self.num_steps}: {losses} nats (right {right})"
+        if "lr" in row:
+            line += (
+                f", lr {row['lr']:.4f}, {row['audio_seconds_per_second']:.0f} audio-s/s, "
+                f"data wait {100 * row['data_wait_share']:.0f}%, {human_seconds(left)} left"
+            )
+        return line
+
+
+def _drop_rows_after(path: Path, step: int) -> None:
+    """Removes rows of steps that will be done again, and a half-written last line."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError):
+            continue
+    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")

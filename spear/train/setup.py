@@ -1,0 +1,188 @@
+"""From a configuration to the things a run needs: data, objectives, model."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from spear import config as configuration
+from spear.data import PretrainDataset, SourceConfig, Sources, load_sources
+from spear.data.streams import StreamConfig as TokenStreamConfig
+from spear.errors import CardError, CheckpointError, ConfigError
+from spear.log import get_logger
+from spear.manifest import read_items
+from spear.models.pretrain import SpearPretrainModel
+from spear.seeds import derive, seed_global
+from spear.train.config import TrainConfig
+from spear.train.objectives import Objective, RandomProjectionObjective, TokenObjective
+
+logger = get_logger(__name__)
+
+
+@dataclass
+class RunData:
+    """Training and validation cuts of a run.
+
+    Attributes:
+        train: batches to learn from.
+        valid: held-out cuts, None when `valid_fraction` is 0 or leaves none.
+        summary: counts for the log and the report.
+    """
+
+    train: PretrainDataset
+    valid: PretrainDataset | None
+    summary: dict
+
+
+def load_data(config: TrainConfig) -> RunData:
+    """Reads manifests and token stores and splits off the validation cuts.
+
+    Raises:
+        ConfigError: there are no sources.
+        DataError, CardError: what `spear.data.load_sources` refuses.
+    """
+    if not config.sources:
+        raise ConfigError("no sources", "at least one corpus to train on", "add sources: - {name, cuts} to the config")
+    data_dir = Path(config.data_dir)
+    sources = [dataclasses.replace(source, cuts=str(data_dir / source.cuts)) for source in config.sources]
+    streams = _token_streams(config, data_dir)
+    items = {source.name: _read(source) for source in sources}
+    is_valid = {name: [_is_valid(config, item.id) for item in of] for name, of in items.items()}
+    parts = [
+        {name: [item for item, valid in zip(of, is_valid[name]) if valid == wanted] for name, of in items.items()}
+        for wanted in (False, True)
+    ]
+    features = data_dir / "fbank" if (data_dir / "fbank" / "card.json").exists() else None
+    loaded = load_sources(sources, streams, items=parts[0])
+    train = PretrainDataset(
+        loaded,
+        seed=config.seed,
+        limits=config.plan,
+        mixing=config.mixing,
+        features=features,
+        plan_dir=Path(config.exp_dir) / "plan",
+    )
+    valid = None
+    if any(parts[1].values()):
+        held: Sources = load_sources(sources, streams, items=parts[1])
+        valid = PretrainDataset(held, seed=config.seed, limits=config.plan)
+    return RunData(train, valid, loaded.summary)
+
+
+def _token_streams(config: TrainConfig, data_dir: Path) -> list[TokenStreamConfig]:
+    """What the data layer must read for each stream of tokens."""
+    streams = []
+    for name, stream in config.streams.items():
+        if stream.objective != "tokens":
+            continue
+        domains = sorted({source.domain for source in config.sources} - {""}) or ["speech", "audio"]
+        used = tuple(domain for domain in domains if config.stream_weight(name, domain) > 0)
+        if not used:
+            raise ConfigError(
+                f"stream '{name}' has weight 0 on every domain ({', '.join(domains)})",
+                "a positive weight on one of them",
+                f"set streams.{name}.domain_weights, or remove the stream",
+            )
+        path = str(data_dir / (stream.tokens or f"tokens/{name}"))
+        streams.append(TokenStreamConfig(name=name, path=path, domains=used, mix_tokens=stream.mix_tokens))
+    return streams
+
+
+def _read(source: SourceConfig) -> list:
+    if not Path(source.cuts).exists():
+        raise ConfigError(
+            f"no manifest {source.cuts} of source '{source.name}'",
+            "a JSONL file of cuts",
+            "run the manifests stage (prepare.sh --stage 1 --stop-stage 1), or correct data_dir",
+        )
+    return read_items(source.cuts)
+
+
+def _is_valid(config: TrainConfig, item_id: str) -> bool:
+    """A cut's part depends on its id alone: not on the seed, the order or the other cuts."""
+    return derive(0, "valid", item_id) % 10_000 < config.valid_fraction * 10_000
+
+
+def make_objectives(config: TrainConfig, data: RunData, device: torch.device) -> dict[str, Objective]:
+    """One objective per stream.
+
+    Raises:
+        ConfigError: there are no streams.
+    """
+    if not config.streams:
+        raise ConfigError("no streams", "at least one stream of targets", "add streams: {speech: {}} to the config")
+    downsampling = 2 * config.model.output_downsampling_factor
+    token_streams = {stream.name: stream for stream in data.train.streams}
+    objectives: dict[str, Objective] = {}
+    for name, stream in config.streams.items():
+        if stream.objective == "tokens":
+            objectives[name] = TokenObjective(name, token_streams[name], 100 / downsampling)
+        else:
+            objectives[name] = RandomProjectionObjective(
+                stream, name, config.model.num_mel_bins, downsampling, config.seed, device
+            )
+    return objectives
+
+
+def make_model(config: TrainConfig, objectives: dict[str, Objective], device: torch.device) -> SpearPretrainModel:
+    """The model with freshly initialised weights, equal for equal seeds."""
+    seed_global(config.seed, "model")
+    heads = {name: objective.head for name, objective in objectives.items()}
+    model = SpearPretrainModel(config.model, heads, config.masked_weight, config.unmasked_weight)
+    return model.to(device)
+
+
+def token_cards(data: RunData) -> dict[str, dict]:
+    """The cards of the token streams, for the checkpoint."""
+    return {stream.name: stream.card for stream in data.train.streams}
+
+
+# Settings that may differ between a checkpoint and the run that resumes it without changing what is computed.
+_FREE = ("exp_dir", "data_dir", "num_steps", "num_workers", "device", "tensorboard", "keep_checkpoints")
+_FREE_SUFFIX = "_every_steps"
+
+
+def check_resumable(config: TrainConfig, meta: dict, world_size: int, cards: dict[str, dict]) -> None:
+    """Compares a checkpoint with the run that wants to continue it.
+
+    Raises:
+        CheckpointError: settings that change the training differ; the first is named with both values.
+        CardError: the tokens are not those that the checkpoint was trained on.
+    """
+    saved, present = flatten(meta["config"]), flatten(configuration.to_dict(config))
+    for key in sorted({*saved, *present}):
+        if key in _FREE or key.endswith(_FREE_SUFFIX) or saved.get(key) == present.get(key):
+            continue
+        raise CheckpointError(
+            f"{key} = {present.get(key)!r}, but the checkpoint in {config.exp_dir} was trained with {saved.get(key)!r}",
+            "the settings of the run that is resumed",
+            f"correct {key}, or choose another exp_dir for a new run",
+        )
+    for name, card in cards.items():
+        trained = meta["cards"].get(name, {})
+        if trained.get("quantizer") != card.get("quantizer") or trained.get("teacher") != card.get("teacher"):
+            raise CardError(
+                f"tokens of stream '{name}' from quantizer {card.get('quantizer')} and teacher {card.get('teacher')}",
+                f"quantizer {trained.get('quantizer')} and teacher {trained.get('teacher')}, as the checkpoint had",
+                "restore the tokens, or choose another exp_dir for a new run",
+            )
+    if meta["world_size"] != world_size:
+        logger.warning(
+            "resuming with %d ranks a checkpoint of %d: the batches of a step are no longer the same",
+            world_size,
+            meta["world_size"],
+        )
+
+
+def flatten(values, prefix: str = "") -> dict:
+    """Nested dictionaries and lists -> {dotted key: value}."""
+    pairs = (
+        values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list | tuple) else None
+    )
+    if pairs is None:
+        return {prefix: values}
+    flat = {}
+    for key, value in pairs:
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
