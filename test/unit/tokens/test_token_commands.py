@@ -84,6 +84,7 @@ def test_extract_then_verify(place, tmp_path, capsys):
         assert slow.rows(item) == (store.rows(item) + 1) // 2
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes(place, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     assert extract_tokens.main(_extract_arguments(place, one)) == 0
