@@ -1,8 +1,7 @@
 """Attention weights computed once for a layer, and the two modules that consume them (Zipformer, 3.5).
 
 Weights are softmax(q.k + p.position(key - query)) without a 1/sqrt(d) factor. The positional term has few dimensions
-(4 a head) and depends on the offset only: it is computed for all 2T-1 offsets, and row i of the T x T scores reads
-its window of T offsets by strides alone.
+(4 a head) and depends on the offset only: see `spear.nn.relative`.
 """
 
 import torch
@@ -11,18 +10,13 @@ from torch.autograd.function import once_differentiable
 
 from spear.nn.balancer import Balancer
 from spear.nn.linear import small_linear
+from spear.nn.relative import add_relative_scores, relative_scores_backward
 from spear.nn.schedule import ScheduledFloat, happens
 from spear.nn.whiten import Whiten, whitening_limit
 
 _PADDED_SCORE = -1000.0
 _SCORE_LIMIT = 25.0
 _SCORE_PENALTY = 1e-4
-
-
-def _windows(x_NTR: Tensor) -> Tensor:
-    """Views (N, T, 2T-1) over offsets as (N, T, T) over keys: element (i, j) is offset j - i."""
-    n, t, r = x_NTR.shape
-    return x_NTR.as_strided((n, t, t), (t * r, r - 1, 1), x_NTR.storage_offset() + t - 1)
 
 
 def _hide_padding(scores_BHTT: Tensor, padding_BT: Tensor) -> None:
@@ -36,13 +30,12 @@ def _hide_padding(scores_BHTT: Tensor, padding_BT: Tensor) -> None:
 
 
 class _AttentionWeights(torch.autograd.Function):
-    """Scores and softmax in one node: neither scores nor the (2T-1)-wide positional term is kept for backward."""
+    """Scores and softmax in one node: neither the scores nor their positional term are kept for backward."""
 
     @staticmethod
-    def forward(ctx, q_NTD, k_NTD, p_NTC, position_NCR, padding_BT, num_heads, penalise):
-        positional = torch.bmm(p_NTC, position_NCR)
-        scores = torch.baddbmm(_windows(positional), q_NTD, k_NTD.mT)
-        del positional
+    def forward(ctx, q_NTD, k_NTD, p_NTC, position_HCR, padding_BT, num_heads, penalise):
+        scores = torch.bmm(q_NTD, k_NTD.mT)
+        add_relative_scores(scores, p_NTC, position_HCR)
         over = None
         if penalise:
             over = scores.sign() * (scores.abs() > _SCORE_LIMIT)
@@ -51,7 +44,7 @@ class _AttentionWeights(torch.autograd.Function):
             _hide_padding(scores.unflatten(0, (-1, num_heads)), padding_BT)
         weights = torch.softmax(scores, dim=-1)
         first_head = weights.unflatten(0, (-1, num_heads))[:, 0].contiguous()
-        ctx.save_for_backward(q_NTD, k_NTD, p_NTC, position_NCR, weights, over)
+        ctx.save_for_backward(q_NTD, k_NTD, p_NTC, position_HCR, weights, over)
         ctx.num_heads = num_heads
         return weights, first_head
 
@@ -68,11 +61,7 @@ class _AttentionWeights(torch.autograd.Function):
         if over is not None:
             grad.add_(over)
         grad_q, grad_k = torch.bmm(grad, k), torch.bmm(grad.mT, q)
-        n, t, _ = grad.shape
-        by_offset = grad.new_zeros(n, t, 2 * t - 1)
-        _windows(by_offset).copy_(grad)
-        grad_p = torch.bmm(by_offset, position.mT)
-        grad_position = torch.bmm(p.mT, by_offset)
+        grad_p, grad_position = relative_scores_backward(grad, p, position)
         return grad_q, grad_k, grad_p, grad_position, None, None, None
 
 
@@ -116,7 +105,7 @@ class AttentionWeights(nn.Module):
             self._split_heads(q),
             self._split_heads(k),
             self._split_heads(p),
-            position_HCR.repeat(x_BTD.shape[0], 1, 1),
+            position_HCR,
             padding_BT,
             self.num_heads,
             self.training and happens(0.1),

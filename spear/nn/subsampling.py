@@ -7,6 +7,7 @@ layer). Activations are kept channels-last, (B, T, frequency, C), so that 1x1 co
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from spear.nn.activations import swoosh_l, swoosh_r
 from spear.nn.balancer import Balancer
@@ -58,6 +59,38 @@ class FirstConv(nn.Conv2d):
         return y.unflatten(-1, (width, -1)).flatten(2, 3)[:, :, :bins]
 
 
+class _Depthwise(torch.autograd.Function):
+    """7x7 depthwise convolution of (B, T, F, C) on a CPU.
+
+    oneDNN's kernels for the weights' gradient are slow for square windows: it is taken column by column.
+    """
+
+    @staticmethod
+    def forward(ctx, x_BTFC, weight, bias):
+        ctx.save_for_backward(x_BTFC, weight)
+        return _btfc(torch.conv2d(_nchw(x_BTFC), weight, bias, 1, weight.shape[-1] // 2, 1, len(weight)))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_BTFC):
+        x_BTFC, weight = ctx.saved_tensors
+        grad_BTFC = grad_BTFC.contiguous()
+        channels, size, bins = len(weight), weight.shape[-1], x_BTFC.shape[2]
+        pad = size // 2
+
+        def gradients(x, kernel, padding, wanted):
+            arguments = (_nchw(grad_BTFC), _nchw(x), kernel, [channels], (1, 1), padding)
+            return torch.ops.aten.convolution_backward(*arguments, (1, 1), False, (0, 0), channels, wanted)
+
+        grad_x = gradients(x_BTFC, weight, (pad, pad), (True, False, False))[0]
+        padded = F.pad(x_BTFC, (0, 0, pad, pad))
+        columns = [
+            gradients(padded[:, :, i : i + bins].contiguous(), weight[..., :1], (pad, 0), (False, True, False))[1]
+            for i in range(size)
+        ]
+        return _btfc(grad_x), torch.cat(columns, dim=3), grad_BTFC.sum((0, 1, 2))
+
+
 class ConvNeXt(nn.Module):
     """Depthwise 7x7 convolution, then a position-wise bottleneck of three times the width; with a residual."""
 
@@ -76,7 +109,11 @@ class ConvNeXt(nn.Module):
 
     def forward(self, x_BTFC: Tensor) -> Tensor:
         """(B, T, F, C) -> (B, T, F, C)."""
-        x = _btfc(self.depthwise_conv(_nchw(x_BTFC)))
+        if x_BTFC.device.type == "cpu":
+            weight, bias = (value.to(x_BTFC.dtype) for value in (self.depthwise_conv.weight, self.depthwise_conv.bias))
+            x = _Depthwise.apply(x_BTFC, weight, bias)
+        else:
+            x = _btfc(self.depthwise_conv(_nchw(x_BTFC)))
         x = F.linear(x, self.pointwise_conv1.weight.flatten(1), self.pointwise_conv1.bias)
         x = swoosh_l(self.hidden_balancer(x))
         x = F.linear(x, self.pointwise_conv2.weight.flatten(1), self.pointwise_conv2.bias)

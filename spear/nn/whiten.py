@@ -57,7 +57,7 @@ class _WhitenFunction(torch.autograd.Function):
         if not _metric(scatter) > limit:
             return grad, None, None, None
         if step > 1:
-            centred, scatter = _covariance(x_NGD)
+            centred = (x_NGD - x_NGD[::step].mean(0)).transpose(0, 1).float()
         # d metric / dx is proportional to x (C - tr(C^2)/tr(C) I); the constant is lost in the normalisation.
         trace = scatter.diagonal(dim1=1, dim2=2).sum()
         ratio = scatter.square().sum() / (trace + 1e-20)
