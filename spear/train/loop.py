@@ -186,10 +186,9 @@ class Trainer:
 
     def _log_window(self) -> None:
         row = {"epoch": self.epoch, "seconds": time.perf_counter() - self.log.start, **self.window.reduce()}
-        clipping = self.optimizer.clipping
         row["lr"] = self.schedule.last_lr[0]
-        row["grad_norm"] = clipping.last_norm
-        row["clipped_share"] = clipping.clipped_fraction
+        row["grad_norm"] = self.optimizer.last_grad_norm
+        row["clipped_share"] = self.optimizer.fraction_clipped
         self.log.write(self.step, row)
         self.window = Window(list(self.objectives), self.world.device)
 
