@@ -145,7 +145,7 @@ def _do_unit(unit, streams, settings, pool, progress, report, heartbeat) -> None
             for teacher, group in _by_teacher(streams):
                 _do_batch(batch, teacher, group, writers)
             report.seconds += sum(item.duration_seconds for item, _ in batch)
-            progress.update(round(sum(item.duration_seconds for item, _ in batch)), batch[-1][0].id)
+            progress.update(int(report.seconds) - progress.done, batch[-1][0].id)
         for stream in streams:
             extra = writers[stream.name].extra
             extra["quarantined"].sort(key=lambda entry: entry["id"])
