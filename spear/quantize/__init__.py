@@ -1,0 +1,25 @@
+"""Multi-codebook vector quantisation of teacher embeddings, and simpler quantisers as controls."""
+
+from spear.quantize.codec import Quantizer
+from spear.quantize.controls import KMeans, RandomProjectionQuantizer
+from spear.quantize.fit import channel_statistics, fit
+from spear.quantize.metrics import bits_per_second, code_use, relative_error
+from spear.quantize.store import TrainedQuantizer, load_quantizer, save_authors_file, save_quantizer
+from spear.quantize.trainer import QuantizerTrainConfig, train_quantizer
+
+__all__ = [
+    "KMeans",
+    "Quantizer",
+    "QuantizerTrainConfig",
+    "RandomProjectionQuantizer",
+    "TrainedQuantizer",
+    "bits_per_second",
+    "channel_statistics",
+    "code_use",
+    "fit",
+    "load_quantizer",
+    "relative_error",
+    "save_authors_file",
+    "save_quantizer",
+    "train_quantizer",
+]

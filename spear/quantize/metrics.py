@@ -10,9 +10,9 @@ from spear.quantize.codec import entropy_loss
 
 def relative_error(x_MD: Tensor, decoded_MD: Tensor) -> float:
     """Squared error of the decoded frames over that of the frames' mean: 0 is perfect, 1 is no better than the mean."""
-    x_MD = x_MD.double()
+    x_MD, decoded_MD = x_MD.detach().double(), decoded_MD.detach().double()
     total = (x_MD - x_MD.mean(dim=0)).square().sum()
-    return float((x_MD - decoded_MD.double()).square().sum() / (total + 1e-20))
+    return float((x_MD - decoded_MD).square().sum() / (total + 1e-20))
 
 
 def code_use(codes_MN: Tensor, codebook_size: int) -> dict[str, list]:

@@ -62,12 +62,13 @@ class SearchTables:
 
 
 def top_smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` smallest entries of each row, sorted, with their places.
+    """The `count` smallest entries of each row (all, if there are fewer), sorted, with their places.
 
     Looks at block minima first: the answer lies in the `count` blocks with the smallest minima, which is several
     times faster than sorting whole rows and gives the same values.
     """
     num_rows, width = values.shape
+    count = min(count, width)
     if width % _TOPK_BLOCK or width // _TOPK_BLOCK <= 2 * count or count == 1:
         return values.topk(count, dim=1, largest=False)
     # A block is a column of this view (a stride apart), so that the minimum runs down whole rows of memory.

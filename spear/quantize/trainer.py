@@ -49,7 +49,7 @@ class QuantizerTrainConfig:
     ridge: float = field(default=2.0, metadata={"help": "frames' worth of weight that holds a code vector in place"})
     logits_epochs: float = field(default=3.0, metadata={"help": "epochs of cross-entropy for the linear layer"})
     heldout_fraction: float = field(default=0.05, metadata={"help": "share of the frames that is only measured on"})
-    max_heldout: int = field(default=10_000, metadata={"help": "most frames held out"})
+    max_heldout: int = field(default=5_000, metadata={"help": "most frames held out"})
 
 
 def train_quantizer(

@@ -1,0 +1,129 @@
+"""Training: lower error than residual k-means, even use of the codes, exact restarts."""
+
+import pytest
+import torch
+
+from spear.errors import DataError
+from spear.quantize import QuantizerTrainConfig, channel_statistics, fit, relative_error, train_quantizer
+from spear.quantize.search import SearchTables, greedy
+from spear.quantize.start import residual_kmeans
+
+CONFIG = QuantizerTrainConfig(codebook_size=32, rounds=4, logits_epochs=1)
+
+
+def silent(state):
+    pass
+
+
+def same(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))
+
+
+def test_error_is_clearly_below_residual_kmeans(trained, frames):
+    config = QuantizerTrainConfig(codebook_size=32, rounds=6, heldout_fraction=0)
+    quantizer, _ = train_quantizer(frames[:5000], 4, config, silent)
+    x = frames[5000:]
+    tables = SearchTables(residual_kmeans(frames[:5000], 4, 32, 20, seed=0))
+    plain = relative_error(x, tables.decode(greedy(tables, x)))
+    by_passes = [relative_error(x, quantizer.decode(quantizer.encode(x, passes))) for passes in (0, 1, 5)]
+    assert by_passes[2] <= by_passes[1] < 0.92 * plain and by_passes[1] < by_passes[0]
+    assert trained[1]["relative_error"]["5"] < 0.9 * trained[1]["start_error"]
+
+
+def test_codes_are_used_evenly(trained):
+    _, metrics = trained
+    assert max(metrics["index_entropy_loss"]) < 0.08 and sum(metrics["dead_codes"]) <= 2
+    assert metrics["bits_per_frame"] == 20 and metrics["heldout_frames"] == 300
+
+
+def test_the_linear_layer_guesses_codes(trained, frames):
+    quantizer, metrics = trained
+    x = frames[:1000]
+    codes = quantizer.encode(x)
+    hits = (quantizer.encode(x, 0) == codes).float().mean()
+    assert hits > 5 / 32  # chance is 1 / 32
+    losses = quantizer.losses(x, codes)
+    assert losses["logprob"] < 0.85 * torch.tensor(32.0).log() and losses["logits_entropy"] < 0.1
+    assert metrics["relative_error"]["0"] < 1
+
+
+def test_training_is_deterministic_and_seeded(frames):
+    first, _ = train_quantizer(frames[:2000], 2, CONFIG, silent)
+    torch.manual_seed(123)  # the global generator plays no part
+    second, _ = train_quantizer(frames[:2000].numpy(), 2, CONFIG, silent)
+    assert same(first, second) and first.id == second.id
+    third, _ = train_quantizer(frames[:2000], 2, QuantizerTrainConfig(**{**vars(CONFIG), "seed": 1}), silent)
+    assert not same(first, third)
+
+
+def test_a_killed_run_continues_exactly(frames, tmp_path):
+    whole, _ = train_quantizer(frames[:2000], 2, CONFIG, silent)
+    path = tmp_path / "state.safetensors"
+
+    def kill(state):
+        if state["round"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_quantizer(frames[:2000], 2, CONFIG, kill, path)
+    rounds = []
+    resumed, metrics = train_quantizer(frames[:2000], 2, CONFIG, lambda s: rounds.append(s["round"]), path)
+    assert rounds == [3, 4] and same(whole, resumed) and not path.exists() and metrics["start_error"] > 0
+
+
+def test_the_state_of_other_frames_is_not_continued(frames, tmp_path):
+    path = tmp_path / "state.safetensors"
+
+    def kill(state):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_quantizer(frames[:2000], 2, CONFIG, kill, path)
+    rounds = []
+    train_quantizer(frames[1000:3000], 2, CONFIG, lambda s: rounds.append(s["round"]), path)
+    assert rounds == [1, 2, 3, 4]
+
+
+def test_progress_reports_heldout_error(frames):
+    states = []
+    train_quantizer(frames[:3000], 2, CONFIG, states.append)
+    assert [s["round"] for s in states] == [1, 2, 3, 4]
+    assert states[-1]["train_error"] < states[0]["train_error"] and all(0 < s["heldout_error"] < 1 for s in states)
+
+
+def test_normalisation_is_part_of_the_result(frames):
+    scales = torch.logspace(-3, 3, 24)
+    stretched = (frames * scales + 50 * scales).half().float()
+    stretched[:, 0] = 7.0  # a constant channel
+    quantizer, metrics = fit(stretched, 4, CONFIG, progress=silent)
+    mean, std = channel_statistics(stretched)
+    torch.testing.assert_close(quantizer.mean, mean)
+    torch.testing.assert_close(std[1:], stretched.std(dim=0, correction=0)[1:] + 1e-5, rtol=1e-3, atol=1e-6)
+    decoded = quantizer.decode(quantizer.encode(stretched))
+    normal = relative_error((stretched - mean) / std, (decoded - mean) / std)
+    assert normal < 0.5 and abs(normal - metrics["relative_error"]["5"]) < 0.1
+    assert quantizer.card["normalise"] and torch.isfinite(decoded).all()
+    plain, _ = fit(stretched, 4, CONFIG, normalise=False, progress=silent)
+    assert plain.mean is None and not plain.card["normalise"]
+
+
+def test_frames_that_cannot_be_used(frames):
+    with pytest.raises(DataError, match="at least 32"):
+        train_quantizer(frames[:31], 2, CONFIG)
+    with pytest.raises(DataError):
+        train_quantizer(frames[0], 2, CONFIG)
+    broken = frames[:100].clone()
+    broken[5:8, 2] = float("nan")
+    with pytest.raises(DataError, match="3 of 100 rows"):
+        fit(broken, 2, CONFIG)
+
+
+@pytest.mark.parametrize("make", [torch.zeros, torch.ones])
+def test_degenerate_frames_do_not_crash(make):
+    quantizer, metrics = train_quantizer(make(200, 5), 2, CONFIG, silent)
+    assert torch.isfinite(quantizer.centers).all() and metrics["frames"] == 190
+
+
+def test_few_frames(frames):
+    quantizer, _ = fit(frames[:40], 2, CONFIG, progress=silent)
+    assert quantizer.encode(frames[:40]).shape == (40, 2)
