@@ -135,7 +135,7 @@ def make_model(config: TrainConfig, objectives: dict[str, Objective], device: to
 
 def token_cards(data: RunData) -> dict[str, dict]:
     """The cards of the token streams, for the checkpoint."""
-    return {stream.name: stream.card for stream in data.train.streams}
+    return {stream.name: stream.card.to_dict() for stream in data.train.streams}
 
 
 # Settings that may differ between a checkpoint and the run that resumes it without changing what is computed.
