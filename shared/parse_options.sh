@@ -76,7 +76,7 @@ while [[ $# -gt 0 ]]; do
     --*)
       _options_flag="${1%%=*}"
       _options_name="$(echo "${_options_flag#--}" | tr '-' '_')"
-      if ! echo "$_options_known" | grep -qxF -- "$_options_name"; then
+      if ! grep -qxF -- "$_options_name" <<<"$_options_known"; then
         _options_fail "the option $_options_flag" "one of $(_options_list)" "see $(basename "$_options_script") --help"
       fi
       if [[ "$1" == *=* ]]; then

@@ -37,19 +37,20 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 setup_environment
 
 train_student() {
-  local launcher=(python) domain sources=""
+  local launcher=(python) domain sources="" present
+  present="$(domains | paste -sd ' ' -)"
   set_aside "$exp_dir/student"
   renew
   if ((nproc_per_node > 1)); then launcher=(torchrun --standalone --nproc_per_node "$nproc_per_node"); fi
   local words=(--config "$here/conf/student.yaml" --data-dir "$data_dir" --exp-dir "$exp_dir/student" --seed "$seed")
   for domain in speech audio; do
-    if domains | grep -qx "$domain"; then
+    if [[ " $present " == *" $domain "* ]]; then
       sources+="{name: $domain, cuts: manifests/cuts_${domain}_train.jsonl, domain: $domain}, "
     else
       words+=("--streams.$domain" null) # a corpus of one domain has one teacher
     fi
   done
-  if (($(domains | wc -l) < 2)); then words+=(--sources "[$sources]"); fi
+  if [[ "$present" != *" "* ]]; then words+=(--sources "[$sources]"); fi
   # shellcheck disable=SC2086
   "${launcher[@]}" "$here/train.py" "${words[@]}" $student_options
 }
