@@ -32,13 +32,15 @@ def _normalised_mean(proportion_positive: float) -> float:
 def _penalty_coefficients(x_NC: Tensor, mean_bounds, rms_bounds) -> tuple[Tensor, Tensor] | None:
     """(a_C, b_C) such that a + b*x is the penalty's gradient with unit rms; None when every channel is in bounds."""
     x_NC = x_NC[:: max(1, x_NC.shape[0] // _ENOUGH_FRAMES)].float()
-    mean, second_moment = x_NC.mean(0), x_NC.square().mean(0)
-    variance = (second_moment - mean * mean).clamp(min=_TINY)
+    # Double precision for a few numbers per channel: cubes of small deviations do not fit in float32.
+    mean, second_moment = x_NC.mean(0).double(), x_NC.square().mean(0).double()
+    # A (nearly) constant channel counts as one that varies by 0.1 % of its rms.
+    variance = torch.maximum(second_moment - mean * mean, 1e-6 * second_moment + _TINY)
     deviation, rms = variance.sqrt(), second_moment.clamp(min=_TINY).sqrt()
     ratio = mean / deviation
     # The derivative of a distance from an interval is -1 below it, +1 above it and 0 inside.
-    ratio_slope = (ratio > mean_bounds[1]).float() - (ratio < mean_bounds[0]).float()
-    log_rms_slope = (rms > rms_bounds[1]).float() - (rms < rms_bounds[0]).float()
+    ratio_slope = (ratio > mean_bounds[1]).double() - (ratio < mean_bounds[0]).double()
+    log_rms_slope = (rms > rms_bounds[1]).double() - (rms < rms_bounds[0]).double()
     # Asking would make a GPU wait; on a CPU it saves the rest of the work.
     if x_NC.device.type == "cpu" and not (ratio_slope.any() or log_rms_slope.any()):
         return None
@@ -47,9 +49,9 @@ def _penalty_coefficients(x_NC: Tensor, mean_bounds, rms_bounds) -> tuple[Tensor
     cubed = deviation * variance
     a = ratio_slope * second_moment / cubed
     b = log_rms_slope / second_moment.clamp(min=_TINY) - ratio_slope * mean / cubed
-    strength = (a * a + 2 * a * b * mean + b * b * second_moment).clamp(min=0).sqrt()
+    strength = ((a + b * mean).square() + b * b * variance).sqrt()
     scale = (strength > 0) / strength.clamp(min=_TINY)
-    return a * scale, b * scale
+    return (a * scale).float(), (b * scale).float()
 
 
 class _BalancerFunction(torch.autograd.Function):
@@ -75,7 +77,8 @@ class _BalancerFunction(torch.autograd.Function):
         frames = max(1, _BLOCK // grad.shape[-1]) if grad.device.type == "cpu" else grad.numel()
         pieces = (tensor[..., channels].flatten(0, -2).split(frames) for tensor in (x, grad, changed))
         for x_NC, grad_NC, changed_NC in zip(*pieces):
-            penalty_NC = torch.addcmul(a, x_NC.float(), b).to(grad.dtype)
+            # Limited, so that an outlier among the frames that the moments left out cannot turn its gradient around.
+            penalty_NC = torch.addcmul(a, x_NC.float(), b).clamp_(-1.0, 1.0).to(grad.dtype)
             torch.addcmul(grad_NC, grad_NC.abs(), penalty_NC, out=changed_NC)
         return changed, None, None, None, None
 
