@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from spear import compat
 from spear.nn.balancer import Balancer
 from spear.nn.linear import small_linear
 from spear.nn.relative import add_relative_scores, relative_scores_backward
@@ -34,15 +35,17 @@ class _AttentionWeights(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q_NTD, k_NTD, p_NTC, position_HCR, padding_BT, num_heads, penalise):
-        scores = torch.bmm(q_NTD, k_NTD.mT)
-        add_relative_scores(scores, p_NTC, position_HCR)
-        over = None
-        if penalise:
-            over = scores.sign() * (scores.abs() > _SCORE_LIMIT)
-            over = over * _SCORE_PENALTY if over.any() else None
-        if padding_BT is not None:
-            _hide_padding(scores.unflatten(0, (-1, num_heads)), padding_BT)
-        weights = torch.softmax(scores, dim=-1)
+        # On a GPU autocast would make the weights float32, and every consumer would convert them back.
+        with compat.disabled_autocast(q_NTD.device.type):
+            scores = torch.bmm(q_NTD, k_NTD.mT)
+            add_relative_scores(scores, p_NTC, position_HCR)
+            over = None
+            if penalise:
+                over = scores.sign() * (scores.abs() > _SCORE_LIMIT)
+                over = over * _SCORE_PENALTY if over.any() else None
+            if padding_BT is not None:
+                _hide_padding(scores.unflatten(0, (-1, num_heads)), padding_BT)
+            weights = torch.softmax(scores, dim=-1)
         first_head = weights.unflatten(0, (-1, num_heads))[:, 0].contiguous()
         ctx.save_for_backward(q_NTD, k_NTD, p_NTC, position_HCR, weights, over)
         ctx.num_heads = num_heads
