@@ -40,7 +40,7 @@ class QuantizerTrainConfig:
     seed: int = field(default=42, metadata={"help": "names every random choice"})
     start_frames: int = field(default=20_000, metadata={"help": "frames of the residual k-means it starts from"})
     start_iterations: int = field(default=8, metadata={"help": "iterations of that k-means"})
-    rounds: int = field(default=8, metadata={"help": "rounds of least squares and search"})
+    rounds: int = field(default=6, metadata={"help": "rounds of least squares and search"})
     beam: int = field(default=4, metadata={"help": "combinations kept by the search while training"})
     noise: float = field(
         default=0.3, metadata={"help": "of the code vectors in the first round, in standard deviations"}
