@@ -35,7 +35,7 @@ def parser(task: str | None = None, here: Path | None = None) -> argparse.Argume
     result.add_argument("--num-jobs", type=int, default=0, help="processes; 0: one for each core")
     result.add_argument("--seed", type=int, default=0, help="of the untrained encoder and of the bootstrap")
     result.add_argument("--max-items", type=int, help="at most this many items of each split")
-    result.add_argument("--units", default="characters", help="of texts: characters or sentencepiece:SIZE")
+    result.add_argument("--units", default="sentencepiece:100", help="of texts: sentencepiece:SIZE or characters")
     result.add_argument("--learning-rates", help="replaces the declared grid, for example 1e-3,1e-2")
     result.add_argument("--max-steps", type=int, help="replaces the declared number of head training steps")
     result.add_argument("--cache-gigabytes", type=float, default=4.0, help="most hidden states for one upstream")

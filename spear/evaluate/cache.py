@@ -42,7 +42,7 @@ class CacheConfig:
     """
 
     max_bytes: int = 4_000_000_000
-    grid_seconds: float = 0.32
+    grid_seconds: float = 0.16
     batch_seconds: float = 80.0
     shard_items: int = 512
 

@@ -1,5 +1,6 @@
 """Figures of the report, as SVG text: small, sharp at any size, no external parts."""
 
+import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,25 +18,37 @@ _MAX_POINTS = 400
 _MAX_TOKEN_BYTES = 200_000_000
 
 
+_STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+}
+
+
+def _styled(make):
+    """Draws under the report's style, whatever the user's matplotlibrc says."""
+
+    @functools.wraps(make)
+    def styled(*arguments, **options):
+        from matplotlib import rc_context
+
+        with rc_context(_STYLE):
+            return make(*arguments, **options)
+
+    return styled
+
+
 def _new(rows: int, columns: int, width: float, height: float):
-    """A figure with tidy axes, off any display: (figure, array of axes)."""
-    from matplotlib import rc_context
+    """A figure off any display: (figure, array of axes)."""
     from matplotlib.figure import Figure
 
-    style = {
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": "#555",
-        "axes.titlesize": 10,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-        "legend.frameon": False,
-    }
-    with rc_context(style):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
-    return figure, axes
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def to_svg(figure) -> str:
@@ -81,6 +94,7 @@ def _series(rows: list[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
     return steps[::stride], values[::stride]
 
 
+@_styled
 def training_figure(rows: list[dict], title: str):
     """Loss and codebook accuracy of every stream, masked and unmasked, and the learning rate; None without lines."""
     streams = sorted(
@@ -95,9 +109,15 @@ def training_figure(rows: list[dict], title: str):
                 steps, values = _series(rows, f"{quantity}/{stream}/{part}")
                 if len(steps):
                     axis.plot(steps, values, line, color=colour, linewidth=1.4, label=f"{stream}, {part}")
-    axes[0, 0].axhline(np.log(256), color=GREY, linewidth=0.8, linestyle="--")
-    axes[0, 0].annotate("ln 256 (chance)", (0.99, np.log(256)), xycoords=("axes fraction", "data"), ha="right",
-                        va="bottom", fontsize=8, color="#555")  # fmt: skip
+        for axis, quantity in ((axes[0, 0], "loss"), (axes[0, 1], "accuracy")):
+            steps, values = _series(rows, f"valid/{quantity}/{stream}/masked")
+            if len(steps):
+                axis.plot(steps, values, "o", color=colour, markersize=4, label=f"{stream}, masked, held out")
+    if max((line.get_ydata().max() for line in axes[0, 0].lines), default=9) < np.log(512):  # codebooks of 256
+        place = (0.99, np.log(256))
+        axes[0, 0].axhline(place[1], color=GREY, linewidth=0.8, linestyle="--")
+        words = {"ha": "right", "va": "bottom", "fontsize": 8, "color": "#555"}
+        axes[0, 0].annotate("ln 256 (chance)", place, xycoords=("axes fraction", "data"), **words)
     axes[0, 0].set_title(f"{title}: loss (nats per codebook)")
     axes[0, 1].set_title("codebook accuracy")
     steps, rates = _series(rows, "lr")
@@ -112,7 +132,7 @@ def training_figure(rows: list[dict], title: str):
     for axis in axes[0]:
         axis.set_xlabel("step")
         axis.set_ylim(bottom=0)
-    if axes[0, 0].lines[:-1]:
+    if axes[0, 0].lines:
         axes[0, 0].legend(fontsize=7.5, loc="lower left")
     return figure
 
@@ -144,6 +164,7 @@ def codebook_use(directory: str | Path) -> dict[str, list[float]]:
     }
 
 
+@_styled
 def codebook_figure(streams: dict[str, dict]):
     """Perplexity of every codebook of every stream, as a share of its size."""
     figure, axes = _new(1, max(1, len(streams)), min(11, 4.5 * max(1, len(streams))), 2.6)
@@ -159,6 +180,7 @@ def codebook_figure(streams: dict[str, dict]):
     return figure
 
 
+@_styled
 def scores_figure(runs: Sequence[dict]):
     """Every score with its interval, one panel for each task."""
     names, index, kinds = upstream_names(runs), index_runs(runs), _kinds(runs)
@@ -188,6 +210,7 @@ def scores_figure(runs: Sequence[dict]):
     return figure
 
 
+@_styled
 def layer_weights_figure(runs: Sequence[dict], upstream: str):
     """Heat map of the learnt layer weights of one upstream: tasks by layers; None when it has one layer."""
     chosen = [run for run in runs if run["upstream"]["name"] == upstream and len(run["layer_weights"]) > 1]
@@ -211,6 +234,7 @@ def layer_weights_figure(runs: Sequence[dict], upstream: str):
     return figure
 
 
+@_styled
 def learning_rates_figure(runs: Sequence[dict]):
     """Dev score against learning rate for every task and upstream; the selected rate is marked."""
     tasks, names, index = task_names(runs), upstream_names(runs), index_runs(runs)

@@ -32,7 +32,7 @@ class ProbeConfig:
             not; with our few steps the filterbank could not be trained without, so it is done for all upstreams.
     """
 
-    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     seeds: tuple[int, ...] = (0, 1)
     hidden_dim: int = 256
     max_steps: int = 300

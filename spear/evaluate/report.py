@@ -120,10 +120,10 @@ def _training(exp_dir: Path) -> str:
         if figure is None:
             parts.append(_missing(f"{path.parent.name}: metrics.jsonl holds no losses yet."))
             continue
-        last = rows[-1]
-        facts = [f"{last['step']} steps"]
-        if isinstance(last.get("seconds"), (int, float)):
-            facts.append(human_seconds(last["seconds"]))
+        facts = [f"{max(row['step'] for row in rows)} steps"]
+        seconds = [row["seconds"] for row in rows if isinstance(row.get("seconds"), (int, float))]
+        if seconds:
+            facts.append(human_seconds(max(seconds)))
         waits = [row["data_wait_share"] for row in rows if isinstance(row.get("data_wait_share"), (int, float))]
         if waits:
             facts.append(f"{100 * sum(waits) / len(waits):.0f} % of the time waiting for data")

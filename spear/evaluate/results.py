@@ -55,7 +55,7 @@ def format_score(run: dict, with_interval: bool = True) -> str:
 
 
 def table_cells(runs: Sequence[dict]) -> tuple[list[str], list[list[str]], list[int]]:
-    """Header, rows (task, metric, one score for each upstream), and the column of the best score of each row."""
+    """Header, rows (task, metric, a score for each upstream), and the column of the best score of each row or -1."""
     upstreams, index = upstream_names(runs), index_runs(runs)
     rows, best = [], []
     for task in task_names(runs):
@@ -65,6 +65,10 @@ def table_cells(runs: Sequence[dict]) -> tuple[list[str], list[list[str]], list[
         cells = [format_score(run) if run else "-" for run in found]
         rows.append([task, f"{present[0]['metric']} % ({arrow})", *cells])
         best.append(2 + found.index(best_upstream(present)))
+        for extra in present[0].get("extra_scores", {}):
+            cells = [f"{100 * run['extra_scores'][extra]:.1f}" if run else "-" for run in found]
+            rows.append(["", f"{extra} % (for information)", *cells])
+            best.append(-1)
     return ["task", "metric", *upstreams], rows, best
 
 

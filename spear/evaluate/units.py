@@ -47,11 +47,14 @@ class SymbolUnits:
 class SentencePieceUnits:
     """Sentencepiece (unigram) tokens trained on the training texts of the task.
 
+    Args:
+        size: how many; fewer when the texts do not hold so many.
+
     Raises:
-        ConfigError: the texts are too few for the size; names both.
+        ConfigError: the size is below the number of characters.
     """
 
-    def __init__(self, texts: Iterable[str], size: int, seed: int = 0):
+    def __init__(self, texts: Iterable[str], size: int):
         import sentencepiece
 
         model = io.BytesIO()
@@ -65,14 +68,15 @@ class SentencePieceUnits:
                 bos_id=-1,
                 eos_id=-1,
                 unk_id=0,
+                hard_vocab_limit=False,
                 num_threads=1,
                 minloglevel=2,
             )
         except RuntimeError as error:
             raise ConfigError(
                 f"sentencepiece cannot make {size} tokens ({str(error).splitlines()[-1]})",
-                "a size that the training texts allow",
-                "choose a smaller --units sentencepiece:SIZE, or --units characters",
+                "more tokens than the texts have characters",
+                "choose a larger --units sentencepiece:SIZE, or --units characters",
             ) from error
         self._model = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
         self.symbols = [self._model.id_to_piece(i) for i in range(1, self._model.get_piece_size())]

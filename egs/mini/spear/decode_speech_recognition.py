@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""Speech recognition: characters (or `--units sentencepiece:SIZE`) by CTC, greedy decoding, word error rate (SUPERB ASR
-with a linear head).
+"""Speech recognition: sentencepiece tokens (or `--units characters`) by CTC, greedy, word error rate (SUPERB ASR).
 
 Scores the frozen student, its untrained twin and the filterbank under one protocol: softmax-weighted sum of all hidden
 states, linear head, learning rate selected on dev. `--help` lists the flags; `spear decode` does all tasks at once.

