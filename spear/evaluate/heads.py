@@ -25,8 +25,13 @@ class ProbeConfig:
         hidden_dim: P.
         max_steps: optimizer steps; the learning rate falls linearly to zero over them.
         batch_size: utterances in a step.
+        default_rate: taken among the learning rates that dev cannot tell from the best (`probes.select_learning_rate`).
         eval_every: steps between dev evaluations.
-        patience: stop when no head of the grid improved on dev in this many evaluations.
+        early_stopping: keep each head's weights of its best dev evaluation, and stop when no head improved in
+            `patience` evaluations. Off by default: on dev sets of 4 to 100 items the best of twelve noisy evaluations is
+            often that of a hardly trained head. Measured on 16 pairs of a mini task and the filterbank or an untrained
+            encoder: mean test accuracy 44 % with it, 50 % without.
+        patience: see above.
         max_gradient_norm: of each head.
         standardise: scale every dimension of every layer by its mean and deviation on the training items. SUPERB does
             not; with our few steps the filterbank could not be trained without, so it is done for all upstreams.
@@ -37,7 +42,9 @@ class ProbeConfig:
     hidden_dim: int = 256
     max_steps: int = 300
     batch_size: int = 64
-    eval_every: int = 25
+    default_rate: float = 1e-2
+    eval_every: int = 50
+    early_stopping: bool = False
     patience: int = 5
     max_gradient_norm: float = 1.0
     standardise: bool = True

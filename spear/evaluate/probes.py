@@ -49,6 +49,7 @@ class ProbeResult:
         learning_rate: the selected one.
         score: test score, mean over seeds.
         dev_score: dev score, mean over seeds.
+        dev_standard_error: of the best dev score, by bootstrap over dev items.
         interval: 95 % bootstrap interval of the score over test items.
         hypotheses: for each test item one hypothesis for each seed, of the selected learning rate.
     """
@@ -57,6 +58,7 @@ class ProbeResult:
     learning_rate: float
     score: float
     dev_score: float
+    dev_standard_error: float
     interval: tuple[float, float]
     hypotheses: Hypotheses
     layer_weights: list[float]
@@ -64,15 +66,16 @@ class ProbeResult:
 
 
 def train_probes(problem: Problem, config: ProbeConfig, seed: int = 0) -> ProbeResult:
-    """Trains all heads of the grid side by side and selects the learning rate by the dev score (ties: dev loss)."""
+    """Trains all heads of the grid side by side and selects the learning rate on dev."""
     heads = Heads(*problem.shape, config)
     curves, best_step, steps = _fit(problem, heads, config)
-    heads.restore_best()
+    if config.early_stopping:
+        heads.restore_best()
     with torch.no_grad():
         dev, dev_loss_H = problem.evaluate(heads, "dev")
         test, _ = problem.evaluate(heads, "test")
-    dev_scores = _scores(problem, dev, "dev")
-    test_scores = _scores(problem, test, "test")
+    dev_counts, test_counts = _counts(problem, dev, "dev"), _counts(problem, test, "test")
+    dev_scores, test_scores = ([metrics.score(*c.T) for c in counts] for counts in (dev_counts, test_counts))
     weights, skipped = heads.layer_weights(), heads.optimizer.skipped_H.tolist()
     rows = [
         {
@@ -88,7 +91,7 @@ def train_probes(problem: Problem, config: ProbeConfig, seed: int = 0) -> ProbeR
         }
         for index, (rate, head_seed) in enumerate(config.heads)
     ]
-    chosen = select_learning_rate(rows, problem.metric)
+    chosen, error = select_learning_rate(rows, problem.metric, dev_counts, config.default_rate)
     picked = [index for index, row in enumerate(rows) if row["learning_rate"] == chosen]
     hypotheses = [[test[index][item] for index in picked] for item in range(len(test[0]))]
     predictions = [{"reference": r, "hypotheses": h} for r, h in zip(problem.references("test"), hypotheses)]
@@ -97,6 +100,7 @@ def train_probes(problem: Problem, config: ProbeConfig, seed: int = 0) -> ProbeR
         heads=rows,
         learning_rate=chosen,
         score=metrics.score(*counts),
+        dev_standard_error=error,
         dev_score=float(np.mean([dev_scores[index] for index in picked])),
         interval=metrics.bootstrap_interval(*counts, seed=seed),
         hypotheses=hypotheses,
@@ -105,25 +109,42 @@ def train_probes(problem: Problem, config: ProbeConfig, seed: int = 0) -> ProbeR
     )
 
 
-def select_learning_rate(rows: Sequence[dict], metric: str) -> float:
-    """The learning rate with the best dev score, mean over seeds; among equals the one with the least dev loss."""
+def select_learning_rate(
+    rows: Sequence[dict], metric: str, dev_counts: Sequence[np.ndarray], default: float
+) -> tuple[float, float]:
+    """The learning rate nearest (in ratio) to the declared default among those that dev cannot tell from the best.
+
+    That is the one-standard-error rule: a small dev set cannot rank five rates, and its maximum is mostly luck; a large
+    one has a small error and decides by itself. Test scores play no part.
+
+    Args:
+        rows: one for each head, with learning_rate, dev_score, dev_loss.
+        dev_counts: for each head the (items, 2) numerators and denominators on dev.
+        default: the declared rate.
+
+    Returns:
+        The rate, and the standard error of the best dev score (bootstrap over items).
+    """
     sign = -1.0 if metrics.HIGHER_IS_BETTER[metric] else 1.0
+    places = {rate: [i for i, row in enumerate(rows) if row["learning_rate"] == rate] for rate in _rates(rows)}
+    scores = {rate: sign * float(np.mean([rows[i]["dev_score"] for i in mine])) for rate, mine in places.items()}
+    losses = {rate: float(np.mean([rows[i]["dev_loss"] for i in mine])) for rate, mine in places.items()}
+    best = min(scores, key=scores.get)
+    low, high = metrics.bootstrap_interval(*np.mean([dev_counts[i] for i in places[best]], axis=0).T)
+    error = (high - low) / (2 * 1.96)
+    close = [rate for rate in scores if scores[rate] <= scores[best] + error + 1e-9 and np.isfinite(losses[rate])]
+    distances = {rate: (round(abs(np.log(rate / default)), 6), losses[rate]) for rate in close or [best]}
+    return min(distances, key=distances.get), error
 
-    def key(rate: float) -> tuple[float, float]:
-        mine = [row for row in rows if row["learning_rate"] == rate]
-        losses = [row["dev_loss"] if np.isfinite(row["dev_loss"]) else float("inf") for row in mine]
-        return sign * round(float(np.mean([row["dev_score"] for row in mine])), 9), float(np.mean(losses))
 
-    return min(sorted({row["learning_rate"] for row in rows}), key=key)
+def _rates(rows: Sequence[dict]) -> list[float]:
+    return sorted({row["learning_rate"] for row in rows})
 
 
-def _scores(problem: Problem, hypotheses: Hypotheses, split: str) -> list[float]:
-    references = problem.references(split)
-    scores = []
-    for found in hypotheses:
-        counts = np.asarray([metrics.item_counts(problem.metric, r, h) for r, h in zip(references, found)])
-        scores.append(metrics.score(counts[:, 0], counts[:, 1]))
-    return scores
+def _counts(problem: Problem, hypotheses: Hypotheses, split: str) -> list[np.ndarray]:
+    """For each head the (items, 2) numerators and denominators."""
+    pairs = [zip(problem.references(split), found) for found in hypotheses]
+    return [np.asarray([metrics.item_counts(problem.metric, r, h) for r, h in rows], dtype=float) for rows in pairs]
 
 
 def _fit(problem: Problem, heads: Heads, config: ProbeConfig) -> tuple[list[list[dict]], list[int], int]:
@@ -134,7 +155,7 @@ def _fit(problem: Problem, heads: Heads, config: ProbeConfig) -> tuple[list[list
     best_step, curves = [0] * count, [[] for _ in range(count)]
     running_H, waited, step = torch.zeros(count), 0, 0
     batches = _endless(lambda epoch: problem.train_batches(epoch, config.batch_size))
-    while step < config.max_steps and waited < config.patience:
+    while step < config.max_steps and not (config.early_stopping and waited >= config.patience):
         loss_H = problem.loss(heads, next(batches))
         loss_H.sum().backward()
         heads.optimizer.step(scale=1 - step / config.max_steps)
@@ -146,7 +167,7 @@ def _fit(problem: Problem, heads: Heads, config: ProbeConfig) -> tuple[list[list
             hypotheses, dev_loss_H = problem.evaluate(heads, "dev")
         improved_H = torch.zeros(count, dtype=torch.bool)
         interval = (step - 1) % config.eval_every + 1
-        for index, score in enumerate(_scores(problem, hypotheses, "dev")):
+        for index, score in enumerate([metrics.score(*c.T) for c in _counts(problem, hypotheses, "dev")]):
             dev_loss = float(dev_loss_H[index])
             rank = (sign * score, -dev_loss if np.isfinite(dev_loss) else -float("inf"))
             if rank > best[index] or not curves[index]:

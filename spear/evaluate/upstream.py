@@ -4,7 +4,8 @@ All three go through the same cache, the same heads and the same learning rates;
 that the upstream gives. Specifications, as used by `--upstream` (each may be preceded by `NAME=`):
 
 - `fbank`: 128 log-mel energies at 100 Hz, one layer;
-- `random:CHECKPOINT`: the architecture of the checkpoint with fresh weights from a seed, same filterbank;
+- `random:CHECKPOINT`: the architecture of the checkpoint with fresh weights from a seed, same filterbank; untrained
+  encoders differ a good deal among themselves, so `random@SEED:CHECKPOINT` gives further ones;
 - `CHECKPOINT`: whatever `spear.load_model` reads.
 """
 
@@ -23,6 +24,9 @@ from spear.seeds import seed_global
 
 MIN_SAMPLES = 1600
 """Shorter utterances are zero-padded to this (0.1 s at 16 kHz), so that every utterance has at least one frame."""
+
+
+_RANDOM = re.compile(r"random(@(?P<seed>\d+))?:")
 
 
 @runtime_checkable
@@ -138,8 +142,8 @@ def _fast_dtype(device: torch.device) -> torch.dtype | None:
 
 def default_name(spec: str) -> str:
     """The label of a specification without `NAME=`: `fbank`, `random`, or the run's directory name."""
-    kind, _, path = spec.partition(":")
-    if kind in ("fbank", "random"):
+    kind = spec.partition(":")[0]
+    if kind == "fbank" or _RANDOM.match(spec):
         return kind
     parts = [part for part in Path(spec).parts if part not in ("/", ".", "..")]
     # exp/student/final is the run "student": what the checkpoint is called inside its run says nothing.
@@ -165,8 +169,9 @@ def load_upstream(spec: str, device: str = "cpu", seed: int = 0) -> Upstream:
         name = default_name(spec)
     if spec == "fbank":
         return FbankUpstream(name, device)
-    is_random = spec.startswith("random:")
-    path = Path(spec.removeprefix("random:"))
+    random = _RANDOM.match(spec)
+    seed = int(random["seed"] or seed) if random else seed
+    path = Path(spec[random.end() :] if random else spec)
     if not path.exists():
         raise CheckpointError(
             f"no checkpoint at {path.absolute()} (upstream '{spec}')",
@@ -176,7 +181,7 @@ def load_upstream(spec: str, device: str = "cpu", seed: int = 0) -> Upstream:
     import spear
 
     model = spear.load_model(path)
-    if not is_random:
+    if not random:
         return SpearUpstream(model, name, "checkpoint", device)
     with torch.random.fork_rng():
         seed_global(seed, "random-upstream")

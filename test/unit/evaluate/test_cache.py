@@ -115,6 +115,7 @@ def test_fbank_has_one_layer_at_100_hz():
     ("spec", "name"),
     [
         ("fbank", "fbank"),
+        ("random@3:/a/b", "random@3"),
         ("random:/a/b", "random"),
         ("exp/student/final", "student"),
         ("exp/student/checkpoint-800", "student"),
@@ -134,3 +135,21 @@ def test_cache_directory_says_what_it_is(tmp_path, items, encoder):
     cache = FeatureCache(tmp_path, encoder)
     cache.ensure(items[:2])
     assert json.loads((cache.directory / "upstream.json").read_text()) == encoder.fingerprint()
+
+
+def test_random_encoders_have_the_architecture_and_come_from_their_seed(tmp_path):
+    from spear import SpearConfig, SpearModel
+    from spear.models.loading import save_model
+
+    sizes = {"encoder_dim": "32", "encoder_unmasked_dim": "32", "feedforward_dim": "32", "num_heads": "1"}
+    config = SpearConfig(num_encoder_layers="1,1,1,1,1,1,1", **sizes)
+    save_model(SpearModel(config), tmp_path / "run" / "final")
+    path = tmp_path / "run"
+    trained = load_upstream(str(path))
+    twins = [load_upstream(f"random:{path}"), load_upstream(f"random@0:{path}"), load_upstream(f"random@1:{path}")]
+    assert (trained.name, trained.kind) == ("run", "checkpoint")
+    assert [t.kind for t in twins] == ["random"] * 3 and {t.num_layers for t in twins} == {trained.num_layers}
+    hashes = [upstream_hash(t) for t in [trained, *twins]]
+    assert hashes[1] == hashes[2] and len(set(hashes)) == 3
+    states, lens_B = trained.extract(torch.randn(2, 16000), torch.tensor([16000, 1600]))
+    assert len(states) == 7 and lens_B.tolist() == [46, 1]

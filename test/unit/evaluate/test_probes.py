@@ -77,23 +77,36 @@ def test_classification_finds_the_layer_that_knows_and_is_repeatable():
 
 
 def test_grid_side_by_side_equals_each_learning_rate_alone():
-    both = train_probes(UtteranceProblem(*clusters(1.0)), ProbeConfig(learning_rates=(1e-3, 1e-2), patience=99))
+    both = train_probes(UtteranceProblem(*clusters(1.0)), ProbeConfig(learning_rates=(1e-3, 1e-2)))
     for rate in (1e-3, 1e-2):
-        alone = train_probes(UtteranceProblem(*clusters(1.0)), ProbeConfig(learning_rates=(rate,), patience=99))
+        alone = train_probes(UtteranceProblem(*clusters(1.0)), ProbeConfig(learning_rates=(rate,)))
         mine = [row for row in both.heads if row["learning_rate"] == rate]
         for a, b in zip(mine, alone.heads):
             assert a["dev_score"] == pytest.approx(b["dev_score"], abs=0.03)
-            assert a["curve"][3]["dev_loss"] == pytest.approx(b["curve"][3]["dev_loss"], rel=1e-2)
+            assert a["curve"][2]["dev_loss"] == pytest.approx(b["curve"][2]["dev_loss"], rel=1e-2)
 
 
-def test_selection_looks_at_dev_only_and_breaks_ties_by_loss():
-    rows = [
-        {"learning_rate": 0.1, "dev_score": 0.5, "dev_loss": 2.0, "test_score": 1.0},
-        {"learning_rate": 0.2, "dev_score": 0.6, "dev_loss": 3.0, "test_score": 0.0},
-        {"learning_rate": 0.3, "dev_score": 0.6, "dev_loss": 1.0, "test_score": 0.1},
-    ]
-    assert select_learning_rate(rows, "accuracy") == 0.3
-    assert select_learning_rate(rows, "wer") == 0.1
+def chosen(scores: dict[float, float], metric: str, items: int) -> float:
+    """The selected rate for dev scores on `items` items; test scores point elsewhere."""
+    rows = [{"learning_rate": r, "dev_score": s, "dev_loss": 1.0, "test_score": -r} for r, s in scores.items()]
+    counts = [np.stack([np.r_[np.ones(round(s * items)), np.zeros(items - round(s * items))], np.ones(items)], 1)
+              for s in scores.values()]  # fmt: skip
+    return select_learning_rate(rows, metric, counts, default=0.01)[0]
+
+
+def test_selection_takes_the_best_of_dev_where_dev_is_large_and_the_default_where_dev_cannot_tell():
+    scores = {0.001: 0.60, 0.01: 0.55, 0.1: 0.40}
+    assert chosen(scores, "accuracy", items=10000) == 0.001
+    assert chosen(scores, "accuracy", items=40) == 0.01
+    assert chosen(scores, "per", items=10000) == 0.1
+
+
+def test_early_stopping_keeps_the_best_dev_weights():
+    config = ProbeConfig(learning_rates=(0.1,), eval_every=10, early_stopping=True, patience=2)
+    result = train_probes(UtteranceProblem(*clusters(noise=3.0)), config)
+    assert result.steps < config.max_steps
+    for row in result.heads:
+        assert row["dev_score"] == pytest.approx(max(point["dev_score"] for point in row["curve"]), abs=1e-5)
 
 
 def test_a_label_that_training_lacks_is_an_error_and_not_a_skip():
