@@ -28,8 +28,8 @@ class ProbeConfig:
         default_rate: taken among the learning rates that dev cannot tell from the best (`probes.select_learning_rate`).
         eval_every: steps between dev evaluations.
         early_stopping: keep each head's weights of its best dev evaluation, and stop when no head improved in
-            `patience` evaluations. Off by default: on dev sets of 4 to 100 items the best of twelve noisy evaluations is
-            often that of a hardly trained head. Measured on 16 pairs of a mini task and the filterbank or an untrained
+            `patience` evaluations. Off by default: on dev sets of 4 to 100 items the best of twelve noisy evaluations
+            is often that of a hardly trained head. Measured on 16 pairs of a mini task and the filterbank or an untrained
             encoder: mean test accuracy 44 % with it, 50 % without.
         patience: see above.
         max_gradient_norm: of each head.
