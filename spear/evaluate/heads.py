@@ -29,8 +29,8 @@ class ProbeConfig:
         eval_every: steps between dev evaluations.
         early_stopping: keep each head's weights of its best dev evaluation, and stop when no head improved in
             `patience` evaluations. Off by default: on dev sets of 4 to 100 items the best of twelve noisy evaluations
-            is often that of a hardly trained head. Measured on 16 pairs of a mini task and the filterbank or an untrained
-            encoder: mean test accuracy 44 % with it, 50 % without.
+            is often that of a hardly trained head. Measured on 16 pairs of a mini task and the filterbank or an
+            untrained encoder: mean test accuracy 44 % with it, 50 % without.
         patience: see above.
         max_gradient_norm: of each head.
         standardise: scale every dimension of every layer by its mean and deviation on the training items. SUPERB does

@@ -29,9 +29,7 @@ PROTOCOL = "mini-superb-2"
 """Changes when equal inputs would give other numbers; part of the inputs' hash."""
 
 UTTERANCE_PROBES = ProbeConfig()
-CTC_PROBES = ProbeConfig(
-    learning_rates=(3e-3, 1e-2, 3e-2, 1e-1), seeds=(0,), max_steps=400, batch_size=8, eval_every=100
-)
+CTC_PROBES = ProbeConfig(learning_rates=(1e-2, 3e-2, 1e-1), seeds=(0,), max_steps=400, batch_size=8, eval_every=100)
 logger = get_logger(__name__)
 
 
