@@ -13,6 +13,7 @@ from pathlib import Path
 
 from spear import config, log
 from spear.errors import ConfigError, SpearError
+from spear.quantize.codec import DEFAULT_BEAM, DEFAULT_PASSES
 from spear.tokens import command
 from spear.tokens.streams import load_streams, parse_streams
 from spear.tokens.units import plan_units, read_cuts
@@ -24,10 +25,14 @@ class ExtractTokensConfig(command.ExtractionConfig):
 
     Attributes:
         streams: TEACHER,QUANTIZER_DIR of each stream, by name; `--stream NAME=...` adds one.
+        refine_passes: sweeps of the code search; fewer are faster, and the tokens' card says how many.
+        beam: combinations kept in a sweep.
         stream_domains: domains (speech, audio) of the cuts in a stream, by name; a stream not named takes all cuts.
     """
 
     streams: dict[str, str] = field(default_factory=dict)
+    refine_passes: int = DEFAULT_PASSES
+    beam: int = DEFAULT_BEAM
     stream_domains: dict[str, str] = field(default_factory=dict)
 
 
@@ -46,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError("no stream", "--stream NAME=TEACHER,QUANTIZER_DIR", "see --help for an example")
     try:
         units = plan_units(read_cuts(settings.cuts), settings.unit_seconds)
-        streams = load_streams(parsed, Path(settings.output), command.choose_device(settings.device))
+        search = {"refine_passes": settings.refine_passes, "beam": settings.beam}
+        streams = load_streams(parsed, Path(settings.output), command.choose_device(settings.device), search)
     except SpearError as error:
         if settings.dry_run:  # earlier stages have not run yet: say what is known
             print(f"would extract {', '.join(settings.streams)} to {settings.output}; no estimate yet: {error.found}")

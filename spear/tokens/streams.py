@@ -34,6 +34,7 @@ class Stream:
         dtype, width: of the rows.
         domains: domains of the cuts that take part; empty means all.
         quantizer: encodes frames to tokens; None stores the frames themselves.
+        search: refine_passes and beam of the encoding, where they are not the quantizer's defaults.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Stream:
     width: int
     domains: tuple[str, ...] = ()
     quantizer: Any = field(default=None, repr=False)
+    search: dict[str, int] = field(default_factory=dict)
 
     def takes(self, item) -> bool:
         """Whether the item has a part in this stream."""
@@ -55,7 +57,7 @@ class Stream:
         if self.quantizer is None:
             # Values beyond float16's range become infinite here, and the caller puts the item into quarantine.
             return frames_MD.to(torch.float16).cpu().numpy()
-        codes = [self.quantizer.encode(part) for part in frames_MD.split(_ENCODE_FRAMES)]
+        codes = [self.quantizer.encode(part, **self.search) for part in frames_MD.split(_ENCODE_FRAMES)]
         return torch.cat([torch.as_tensor(code) for code in codes]).to(torch.uint8).cpu().numpy()
 
     def prepare(self, overwrite: bool) -> None:
@@ -85,7 +87,13 @@ class Stream:
 
 
 def token_stream(
-    name: str, teacher: Teacher, quantizer, quantizer_from: str, directory: Path, domains: Sequence[str] = ()
+    name: str,
+    teacher: Teacher,
+    quantizer,
+    quantizer_from: str,
+    directory: Path,
+    domains: Sequence[str] = (),
+    search: dict[str, int] | None = None,
 ) -> Stream:
     """A stream of tokens.
 
@@ -96,6 +104,7 @@ def token_stream(
         quantizer_from: its path, for messages.
         directory: of the shards.
         domains: of the cuts that take part; empty means all.
+        search: `refine_passes` and `beam` for encoding; None for the quantizer's defaults.
 
     Raises:
         CardError: the quantizer was trained on another teacher's frames, or of another dim.
@@ -109,7 +118,11 @@ def token_stream(
     card = TokenCard(
         stream=name,
         teacher=teacher.fingerprint(),
-        quantizer={key: quantizer_card[key] for key in ("content_sha256", "num_codebooks", "codebook_size")},
+        # Another search gives other tokens, so it is part of what they are.
+        quantizer={
+            **{key: quantizer_card[key] for key in ("content_sha256", "num_codebooks", "codebook_size")},
+            **(search or {}),
+        },
         frame_rate_hz=float(teacher.frame_rate),
         sample_rate_hz=int(teacher.sample_rate),
         fbank_sha256=FbankConfig().definition_hash(),
@@ -128,6 +141,7 @@ def token_stream(
         card.num_codebooks,
         card.domains,
         quantizer,
+        search or {},
     )
 
 
@@ -172,8 +186,13 @@ def parse_streams(texts: Sequence[str], domain_texts: Sequence[str] = ()) -> lis
     return streams
 
 
-def load_streams(parsed: Sequence[tuple[str, str, str, tuple]], output: Path, device: torch.device) -> list[Stream]:
-    """Loads each teacher once (equal specs share it) and each quantizer.
+def load_streams(
+    parsed: Sequence[tuple[str, str, str, tuple]],
+    output: Path,
+    device: torch.device,
+    search: dict[str, int] | None = None,
+) -> list[Stream]:
+    """Loads each teacher once (equal specs share it) and each quantizer; `search` is that of `token_stream`.
 
     Raises:
         CardError: a quantizer of another teacher.
@@ -185,7 +204,9 @@ def load_streams(parsed: Sequence[tuple[str, str, str, tuple]], output: Path, de
     for name, spec, quantizer, domains in parsed:
         if spec not in teachers:
             teachers[spec] = load_teacher(spec, device=device)
-        streams.append(token_stream(name, teachers[spec], load_quantizer(quantizer), quantizer, output / name, domains))
+        streams.append(
+            token_stream(name, teachers[spec], load_quantizer(quantizer), quantizer, output / name, domains, search)
+        )
     return streams
 
 

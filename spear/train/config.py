@@ -32,8 +32,8 @@ class StreamConfig:
         codebook_size: random projection only.
         projection_dim: random projection only: dimension in which codes are looked up.
         stacked_frames: random projection only: fbank rows that one target sees.
-        normalise: random projection only: `utterance` (each mel bin's mean over the utterance is taken away: what is
-            said, not how it was recorded) or `global` (one mean and variance for all bins: keeps level and spectrum).
+        normalise: random projection only: `utterance` takes away each mel bin's mean over the utterance (what is said,
+            not how it was recorded), `level` one mean over all bins (keeps the spectrum, forgets the gain).
     """
 
     objective: str = "tokens"
@@ -48,7 +48,7 @@ class StreamConfig:
 
     def __post_init__(self):
         _choice("streams.*.objective", self.objective, ("tokens", "random_projection"))
-        _choice("streams.*.normalise", self.normalise, ("utterance", "global"))
+        _choice("streams.*.normalise", self.normalise, ("utterance", "level"))
 
 
 @dataclass

@@ -17,6 +17,7 @@ from spear.data import Batch, make_loader, make_validation_loader
 from spear.log import get_logger
 from spear.models.mask import sample_masks
 from spear.nn import set_batch_count
+from spear.nn.memory import keep_freed_memory
 from spear.optim import Eden, ScaledAdam, load_optimizer_tensors, optimizer_tensors, parameter_groups
 from spear.seeds import numpy_rng, seed_global
 from spear.train import checkpoint, setup
@@ -73,6 +74,8 @@ class Trainer:
             Stopped: a signal came; the state was saved first.
         """
         self.stop.install()
+        if self.world.device.type == "cpu":
+            keep_freed_memory()
         self._resume()
         self._describe()
         self.wrapped = self._wrap()

@@ -19,10 +19,6 @@ from spear.seeds import derive
 from spear.teachers.align import align_targets, aligned_codebooks
 from spear.train.config import StreamConfig
 
-# Mean and standard deviation of log-mel values of speech and general audio at common levels; only their rough size
-# matters, because codes are compared by angle.
-GLOBAL_MEAN, GLOBAL_STD = -9.0, 4.5
-
 
 class Objective(Protocol):
     """Makes the targets of one stream."""
@@ -102,13 +98,12 @@ class RandomProjectionObjective:
 
 
 def _normalise(features_BTF: Tensor, lens_B: Tensor, how: str) -> Tensor:
-    """Features with mean about 0 and variance about 1; padding becomes 0."""
+    """Features without each mel bin's mean over time (`utterance`), or without one mean over all bins (`level`).
+
+    Codes are compared by angle, so the scale does not matter. Padding becomes 0.
+    """
     valid_BT1 = (torch.arange(features_BTF.shape[1], device=lens_B.device) < lens_B[:, None])[:, :, None]
-    if how == "global":
-        return torch.where(valid_BT1, (features_BTF - GLOBAL_MEAN) / GLOBAL_STD, 0.0)
-    count_B11 = lens_B[:, None, None].clamp(min=1)
-    mean_B1F = (features_BTF * valid_BT1).sum(dim=1, keepdim=True) / count_B11
-    centred_BTF = (features_BTF - mean_B1F) * valid_BT1
-    # One scale for all bins: silence in one bin must not be blown up to the size of speech in another.
-    scale_B11 = (centred_BTF.square().sum(dim=(1, 2), keepdim=True) / (count_B11 * features_BTF.shape[2])).sqrt()
-    return centred_BTF / scale_B11.clamp(min=1e-3)
+    mean_B1F = (features_BTF * valid_BT1).sum(dim=1, keepdim=True) / lens_B[:, None, None].clamp(min=1)
+    if how == "level":
+        mean_B1F = mean_B1F.mean(dim=2, keepdim=True)
+    return (features_BTF - mean_B1F) * valid_BT1

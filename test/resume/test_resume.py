@@ -1,0 +1,83 @@
+"""A run that is killed and started again goes on as if nothing had happened, bit for bit."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from spear.errors import CheckpointError
+from spear.train import checkpoint
+
+pytestmark = pytest.mark.slow
+
+
+def wait_for_step(exp_dir: Path, step: int, process) -> None:
+    """Waits until the log has the line of a step."""
+    path = exp_dir / "metrics.jsonl"
+    for _ in range(6000):
+        if path.exists() and f'"step": {step},' in path.read_text():
+            return
+        assert process.poll() is None, Path(f"{exp_dir}.log").read_text()[-3000:]
+        time.sleep(0.01)
+    raise AssertionError(f"step {step} never came")
+
+
+@pytest.mark.parametrize("step, workers", [(1, 0), (3, 2), (4, 0), (7, 0)])
+def test_kill_9_and_resume_gives_the_losses_of_an_undisturbed_run(start, train, undisturbed, tmp_path, step, workers):
+    expected, expected_dir = undisturbed
+    exp_dir = tmp_path / "exp"
+    process = start(exp_dir, "--num-workers", str(workers))
+    wait_for_step(exp_dir, step, process)
+    process.kill()  # at this moment a checkpoint is being written, more often than not
+    process.wait()
+    assert train(exp_dir, "--num-workers", str(workers)) == expected
+    for name, tensor in load_file(expected_dir / "final/model.safetensors").items():
+        assert (load_file(exp_dir / "final/model.safetensors")[name] == tensor).all(), name
+
+
+def test_sigterm_saves_and_exits_with_85(start, train, undisturbed, tmp_path):
+    exp_dir = tmp_path / "exp"
+    process = start(exp_dir, "--checkpoint-every-steps", "1000")
+    wait_for_step(exp_dir, 3, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 85
+    saved = checkpoint.steps(exp_dir)
+    assert saved and saved[-1] >= 3
+    rows = train(exp_dir, "--checkpoint-every-steps", "1000")
+    assert rows == undisturbed[0]
+
+
+def test_truncated_newest_checkpoint_is_passed_over(train, undisturbed, tmp_path, caplog):
+    exp_dir = tmp_path / "exp"
+    train(exp_dir, "--num-steps", "5", "--average-last-steps", "0")
+    newest = checkpoint.directory_of(exp_dir, 5)
+    data = (newest / "optimizer.safetensors").read_bytes()
+    (newest / "optimizer.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match="optimizer.safetensors is truncated"):
+        checkpoint.verify(newest)
+    directory, meta = checkpoint.newest(exp_dir)
+    assert meta["step"] == 4 and "truncated" in caplog.text
+
+
+def test_another_setting_is_refused_with_both_values(start, train, tmp_path):
+    exp_dir = tmp_path / "exp"
+    train(exp_dir, "--num-steps", "2")
+    assert start(exp_dir, "--optimizer.base-lr", "0.01").wait(timeout=120) == 1
+    text = Path(f"{exp_dir}.log").read_text()
+    assert "optimizer.base_lr = 0.01" in text and "0.045" in text and "to fix:" in text
+
+
+def test_two_ranks_and_accumulation_see_the_same_data(train, tmp_path):
+    """Two ranks with accumulation 1 and one rank with accumulation 2: the same losses within rounding."""
+    one = train(tmp_path / "one", "--accumulation", "2", "--num-steps", "3")
+    two = train(tmp_path / "two", "--num-steps", "3", processes=2)
+    losses = [[row[key] for row in rows for key in sorted(row) if key.startswith("loss/")] for rows in (one, two)]
+    assert len(losses[0]) == 12
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_losses_fall(undisturbed):
+    rows = [row for row in undisturbed[0] if "loss/speech/masked" in row]
+    assert rows[-1]["loss/speech/masked"] < rows[0]["loss/speech/masked"] - 0.3
