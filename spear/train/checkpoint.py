@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from spear import fs
-from spear.errors import CheckpointError
+from spear.errors import CheckpointError, DataError
 from spear.log import get_logger
 
 logger = get_logger(__name__)
@@ -66,7 +66,10 @@ def verify(directory: str | Path) -> dict:
         raise CheckpointError(
             f"no checkpoint.json in {directory}", "a complete checkpoint directory", "delete it, or name another"
         )
-    meta = fs.read_json(directory / "checkpoint.json")
+    try:
+        meta = fs.read_json(directory / "checkpoint.json")
+    except DataError as error:
+        raise CheckpointError(error.found, error.expected, f"delete {directory} and use an older one") from error
     for name, digest in meta["files"].items():
         path = directory / name
         if not path.exists() or fs.sha256_file(path) != digest:

@@ -21,6 +21,10 @@ class NonFiniteSteps:
         self.limit, self.path, self.known = limit, exp_dir / "non_finite_steps.jsonl", 0
         self.rows: list[dict] = []
 
+    def start_at(self, total: int) -> None:
+        """Takes over the count of a run that is resumed: those steps were reported when they happened."""
+        self.known = total
+
     def check(self, total: int, step: int, ids: list[str]) -> None:
         """Takes the optimizer's count after a step; names the cuts of a skipped step.
 

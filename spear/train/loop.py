@@ -264,6 +264,7 @@ class Trainer:
         self.model.load_state_dict(checkpoint.read_tensors(directory, "model"))
         self.average.load(checkpoint.read_tensors(directory, "model_avg"), meta["average_count"])
         load_optimizer_tensors(self.optimizer, checkpoint.read_tensors(directory, "optimizer"), meta["optimizer"])
+        self.non_finite.start_at(self.optimizer.num_nonfinite)
         self.schedule.load_state_dict(meta["schedule"])
         self.step, self.epoch, self.batch = meta["step"], meta["epoch"], meta["batch"]
         self.seen_seconds = meta["seen_seconds"]

@@ -79,5 +79,8 @@ def test_two_ranks_and_accumulation_see_the_same_data(train, tmp_path):
 
 
 def test_losses_fall(undisturbed):
-    rows = [row for row in undisturbed[0] if "loss/speech/masked" in row]
-    assert rows[-1]["loss/speech/masked"] < rows[0]["loss/speech/masked"] - 0.3
+    """On the held-out cuts, which are the same every time: single training batches of this size are noise."""
+    rows = [row for row in undisturbed[0] if "valid/loss/speech/masked" in row]
+    for stream in ("speech", "best_rq"):
+        key = f"valid/loss/{stream}/masked"
+        assert rows[-1][key] < rows[0][key] - 0.3, key

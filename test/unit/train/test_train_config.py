@@ -1,0 +1,89 @@
+"""Settings of training: weights of strategies, names that do not exist, values that cannot be."""
+
+import pytest
+
+from spear.config import parse
+from spear.errors import CheckpointError, ConfigError
+from spear.train.config import ALIASES, STRATEGIES, StreamConfig, TrainConfig
+from spear.train.setup import check_resumable, flatten
+
+
+def refusal(*argv) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(TrainConfig, list(argv), ALIASES)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "strategy, speech_on_audio, audio_on_speech, audio_on_audio",
+    [("asymmetric", 1.0, 0.0, 0.1), ("disjoint", 0.0, 0.0, 0.25), ("joint", 1.0, 0.1, 0.1)],
+)
+def test_weights_follow_the_strategy(strategy, speech_on_audio, audio_on_speech, audio_on_audio):
+    config = TrainConfig(strategy=strategy, streams={"speech": StreamConfig(), "audio": StreamConfig()})
+    assert config.stream_weight("speech", "speech") == 1.0
+    assert config.stream_weight("speech", "audio") == speech_on_audio
+    assert config.stream_weight("audio", "speech") == audio_on_speech
+    assert config.stream_weight("audio", "audio") == audio_on_audio
+
+
+def test_a_stream_may_state_its_own_weights_and_an_unknown_one_must():
+    own = StreamConfig(domain_weights={"speech": 0.3})
+    config = TrainConfig(streams={"speech": own, "birds": StreamConfig()})
+    assert config.stream_weight("speech", "speech") == 0.3
+    for stream, domain in (("speech", "audio"), ("birds", "audio")):
+        with pytest.raises(ConfigError, match=f"stream '{stream}' on domain '{domain}'"):
+            config.stream_weight(stream, domain)
+
+
+@pytest.mark.parametrize(
+    "argument, near", [("--optimizer.base-lrr", "base"), ("--num-stepz", "num"), ("--stratgy", "s")]
+)
+def test_a_misspelt_setting_is_refused_with_the_nearest_one(argument, near):
+    message = refusal(argument, "1")
+    nearest = {"base": "base_lr", "num": "num_steps", "s": "strategy"}[near]
+    assert nearest in message.replace("-", "_") and "to fix" in message
+
+
+def test_a_misspelt_key_in_yaml_names_the_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("streams:\n  speech:\n    mix_token: true\n")
+    message = refusal("--config", str(path))
+    assert "mine.yaml" in message and "mix_token" in message and "mix_tokens" in message
+
+
+@pytest.mark.parametrize(
+    "values, word",
+    [
+        ({"strategy": "both"}, ", ".join(STRATEGIES)),
+        ({"precision": "fp8"}, "auto, bf16, fp32"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_with_those_that_can(values, word):
+    with pytest.raises(ConfigError, match=word):
+        TrainConfig(**values)
+    [(name, value)] = values.items()
+    assert word in refusal(f"--{name}", value)
+
+
+@pytest.mark.parametrize("values", [{"objective": "mvq"}, {"normalise": "none"}])
+def test_streams_refuse_unknown_choices(values):
+    with pytest.raises(ConfigError, match="one of"):
+        StreamConfig(**values)
+
+
+def test_names_of_icefall_are_understood():
+    config = parse(TrainConfig, ["--max-duration", "55", "--base-lr", "0.01", "--lr-hours", "9"], ALIASES)
+    assert (config.plan.max_seconds, config.optimizer.base_lr, config.optimizer.lr_hours) == (55, 0.01, 9)
+
+
+def test_resuming_allows_what_does_not_change_the_training_and_refuses_the_rest():
+    from spear.config import to_dict
+
+    meta = {"config": to_dict(TrainConfig()), "cards": {}, "world_size": 1}
+    check_resumable(TrainConfig(num_workers=3, num_steps=7, exp_dir="x", log_every_steps=1), meta, 1, {})
+    with pytest.raises(CheckpointError, match=r"seed = 1, .*42"):
+        check_resumable(TrainConfig(seed=1), meta, 1, {})
+
+
+def test_flatten_names_every_leaf():
+    assert flatten({"a": {"b": [1, {"c": 2}]}, "d": None}) == {"a.b.0": 1, "a.b.1.c": 2, "d": None}
