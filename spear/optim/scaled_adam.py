@@ -165,8 +165,9 @@ class ScaledAdam(Optimizer):
 
     @property
     def num_nonfinite(self) -> int:
-        """Steps so far whose gradients were not finite."""
-        return sum(statistics.num_nonfinite for statistics in self.clipping.values())
+        """Steps so far whose gradients were not finite (counted in each group). Waits for the device once a group."""
+        self._prepare()
+        return sum(int(clipper.num_nonfinite) for clipper in self._clippers)
 
     def state_dict(self) -> dict[str, Any]:
         """In torch's layout: tensors and numbers only; a copy, so that later steps do not change it.

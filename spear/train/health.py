@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from spear import fs
+from spear import dist, fs
 from spear.errors import DataError
 from spear.log import get_logger
 
@@ -26,7 +26,9 @@ class NonFiniteSteps:
         self.known = total
 
     def check(self, total: int, step: int, ids: list[str]) -> None:
-        """Takes the optimizer's count after a step; names the cuts of a skipped step.
+        """Takes the optimizer's count after a step; names the cuts of a skipped step, those of all ranks.
+
+        Gradients are summed over ranks before they are looked at, so that all ranks skip the same steps.
 
         Raises:
             DataError: the limit is reached.
@@ -35,6 +37,7 @@ class NonFiniteSteps:
             self.known = total
             return
         self.known = total
+        ids = [each for of_rank in dist.gather_objects(ids) for each in of_rank]
         self.rows.append({"step": step, "ids": ids})
         logger.warning(
             "step %d skipped: gradient not finite; cuts %s (%d so far)", step, ", ".join(ids), len(self.rows)

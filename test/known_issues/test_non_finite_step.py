@@ -5,6 +5,8 @@ parameters finite, the log and a file say which cuts it had, and training stops 
 """
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -62,3 +64,40 @@ def test_steps_skipped_before_a_resume_are_not_reported_again(tmp_path, caplog):
     step(model, optimizer, 1.0)
     health.check(optimizer.num_nonfinite, 3, ["innocent"])
     assert not caplog.records
+
+
+RANK = """
+import json, pathlib, sys, torch
+from spear import dist
+from spear.optim import ScaledAdam, parameter_groups
+from spear.train.health import NonFiniteSteps
+
+world = dist.start("cpu")
+torch.manual_seed(0)
+model = torch.nn.Linear(6, 3)
+wrapped = torch.nn.parallel.DistributedDataParallel(model)
+optimizer = ScaledAdam(parameter_groups(model, 0.01), lr=0.01)
+health = NonFiniteSteps(20, pathlib.Path(sys.argv[1]))
+for step in range(4):
+    optimizer.zero_grad()
+    bad = world.rank == 1 and step == 2
+    (wrapped(torch.full((2, 6), float("inf") if bad else 1.0 + world.rank)) ** 2).sum().backward()
+    optimizer.step()
+    health.check(optimizer.num_nonfinite, step, [f"cut-{step}-{world.rank}"])
+found = {"rows": health.rows, "weights": model.weight.flatten().tolist(), "count": optimizer.num_nonfinite}
+pathlib.Path(sys.argv[1], f"{world.rank}.json").write_text(json.dumps(found))
+dist.stop()
+"""
+
+
+@pytest.mark.slow
+def test_an_inf_on_one_rank_of_two_is_skipped_by_both(tmp_path):
+    (tmp_path / "rank.py").write_text(RANK)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launcher, str(tmp_path / "rank.py"), str(tmp_path)], capture_output=True, text=True, cwd="/", timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert one == two and torch.tensor(one["weights"]).isfinite().all()
+    assert one["count"] == 1 and one["rows"] == [{"step": 2, "ids": ["cut-2-0", "cut-2-1"]}]
