@@ -11,6 +11,7 @@ There is no random state in it: every stream is derived from (seed, purpose, epo
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -93,12 +94,29 @@ def steps(exp_dir: str | Path) -> list[int]:
 
 def newest(exp_dir: str | Path) -> tuple[Path, dict] | None:
     """The newest checkpoint that is whole, with its description; damaged ones are reported and passed over."""
-    for step in reversed(steps(exp_dir)):
+    return _first_whole(exp_dir, reversed(steps(exp_dir)))
+
+
+def nearest(exp_dir: str | Path, step: int, before: int) -> tuple[Path, dict] | None:
+    """The whole checkpoint nearest to `step` among those of steps below `before`.
+
+    It is another than that of `step` when `num_steps` was changed on the way, or when that one is damaged.
+    """
+    candidates = sorted((each for each in steps(exp_dir) if each < before), key=lambda each: abs(each - step))
+    found = _first_whole(exp_dir, candidates)
+    if found is None or found[0] != directory_of(exp_dir, step):
+        instead = f"from {found[0].name} on" if found else "not at all"
+        logger.warning("no checkpoint of step %d, where the average should begin: averaging %s", step, instead)
+    return found
+
+
+def _first_whole(exp_dir: str | Path, candidates: Iterable[int]) -> tuple[Path, dict] | None:
+    for step in candidates:
         directory = directory_of(exp_dir, step)
         try:
             return directory, verify(directory)
         except (CheckpointError, KeyError) as error:
-            logger.warning("checkpoint %s cannot be used, trying the one before:\n%s", directory.name, error)
+            logger.warning("checkpoint %s cannot be used, trying another:\n%s", directory.name, error)
     return None
 
 

@@ -51,7 +51,7 @@ class Trainer:
         self.model = setup.make_model(config, self.objectives, world.device)
         self.average = RunningAverage(self.model)
         self.optimizer = ScaledAdam(
-            parameter_groups(self.model, config.optimizer.base_lr),
+            parameter_groups(self.model, config.optimizer.base_lr, config.optimizer.lr_scales),
             lr=config.optimizer.base_lr,
             clipping_scale=config.optimizer.clipping_scale,
         )
@@ -293,10 +293,11 @@ class Trainer:
         if self.world.is_main:
             state = {name: value.float() for name, value in self.model.state_dict().items()}
             start = self._window_start()
-            if start > 0 and self.average.count:
-                directory = checkpoint.directory_of(self.config.exp_dir, start)
-                earlier, meta = checkpoint.read_tensors(directory, "model_avg"), checkpoint.verify(directory)
+            found = checkpoint.nearest(self.config.exp_dir, start, self.config.num_steps) if start > 0 else None
+            if found:
+                directory, meta = found
                 if self.average.count > meta["average_count"]:
+                    earlier = checkpoint.read_tensors(directory, "model_avg")
                     state = window_mean(self.average.mean, self.average.count, earlier, meta["average_count"])
             checkpoint.save(final, {"model": state}, {"step": self.step, **self._provenance()})
             logger.info("final model: %s", final)

@@ -1,5 +1,6 @@
 """A run that is killed and started again goes on as if nothing had happened, bit for bit."""
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -22,6 +23,12 @@ def wait_for_step(exp_dir: Path, step: int, process) -> None:
         assert process.poll() is None, Path(f"{exp_dir}.log").read_text()[-3000:]
         time.sleep(0.01)
     raise AssertionError(f"step {step} never came")
+
+
+def logged_steps(exp_dir: Path) -> list[int]:
+    """Steps in metrics.jsonl, without the rows of validation."""
+    rows = [json.loads(line) for line in (exp_dir / "metrics.jsonl").read_text().splitlines()]
+    return [row["step"] for row in rows if "lr" in row]
 
 
 @pytest.mark.parametrize("step, workers", [(1, 0), (3, 2), (4, 0), (7, 0)])
@@ -47,6 +54,25 @@ def test_sigterm_saves_and_exits_with_85(start, train, undisturbed, tmp_path):
     assert saved and saved[-1] >= 3
     rows = train(exp_dir, "--checkpoint-every-steps", "1000")
     assert rows == undisturbed[0]
+
+
+def test_a_signal_to_one_rank_stops_both(start_ranks, tmp_path):
+    exp_dir = tmp_path / "exp"
+    # More steps than there is time for: the signal ends the run, whatever step it finds.
+    ranks = start_ranks(exp_dir, "--checkpoint-every-steps", "1000", "--num-steps", "100000")
+    wait_for_step(exp_dir, 2, ranks[0])
+    ranks[1].send_signal(signal.SIGTERM)
+    log = Path(f"{exp_dir}.log")
+    assert [rank.wait(timeout=120) for rank in ranks] == [85, 85], log.read_text()[-3000:]
+    [step] = checkpoint.steps(exp_dir)
+    assert step >= 2 and checkpoint.newest(exp_dir)[1]["step"] == step
+    assert logged_steps(exp_dir) == list(range(1, step + 1))  # it stopped at once after the step in which it came
+    ranks = start_ranks(exp_dir, "--num-steps", str(step + 2))
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0], log.read_text()[-3000:]
+    assert logged_steps(exp_dir) == list(range(1, step + 3))
+    # The average over the last 3 steps would begin at a step that has no checkpoint; the nearest one serves.
+    assert (exp_dir / "final/model.safetensors").exists()
+    assert f"no checkpoint of step {step - 1}" in log.read_text()
 
 
 def test_truncated_newest_checkpoint_is_passed_over(train, undisturbed, tmp_path, caplog):

@@ -62,3 +62,14 @@ def test_prune_keeps_the_newest_and_those_that_are_needed(tmp_path, keep, always
         save(tmp_path, step)
     checkpoint.prune(tmp_path, keep, always)
     assert checkpoint.steps(tmp_path) == left
+
+
+def test_the_nearest_whole_checkpoint_serves_for_averaging(tmp_path, caplog):
+    assert checkpoint.nearest(tmp_path, 5, 10) is None
+    for step in (2, 5, 9, 10):
+        save(tmp_path, step)
+    caplog.clear()
+    assert checkpoint.nearest(tmp_path, 5, 10)[1]["step"] == 5 and not caplog.records
+    assert checkpoint.nearest(tmp_path, 8, 10)[1]["step"] == 9 and "no checkpoint of step 8" in caplog.text
+    (checkpoint.directory_of(tmp_path, 5) / "checkpoint.json").unlink()
+    assert checkpoint.nearest(tmp_path, 5, 10)[1]["step"] == 2
