@@ -81,7 +81,7 @@ class FbankUpstream:
 
 
 class SpearUpstream:
-    """A SPEAR encoder, trained or not: all hidden states at 50 Hz.
+    """A SPEAR encoder, trained or not: the input to the first layer and all hidden states, at 50 Hz.
 
     Args:
         model: a `spear.SpearModel`.
@@ -103,14 +103,17 @@ class SpearUpstream:
     def fingerprint(self) -> dict:
         """Weights, and the precision they are used in."""
         precision = str(self.dtype or torch.float32).removeprefix("torch.")
-        return {"kind": self.kind, "weights_sha256": self._weights, "precision": precision, **self.details}
+        weights = {"weights_sha256": self._weights, "num_states": self.num_layers}
+        return {"kind": self.kind, "precision": precision, **weights, **self.details}
 
     @torch.no_grad()
     def extract(self, waves_BS: Tensor, lengths_B: Tensor) -> tuple[list[Tensor], Tensor]:
         """[(B, T50, D)] in float32 and frame counts."""
         with autocast(self.device.type, self.dtype):
             output = self.model(waves_BS.to(self.device), lengths_B.to(self.device))
-        states = [state.float() for state in output.hidden_states]
+        # As SUPERB counts: the input to the first layer (where the encoder gives it), and every layer's output.
+        first = getattr(output, "embed_out", None)
+        states = [state.float() for state in (first, *output.hidden_states) if state is not None]
         frames = states[0].shape[1]
         lens_B = output.encoder_out_lens.cpu()
         if output.encoder_out.shape[1] != frames:

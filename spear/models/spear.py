@@ -29,11 +29,14 @@ class SpearOutput:
         hidden_states: the output of every layer, each (B, T50, D of its stack), always at 50 Hz. Layers of slower
             stacks are repeated in time. Without output downsampling and in a model of one width, the last one is
             `encoder_out`.
+        embed_out: (B, T50, D of the first stack), the input to the first layer; the released models do not return it,
+            but evaluation protocols such as SUPERB's count it as a state.
     """
 
     encoder_out: Tensor
     encoder_out_lens: Tensor
     hidden_states: list[Tensor] = field(default_factory=list)
+    embed_out: Tensor | None = None
 
 
 class SpearModel(nn.Module):
@@ -99,7 +102,7 @@ class SpearModel(nn.Module):
         out_BTD, layers = self.encoder(x_BTD, padding_BT, with_hidden_states)
 
         factor = self.config.output_downsampling_factor
-        return SpearOutput(out_BTD, (lens_B + factor - 1) // factor, layers)
+        return SpearOutput(out_BTD, (lens_B + factor - 1) // factor, layers, x_BTD)
 
     @property
     def fbank(self) -> Fbank:

@@ -33,7 +33,8 @@ class StreamConfig:
         projection_dim: random projection only: dimension in which codes are looked up.
         stacked_frames: random projection only: fbank rows that one target sees.
         normalise: random projection only: `utterance` takes away each mel bin's mean over the utterance (what is said,
-            not how it was recorded), `level` one mean over all bins (keeps the spectrum, forgets the gain).
+            not how it was recorded), `level` one mean over all bins (keeps the spectrum, forgets the gain), `harmonics`
+            each frame's spectral envelope (keeps the fine structure, so the pitch; forgets the timbre).
     """
 
     objective: str = "tokens"
@@ -48,7 +49,7 @@ class StreamConfig:
 
     def __post_init__(self):
         _choice("streams.*.objective", self.objective, ("tokens", "random_projection"))
-        _choice("streams.*.normalise", self.normalise, ("utterance", "level"))
+        _choice("streams.*.normalise", self.normalise, ("utterance", "level", "harmonics"))
 
 
 @dataclass
@@ -61,6 +62,7 @@ class OptimizerConfig:
         lr_hours: Eden's H, in hours of padded audio over all ranks.
         warmup_batches: the factor rises from 0.5 to 1 over this many steps.
         clipping_scale: gradients above this multiple of the median norm are scaled down.
+        lr_scales: factors on the learning rate by prefix of parameter names, such as {encoder_embed: 0.1}.
         reference_seconds: schedules count in batches of this many padded seconds.
     """
 
@@ -69,6 +71,7 @@ class OptimizerConfig:
     lr_hours: float = 25000.0
     warmup_batches: float = 500.0
     clipping_scale: float = 2.0
+    lr_scales: dict[str, float] = field(default_factory=dict)
     reference_seconds: float = 600.0
 
 

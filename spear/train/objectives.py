@@ -19,6 +19,9 @@ from spear.seeds import derive
 from spear.teachers.align import align_targets, aligned_codebooks
 from spear.train.config import StreamConfig
 
+# Mel bins over which a spectral envelope is smooth: wider than the distance of low harmonics.
+ENVELOPE_BINS = 15
+
 
 class Objective(Protocol):
     """Makes the targets of one stream."""
@@ -98,11 +101,17 @@ class RandomProjectionObjective:
 
 
 def _normalise(features_BTF: Tensor, lens_B: Tensor, how: str) -> Tensor:
-    """Features without each mel bin's mean over time (`utterance`), or without one mean over all bins (`level`).
+    """Takes away what a target should not depend on; see `StreamConfig.normalise`.
 
     Codes are compared by angle, so the scale does not matter. Padding becomes 0.
     """
     valid_BT1 = (torch.arange(features_BTF.shape[1], device=lens_B.device) < lens_B[:, None])[:, :, None]
+    if how == "harmonics":
+        # The same number of neighbours on both sides, fewer at the edges: a flat spectrum becomes 0 everywhere.
+        envelope_BTF = torch.nn.functional.avg_pool1d(
+            features_BTF, ENVELOPE_BINS, stride=1, padding=ENVELOPE_BINS // 2, count_include_pad=False
+        )
+        return (features_BTF - envelope_BTF) * valid_BT1
     mean_B1F = (features_BTF * valid_BT1).sum(dim=1, keepdim=True) / lens_B[:, None, None].clamp(min=1)
     if how == "level":
         mean_B1F = mean_B1F.mean(dim=2, keepdim=True)

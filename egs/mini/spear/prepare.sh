@@ -5,10 +5,9 @@
 #   ./prepare.sh                          # the synthetic corpus, made offline
 #   ./prepare.sh --audio-dir DIR          # real recordings: a folder with manifest.tsv, or any folder of audio files
 #   ./prepare.sh --stage 3 --stop-stage 4
-#
 # Stages: 0 environment and data, 1 manifests, 2 fbank, 3 teachers and their embeddings, 4 quantizers, 5 tokens.
 # Data goes to data/ and teachers to exp/ beside this script; other audio or another seed uses names of its own, such as
-# data_NAME and exp_NAME. --on-the-fly true computes features when they are needed instead of storing them.
+# data_NAME and exp_NAME. --on-the-fly false stores features; computing them costs less than 1 % of a training step.
 # --executor local|dask|slurm and --num-jobs (0: one per core) apply to stages 1 and 2, --nproc-per-node to 3 and 5.
 set -euo pipefail
 
@@ -17,7 +16,7 @@ stop_stage=5
 audio_dir=
 data_dir=
 exp_dir=
-on_the_fly=false
+on_the_fly=true
 num_jobs=0
 executor=local
 seed=42
@@ -37,14 +36,6 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/shared/setup_environment.sh"
 . "$here/local/paths.sh"
 setup_environment
-
-launch() { # a Python script, or -m MODULE, in one process or in several
-  if ((nproc_per_node > 1)); then
-    torchrun --standalone --nproc_per_node "$nproc_per_node" "$@"
-  else
-    python "$@"
-  fi
-}
 
 obtain_data() {
   renew "$data_dir/raw"
@@ -72,26 +63,28 @@ make_fbank() {
     --executor "$executor" --num-jobs "$num_jobs"
 }
 
+make_teacher() { # DOMAIN
+  # shellcheck disable=SC2086
+  launch "$here/train.py" --config "$here/conf/teacher_$1.yaml" --exp-dir "$exp_dir/teacher_$1" \
+    --data-dir "$data_dir" --seed "$seed" $teacher_options
+  launch -m spear.bin.main embed --teacher "spear:$exp_dir/teacher_$1@$teacher_layer" --seed "$seed" \
+    --cuts "$(cuts_of "$1")" --max-frames "$max_frames" --max-seconds 40 --output "$data_dir/embeddings/$1"
+}
+
 make_teachers() {
-  local domain
   set_aside "$exp_dir/teacher_speech" "$exp_dir/teacher_audio"
   renew "$data_dir/embeddings"
-  for domain in $(domains); do
-    # shellcheck disable=SC2086
-    launch "$here/train.py" --config "$here/conf/teacher_$domain.yaml" --data-dir "$data_dir" \
-      --exp-dir "$exp_dir/teacher_$domain" --seed "$seed" $teacher_options
-    launch -m spear.bin.main embed --teacher "spear:$exp_dir/teacher_$domain@$teacher_layer" --seed "$seed" \
-      --cuts "$(cuts_of "$domain")" --max-frames "$max_frames" --output "$data_dir/embeddings/$domain"
-  done
+  each_domain make_teacher
+}
+
+train_quantizer() { # DOMAIN
+  spear train-quantizer --embeddings "$data_dir/embeddings/$1" --num-codebooks "$num_codebooks" \
+    --output "$data_dir/quantizer/$1" --seed "$seed"
 }
 
 train_quantizers() {
-  local domain
   renew "$data_dir/quantizer"
-  for domain in $(domains); do
-    spear train-quantizer --embeddings "$data_dir/embeddings/$domain" --num-codebooks "$num_codebooks" \
-      --output "$data_dir/quantizer/$domain" --seed "$seed"
-  done
+  each_domain train_quantizer
 }
 
 extract_tokens() {
@@ -101,20 +94,21 @@ extract_tokens() {
     cuts+=("$(cuts_of "$domain")")
     streams+=(--stream "$domain=spear:$exp_dir/teacher_$domain@$teacher_layer,$data_dir/quantizer/$domain")
   done
-  launch -m spear.bin.main extract-tokens --cuts "${cuts[@]}" "${streams[@]}" --output "$data_dir/tokens"
+  launch -m spear.bin.main extract-tokens --cuts "${cuts[@]}" "${streams[@]}" --output "$data_dir/tokens" \
+    --max-seconds 40 --unit-seconds 600 --refine-passes 1 --beam 4
   spear verify-tokens --tokens "$data_dir/tokens" --cuts "${cuts[@]}"
 }
 
-run_stage 0 "environment and data" "makes or links $data_dir/raw; about 20 s; 2 GB of disk should be free" \
+run_stage 0 "environment and data" "makes or links $data_dir/raw; 30 s; 2 GB of disk should be free" \
   obtain_data "$(fingerprint "$audio_dir")" "$seed" "$corpus_options"
 run_stage 1 "manifests" "reads data/raw once; writes data/manifests with quarantine.jsonl; about 15 s, 5 MB" \
   make_manifests "$tasks" "$kind"
-run_stage 2 "fbank" "128-mel features and statistics to data/fbank; about 15 s, 0.1 GB an hour of audio" \
+run_stage 2 "fbank" "statistics; with --on-the-fly false features to data/fbank, 0.2 GB an hour of audio" \
   make_fbank "$on_the_fly"
 run_stage 3 "teachers" "pre-trains one for each domain, embeds $max_frames frames of each; 3 minutes, 50 MB" \
   make_teachers "$here/conf/teacher_speech.yaml" "$here/conf/teacher_audio.yaml" "$seed" "$max_frames" \
-  "$teacher_layer" "$teacher_options"
+  "$teacher_layer" "$teacher_options" "$(declare -f make_teacher)"
 run_stage 4 "quantizers" "$num_codebooks codebooks for each teacher to data/quantizer; under a minute, 5 MB" \
-  train_quantizers "$num_codebooks" "$seed"
+  train_quantizers "$num_codebooks" "$seed" "$(declare -f train_quantizer)"
 run_stage 5 "tokens" "one pass audio -> teachers -> data/tokens (under 2 MB an hour), verified; 30 s" \
   extract_tokens

@@ -34,3 +34,28 @@ domains() { # the domains that have training cuts, one a line; both before the m
 fingerprint() { # DIR: a checksum over names, sizes and times of its files; nothing for the synthetic corpus
   if [[ -n "$1" ]]; then find -L "$1" -type f -exec ls -ln {} + | cksum; fi
 }
+
+launch() { # a Python script, or -m MODULE, in one process or in several
+  if ((nproc_per_node > 1)); then
+    torchrun --standalone --nproc_per_node "$nproc_per_node" "$@"
+  else
+    python "$@"
+  fi
+}
+
+each_domain() { # FUNCTION: calls it for every domain, side by side where there are cores for it; fails if one fails
+  local domain cores jobs=() status=0
+  cores="$(getconf _NPROCESSORS_ONLN)"
+  if ((nproc_per_node > 1 || cores < 2)) || command -v nvidia-smi >/dev/null; then
+    for domain in $(domains); do "$1" "$domain"; done
+    return
+  fi
+  # Small models gain more from one process per core than from one process with all cores.
+  export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores / 2))}"
+  for domain in $(domains); do
+    (set -euo pipefail; "$1" "$domain" 2>&1 | sed -u "s/^/$domain | /") &
+    jobs+=($!)
+  done
+  for job in "${jobs[@]}"; do wait "$job" || status=$?; done
+  return "$status"
+}
