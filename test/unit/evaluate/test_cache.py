@@ -152,4 +152,4 @@ def test_random_encoders_have_the_architecture_and_come_from_their_seed(tmp_path
     hashes = [upstream_hash(t) for t in [trained, *twins]]
     assert hashes[1] == hashes[2] and len(set(hashes)) == 3
     states, lens_B = trained.extract(torch.randn(2, 16000), torch.tensor([16000, 1600]))
-    assert len(states) == 7 and lens_B.tolist() == [46, 1]
+    assert len(states) == 8 and lens_B.tolist() == [46, 1]

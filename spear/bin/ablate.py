@@ -1,0 +1,121 @@
+"""Trains variants of one configuration with several seeds, decodes them all, and prints mean and deviation.
+
+    spear ablate --base conf/student.yaml --variants conf/ablation/joint.yaml,conf/ablation/disjoint.yaml \\
+        --data-dir data --exp-dir exp/ablation --seeds 1,2,3
+
+A variant is a YAML file that states only its difference; the base itself is the first variant. Finished trainings and
+scores are kept, so an interrupted run goes on where it stopped.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from spear import config, fs, log
+from spear.errors import ConfigError, SpearError
+from spear.executor import run_units
+
+
+@dataclass
+class AblateConfig:
+    """Settings of `spear ablate`.
+
+    Attributes:
+        base: configuration that all variants share.
+        variants: configurations of differences; each names its column.
+        seeds: training seeds.
+        data_dir: what prepare.sh made.
+        exp_dir: trainings, scores and `ablation.md` go here.
+        tasks: tasks to decode; none means all, those made for ablations included.
+        options: further arguments of every training, such as "--num-steps 200".
+        num_jobs: trainings and decodings side by side.
+    """
+
+    base: str
+    exp_dir: str
+    variants: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
+    data_dir: str = "data"
+    tasks: list[str] = field(default_factory=list)
+    options: str = ""
+    num_jobs: int = 1
+
+
+def train(unit: dict) -> dict:
+    """Trains one variant with one seed in a process of its own; returns its directory.
+
+    Raises:
+        SpearError: the training failed; its last lines are in the message.
+    """
+    command = [sys.executable, "-m", "spear.bin.main", "train", *unit["arguments"]]
+    threads = str(max(1, (os.cpu_count() or 1) // unit["num_jobs"]))
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": threads})
+    if done.returncode:
+        raise SpearError(
+            f"the training {unit['name']} ended with status {done.returncode}: {done.stderr[-1500:]}",
+            "status 0",
+            "correct the cause and run the same command; finished trainings are kept",
+        )
+    return {"exp_dir": unit["exp_dir"]}
+
+
+def plan(settings: AblateConfig) -> list[dict]:
+    """One unit of work for each variant and seed.
+
+    Raises:
+        ConfigError: two variants have one name.
+    """
+    files = [settings.base, *settings.variants]
+    names = [Path(file).stem for file in files]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"variants {', '.join(names)}", "file names that differ", "rename one of the files")
+    units = []
+    for seed in settings.seeds:
+        for name, file in zip(names, files):
+            exp_dir = str(Path(settings.exp_dir) / f"{name}-seed{seed}")
+            arguments = ["--config", settings.base] + (["--config", file] if file != settings.base else [])
+            arguments += ["--data-dir", settings.data_dir, "--exp-dir", exp_dir, "--seed", str(seed)]
+            arguments += settings.options.split()
+            content = [Path(path).read_text(encoding="utf-8") for path in {settings.base, file}]
+            units.append(
+                {
+                    "name": f"{name}-seed{seed}",
+                    "variant": name,
+                    "seed": seed,
+                    "exp_dir": exp_dir,
+                    "arguments": arguments,
+                    "settings_sha256": fs.sha256_json(sorted(content)),
+                    "num_jobs": settings.num_jobs,
+                }
+            )
+    return units
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses the arguments, trains, decodes, and writes the table."""
+    from spear.evaluate.results import ablation_table, evaluate_checkpoints
+    from spear.evaluate.run import DecodeConfig
+
+    settings = config.parse(AblateConfig, argv, description=__doc__)
+    log.setup()
+    units = plan(settings)
+    done_dir = Path(settings.exp_dir) / "done"
+    run_units(train, units, done_dir, num_jobs=settings.num_jobs, label="trainings")
+    groups: dict[str, dict[int, str]] = {}
+    for unit in units:
+        groups.setdefault(unit["variant"], {})[unit["seed"]] = unit["exp_dir"]
+    words = " ".join(sys.argv[1:] if argv is None else argv)
+    runs = evaluate_checkpoints(
+        groups,
+        settings.data_dir,
+        settings.exp_dir,
+        settings.tasks or None,
+        DecodeConfig(num_jobs=settings.num_jobs),
+        f"spear ablate {words}".replace("ablate ablate", "ablate"),
+    )
+    table = ablation_table(runs)
+    fs.write_text(Path(settings.exp_dir) / "ablation.md", table + "\n")
+    print(table)
+    return 0
