@@ -40,7 +40,7 @@ def cuts() -> list[torch.Tensor]:
     ]
 
 
-@pytest.mark.parametrize("normalise", ["utterance", "level"])
+@pytest.mark.parametrize("normalise", ["utterance", "level", "harmonics"])
 @pytest.mark.parametrize("stacked", [1, 2, 4, 8])
 def test_targets_fill_the_students_frames_and_no_others(cuts, normalise, stacked):
     objective, batch = make(normalise=normalise, stacked_frames=stacked), batch_of(cuts)
@@ -52,7 +52,7 @@ def test_targets_fill_the_students_frames_and_no_others(cuts, normalise, stacked
     assert len(targets_BTC[0].unique()) > 8  # they tell frames apart
 
 
-@pytest.mark.parametrize("normalise", ["utterance", "level"])
+@pytest.mark.parametrize("normalise", ["utterance", "level", "harmonics"])
 def test_other_cuts_and_padding_change_nothing(cuts, normalise):
     objective, batch = make(normalise=normalise), batch_of(cuts, num_frames=130)
     together = objective.targets(batch, student_lens(batch))
@@ -62,12 +62,12 @@ def test_other_cuts_and_padding_change_nothing(cuts, normalise):
         assert (objective.targets(alone, student_lens(alone))[0] == together[number, :length]).all()
 
 
-def test_level_forgets_the_gain_and_utterance_the_spectrum_too(cuts):
+def test_all_forget_the_gain_and_utterance_the_spectrum_too(cuts):
     tilt_F = torch.linspace(-3, 3, NUM_MEL_BINS)  # another microphone
     plain, louder, tilted = (batch_of([cuts[0] + change]) for change in (torch.zeros(1), torch.full((1,), 2.3), tilt_F))
     lens_B = student_lens(plain)
     share = {}
-    for how in ("level", "utterance"):
+    for how in ("level", "utterance", "harmonics"):
         objective = make(normalise=how)
         targets = objective.targets(plain, lens_B)
         # Rounding may turn a near tie between two codes; nothing else may differ.
