@@ -24,7 +24,7 @@ dry_run=false
 nproc_per_node=1
 kind=speech
 tasks=
-num_codebooks=8
+num_codebooks=4
 max_frames=40000
 teacher_layer=-1
 corpus_options=
@@ -94,7 +94,7 @@ extract_tokens() {
     cuts+=("$(cuts_of "$domain")")
     streams+=(--stream "$domain=spear:$exp_dir/teacher_$domain@$teacher_layer,$data_dir/quantizer/$domain")
   done
-  launch -m spear.bin.main extract-tokens --cuts "${cuts[@]}" "${streams[@]}" --output "$data_dir/tokens" \
+  launch_side_by_side -m spear.bin.main extract-tokens --cuts "${cuts[@]}" "${streams[@]}" --output "$data_dir/tokens" \
     --max-seconds 40 --unit-seconds 600 --refine-passes 1 --beam 4
   spear verify-tokens --tokens "$data_dir/tokens" --cuts "${cuts[@]}"
 }

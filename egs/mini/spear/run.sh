@@ -37,11 +37,10 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 setup_environment
 
 train_student() {
-  local launcher=(python) domain sources="" present
+  local domain sources="" present
   present="$(domains | paste -sd ' ' -)"
   set_aside "$exp_dir/student"
   renew
-  if ((nproc_per_node > 1)); then launcher=(torchrun --standalone --nproc_per_node "$nproc_per_node"); fi
   local words=(--config "$here/conf/student.yaml" --data-dir "$data_dir" --exp-dir "$exp_dir/student" --seed "$seed")
   for domain in speech audio; do
     if [[ " $present " == *" $domain "* ]]; then
@@ -52,7 +51,7 @@ train_student() {
   done
   if [[ "$present" != *" "* ]]; then words+=(--sources "[$sources]"); fi
   # shellcheck disable=SC2086
-  "${launcher[@]}" "$here/train.py" "${words[@]}" $student_options
+  launch_side_by_side "$here/train.py" "${words[@]}" $student_options
 }
 
 decode_all() {

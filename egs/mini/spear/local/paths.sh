@@ -43,6 +43,17 @@ launch() { # a Python script, or -m MODULE, in one process or in several
   fi
 }
 
+launch_side_by_side() { # like launch; on CPUs two processes with half the cores each, unless --nproc-per-node says more
+  local cores
+  cores="$(getconf _NPROCESSORS_ONLN)"
+  if ((nproc_per_node > 1 || cores < 2)) || command -v nvidia-smi >/dev/null; then
+    launch "$@"
+  else
+    # Small models: threads would wait for each other many times a millisecond, processes once a step.
+    OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores / 2))}" nproc_per_node=2 launch "$@"
+  fi
+}
+
 each_domain() { # FUNCTION: calls it for every domain, side by side where there are cores for it; fails if one fails
   local domain cores jobs=() status=0
   cores="$(getconf _NPROCESSORS_ONLN)"
