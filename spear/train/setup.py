@@ -65,7 +65,7 @@ def load_data(config: TrainConfig) -> RunData:
     )
     valid = None
     if any(parts[1].values()):
-        held: Sources = load_sources(sources, streams, items=parts[1])
+        held: Sources = load_sources(sources, streams, items=parts[1], require_every_source=False)
         valid = PretrainDataset(held, seed=config.seed, limits=config.plan)
     return RunData(train, valid, loaded.summary)
 
