@@ -46,7 +46,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, world: dist.World):
         self.config, self.world = config, world
-        self.data = setup.load_data(config)
+        self.data = setup.load_data(config, world.size)
         self.objectives = setup.make_objectives(config, self.data, world.device)
         self.model = setup.make_model(config, self.objectives, world.device)
         self.average = RunningAverage(self.model)

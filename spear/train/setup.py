@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from spear import config as configuration
-from spear.data import PretrainDataset, SourceConfig, Sources, load_sources
+from spear.data import PretrainDataset, SourceConfig, load_sources
 from spear.data.streams import StreamConfig as TokenStreamConfig
-from spear.errors import CardError, CheckpointError, ConfigError
+from spear.errors import CardError, CheckpointError, ConfigError, DataError
 from spear.log import get_logger
 from spear.manifest import read_items
 from spear.models.pretrain import SpearPretrainModel
@@ -35,8 +35,12 @@ class RunData:
     summary: dict
 
 
-def load_data(config: TrainConfig) -> RunData:
+def load_data(config: TrainConfig, num_ranks: int = 1) -> RunData:
     """Reads manifests and token stores and splits off the validation cuts.
+
+    Args:
+        config: of the run.
+        num_ranks: processes that will share the validation batches.
 
     Raises:
         ConfigError: there are no sources.
@@ -64,9 +68,13 @@ def load_data(config: TrainConfig) -> RunData:
         plan_dir=Path(config.exp_dir) / "plan",
     )
     valid = None
-    if any(parts[1].values()):
-        held: Sources = load_sources(sources, streams, items=parts[1], require_every_source=False)
-        valid = PretrainDataset(held, seed=config.seed, limits=config.plan)
+    # Every rank scores at least one batch, so a handful of cuts from a small folder is no validation set.
+    if sum(map(len, parts[1].values())) >= max(num_ranks, 2):
+        try:
+            held = load_sources(sources, streams, items=parts[1], require_every_source=False)
+            valid = PretrainDataset(held, seed=config.seed, limits=config.plan) if len(held.cuts) >= num_ranks else None
+        except DataError as error:
+            logger.warning("no validation: %s", error.found)
     return RunData(train, valid, loaded.summary)
 
 
