@@ -4,13 +4,12 @@
 #   test/run.sh                          # everything
 #   test/run.sh --slow false             # without the tests marked slow
 #   test/run.sh --select unit/audio      # pytest of a part of test/
-#   test/run.sh --num-processes 1        # 0: all in one process, as a debugger needs it
+#   test/run.sh --num-threads 2
 set -euo pipefail
 
 slow=true
 select=
 num_threads=1
-num_processes=2
 timeout_seconds=600
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -29,9 +28,7 @@ ruff check .
 echo "== syntax of shell scripts"
 while IFS= read -r script; do bash -n "$script"; done < <(find . -name '*.sh' -not -path './.venv/*' -type f; echo .ci/run)
 echo "== tests"
-# Files go to the processes whole (their fixtures are costly), in order: the long ones, recipes and resume, come early.
 words=("test/$select" --durations 25 --timeout "$timeout_seconds")
-words+=(-n "$num_processes" --dist loadfile --no-loadscope-reorder)
 if [[ "$slow" == false ]]; then words+=(-m "not slow"); fi
 python -m pytest "${words[@]}"
 echo "== all passed in $SECONDS s"
