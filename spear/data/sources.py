@@ -101,7 +101,7 @@ def load_sources(
         dropped: dict[str, list[float]] = collections.defaultdict(list)
         item_weights = _read_item_weights(config)
         before = len(kept)
-        for item in items[config.name] if items is not None else _read_items(config):
+        for item in items[config.name] if items is not None else read_source(config):
             domain = config.domain or item.domain
             reason = _unusable(item, domain, number, opened, limits)
             if reason:
@@ -145,7 +145,12 @@ def _check_configs(sources: list[SourceConfig]) -> None:
             raise ConfigError(f"weight {config.weight} of source '{config.name}'", "zero or more", "correct it")
 
 
-def _read_items(config: SourceConfig) -> list:
+def read_source(config: SourceConfig) -> list:
+    """The items of a source's manifest.
+
+    Raises:
+        DataError: there is no such file.
+    """
     if not Path(config.cuts).exists():
         raise DataError(
             f"no manifest {config.cuts} of source '{config.name}'",

@@ -77,6 +77,8 @@ class Trainer:
         if self.world.device.type == "cpu":
             keep_freed_memory()
         self._resume()
+        if self.world.is_main:  # after the resume: a run that is refused must not overwrite the settings of the old one
+            configuration.dump_yaml(self.config, Path(self.config.exp_dir) / "config.yaml")
         self._describe()
         self.wrapped = self._wrap()
         self.log = MetricsLog(
@@ -108,7 +110,7 @@ class Trainer:
 
     def _train_step(self, batches, plan) -> None:
         """One optimizer step: `accumulation` batches per rank, gradients summed over them and over ranks."""
-        seconds, ids = 0.0, []
+        ids = []
         for part in range(self.config.accumulation):
             asked = time.perf_counter()
             batch: Batch = next(batches)
@@ -116,13 +118,7 @@ class Trainer:
             number = plan.global_batch(self.batch, self.world.rank)
             last = part == self.config.accumulation - 1
             output = self._forward(batch.to(self.world.device), number, synchronise=last)
-            self.window.add(
-                output.stats,
-                audio_seconds=batch.audio_seconds,
-                padded_seconds=batch.padded_seconds,
-                wait_seconds=waited,
-            )
-            seconds += float(plan.batch_seconds[number])
+            self.window.add(output.stats, audio_seconds=batch.audio_seconds, wait_seconds=waited)
             ids += batch.ids
             self.batch += 1
         # Padded seconds of the whole step are known to every rank from the plan; no communication is needed.
@@ -134,7 +130,6 @@ class Trainer:
         self.non_finite.check(self.optimizer.num_nonfinite, self.step, ids)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self.window.host["steps"] += 1
 
     def _forward(self, batch: Batch, number: int, synchronise: bool):
         """Forward and backward pass of one batch; returns the model's output."""
@@ -197,7 +192,7 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
-        """Token loss on the held-out cuts: with the input whole, and with masks that are the same every time."""
+        """Token loss on the held-out cuts, under masks that are the same every time."""
         self.model.eval()
         sums = torch.zeros(len(self.objectives), 2, 3, dtype=torch.float64, device=self.world.device)
         loader = make_validation_loader(self.data.valid, self.world.rank, self.world.size, self.config.num_workers)

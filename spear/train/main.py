@@ -37,8 +37,6 @@ def main(argv: list[str] | None = None, recipe_dir: str | Path | None = None) ->
     world = dist.start(config.device)
     log.setup(Path(config.exp_dir) / "logs" / "train.log", world.rank)
     try:
-        if world.is_main:
-            configuration.dump_yaml(config, Path(config.exp_dir) / "config.yaml")
         Trainer(config, world).run()
     except Stopped as reason:
         log.get_logger(__name__).warning("stopped by %s; saved; run the same command to go on", reason)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from spear import dist
+from spear import dist, fs
 from spear.log import get_logger, human_seconds
 
 logger = get_logger(__name__)
@@ -25,7 +25,7 @@ class Window:
         self.streams, self.device = streams, device
         self.start = time.perf_counter()
         self.sums = torch.zeros(len(streams), 2, 3, dtype=torch.float64, device=device)
-        self.host = dict.fromkeys(("audio_seconds", "padded_seconds", "wait_seconds", "steps"), 0.0)
+        self.host = dict.fromkeys(("audio_seconds", "wait_seconds"), 0.0)
 
     def add(self, stats: dict[str, Tensor], **host: float) -> None:
         """Adds a batch's (2, 3) statistics per stream, and numbers known on the host."""
@@ -123,4 +123,4 @@ def _drop_rows_after(path: Path, step: int) -> None:
                 kept.append(line)
         except (ValueError, KeyError):
             continue
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    fs.write_text(path, "".join(line + "\n" for line in kept))

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from spear import config as configuration
-from spear.data import PretrainDataset, SourceConfig, load_sources
+from spear.data import PretrainDataset, load_sources
+from spear.data.sources import read_source
 from spear.data.streams import StreamConfig as TokenStreamConfig
 from spear.errors import CardError, CheckpointError, ConfigError, DataError
 from spear.log import get_logger
-from spear.manifest import read_items
 from spear.models.pretrain import SpearPretrainModel
 from spear.seeds import derive, seed_global
 from spear.train.config import TrainConfig
@@ -51,7 +51,7 @@ def load_data(config: TrainConfig, num_ranks: int = 1) -> RunData:
     data_dir = Path(config.data_dir)
     sources = [dataclasses.replace(source, cuts=str(data_dir / source.cuts)) for source in config.sources]
     streams = _token_streams(config, data_dir)
-    items = {source.name: _read(source) for source in sources}
+    items = {source.name: read_source(source) for source in sources}
     is_valid = {name: [_is_valid(config, item.id) for item in of] for name, of in items.items()}
     parts = [
         {name: [item for item, valid in zip(of, is_valid[name]) if valid == wanted] for name, of in items.items()}
@@ -95,16 +95,6 @@ def _token_streams(config: TrainConfig, data_dir: Path) -> list[TokenStreamConfi
         path = str(data_dir / (stream.tokens or f"tokens/{name}"))
         streams.append(TokenStreamConfig(name=name, path=path, domains=used, mix_tokens=stream.mix_tokens))
     return streams
-
-
-def _read(source: SourceConfig) -> list:
-    if not Path(source.cuts).exists():
-        raise ConfigError(
-            f"no manifest {source.cuts} of source '{source.name}'",
-            "a JSONL file of cuts",
-            "run the manifests stage (prepare.sh --stage 1 --stop-stage 1), or correct data_dir",
-        )
-    return read_items(source.cuts)
 
 
 def _is_valid(config: TrainConfig, item_id: str) -> bool:
