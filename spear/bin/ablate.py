@@ -29,7 +29,7 @@ class AblateConfig:
         data_dir: what prepare.sh made.
         exp_dir: trainings, scores and `ablation.md` go here.
         tasks: tasks to decode; none means all, those made for ablations included.
-        options: further arguments of every training, such as "--num-steps 200".
+        options: further arguments of every training; write it with an equals sign: --options="--num-steps 200".
         num_jobs: trainings and decodings side by side.
     """
 
