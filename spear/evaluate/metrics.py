@@ -15,9 +15,14 @@ from spear.errors import DataError
 from spear.seeds import numpy_rng
 
 HIGHER_IS_BETTER = {"accuracy": True, "per": False, "wer": False, "cer": False}
-"""The metrics and their direction."""
+"""The metrics of the decode tasks and their direction; those of SUPERB follow below."""
+
+DECODE_METRICS = tuple(HIGHER_IS_BETTER)
+HIGHER_IS_BETTER |= {"slot_f1": True, "slot_cer": False, "eer": False, "der": False, "mtwv": True}
 
 TITLES = {"accuracy": "accuracy", "per": "phone error rate", "wer": "word error rate", "cer": "character error rate"}
+TITLES |= {"slot_f1": "F1 of slot types", "slot_cer": "character error rate of slot values"}
+TITLES |= {"eer": "equal error rate", "der": "diarization error rate", "mtwv": "maximum term-weighted value"}
 
 
 def is_better(metric: str, first: float, second: float) -> bool:

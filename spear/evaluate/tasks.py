@@ -12,7 +12,7 @@ import yaml
 
 from spear import fs
 from spear.errors import ConfigError, DataError
-from spear.evaluate.metrics import HIGHER_IS_BETTER
+from spear.evaluate.metrics import DECODE_METRICS
 from spear.evaluate.units import normalise_text
 from spear.manifest import Item, read_items
 
@@ -29,7 +29,7 @@ class Task:
         name: file-name friendly.
         head: `classify` (one label), `slots` (several labels, all must be right), `ctc` (a sequence).
         target: `label:KEY`, `speaker`, `text`, `phones`, or several `label:KEY` joined by commas.
-        metric: a key of `metrics.HIGHER_IS_BETTER`.
+        metric: a key of `metrics.DECODE_METRICS`.
         is_ablation: left out of `--task all` unless asked for.
     """
 
@@ -84,11 +84,11 @@ def read_tasks(data_dir: str | Path) -> list[Task]:
     tasks = []
     for entry in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("tasks", []):
         missing = [key for key in ("name", "head", "target", "metric") if key not in entry]
-        if missing or entry["head"] not in HEADS or entry["metric"] not in HIGHER_IS_BETTER:
+        if missing or entry["head"] not in HEADS or entry["metric"] not in DECODE_METRICS:
             raise ConfigError(
                 f"task {entry.get('name', '?')} in {path}: lacks {missing}, head '{entry.get('head')}', metric "
                 f"'{entry.get('metric')}'",
-                f"name, head ({', '.join(HEADS)}), target, metric ({', '.join(HIGHER_IS_BETTER)})",
+                f"name, head ({', '.join(HEADS)}), target, metric ({', '.join(DECODE_METRICS)})",
                 "correct the task in the recipe's conf and run stage 1 again",
             )
         values = {key: entry[key] for key in ("name", "head", "target", "metric")}
