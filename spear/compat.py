@@ -1,8 +1,10 @@
 """Differences between torch versions live here and nowhere else (supported: 2.6 and later)."""
 
 import contextlib
+import inspect
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 
 def autocast(device_type: str, dtype: torch.dtype | None):
@@ -20,3 +22,12 @@ def disabled_autocast(device_type: str):
 def load_pickle(path) -> dict:
     """`torch.load` of tensors only, on CPU: foreign files cannot run code."""
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def distributed_data_parallel(module: torch.nn.Module, device: torch.device) -> DistributedDataParallel:
+    """DDP around a module without buffers that change: none are sent round before each forward pass."""
+    # `broadcast_buffers` is deprecated from torch 2.13 on in favour of `forward_sync_buffers`.
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    device_ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(module, device_ids=device_ids, **{name: False})

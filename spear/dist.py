@@ -52,9 +52,9 @@ def start(device: str = "auto", timeout_minutes: float = 10.0) -> World:
         torch.cuda.set_device(chosen)
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size > 1 and not torch_dist.is_initialized():
-        torch_dist.init_process_group(
-            "nccl" if use_cuda else "gloo", timeout=datetime.timedelta(minutes=timeout_minutes)
-        )
+        # With both backends, numbers that the host decides on (stop flags) never wait for the GPU.
+        backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
+        torch_dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
     return World(int(os.environ.get("RANK", 0)), size, chosen)
 
 
@@ -77,11 +77,57 @@ def sum_(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def any_(flag: bool, device: torch.device) -> bool:
-    """True in every process if it is true in one (a stop signal, for example)."""
+def any_(flag: bool) -> bool:
+    """True in every process if it is true in one (a stop signal, for example). Travels between hosts, not GPUs."""
     if not torch_dist.is_initialized():
         return flag
-    return bool(sum_(torch.tensor(float(flag), device=device)) > 0)
+    return bool(sum_(torch.tensor(float(flag))) > 0)
+
+
+class FailureBoard:
+    """Where the first rank that fails leaves its error for all others: two keys in the store that torchrun provides.
+
+    Collectives cannot carry this news: the other ranks wait in one that will never end.
+
+    Args:
+        world: this process among all; with one process the board is empty and stays so.
+    """
+
+    def __init__(self, world: World):
+        self.world, self._store = world, None
+        if torch_dist.is_initialized():
+            # An own connection: the group's may be held by a collective. Elastic restarts keep the store.
+            address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            store = torch_dist.TCPStore(*address, is_master=False, wait_for_workers=False)
+            self._store = torch_dist.PrefixStore(f"spear/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+
+    def claim(self) -> bool:
+        """True for the first rank that asks: its error is the cause, those of the others may be consequences."""
+        return self._store is None or self._store.add("failures", 1) == 1
+
+    def post(self, text: str) -> None:
+        """Leaves this rank's error."""
+        if self._store is not None:
+            self._store.set("failure", f"rank {self.world.rank}: {text}")
+
+    def read(self) -> str:
+        """The first failure, or nothing.
+
+        Raises:
+            ConnectionError: the process that keeps the store is gone.
+        """
+        if self._store is None:
+            return ""
+        try:
+            return self._store.get("failure").decode() if self._store.check(["failure"]) else ""
+        except (RuntimeError, torch_dist.DistError) as error:
+            raise ConnectionError(str(error)) from error
+
+
+def is_broken_collective(error: Exception) -> bool:
+    """Whether an error says that another process left or hangs, rather than that this one did something wrong."""
+    words = ("gloo", "NCCL", "ProcessGroup", "Connection closed by peer", "Connection reset")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def gather_objects(value) -> list:

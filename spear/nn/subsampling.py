@@ -88,7 +88,9 @@ class _Depthwise(torch.autograd.Function):
             gradients(padded[:, :, i : i + bins].contiguous(), weight[..., :1], (pad, 0), (False, True, False))[1]
             for i in range(size)
         ]
-        return _btfc(grad_x), torch.cat(columns, dim=3), grad_BTFC.sum((0, 1, 2))
+        # In the layout of the weights, which DDP wants; the columns come in another.
+        grad_weight = torch.cat(columns, dim=3, out=torch.empty_like(weight))
+        return _btfc(grad_x), grad_weight, grad_BTFC.sum((0, 1, 2))
 
 
 class ConvNeXt(nn.Module):

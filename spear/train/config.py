@@ -99,6 +99,8 @@ class TrainConfig:
         average_every_steps: the averaged model takes in the parameters this often.
         average_last_steps: the final model is the average over these last steps (0: no averaging).
         max_non_finite_steps: training stops after this many skipped steps.
+        rehearsal_batches: so many of the costliest batches are run before a new run's first step (0: none).
+        timeout_minutes: a collective that waits longer ends the run; after half of it the stacks are written.
         tensorboard: write event files below exp_dir/tensorboard.
     """
 
@@ -128,6 +130,8 @@ class TrainConfig:
     average_every_steps: int = 200
     average_last_steps: int = 16_000
     max_non_finite_steps: int = 20
+    rehearsal_batches: int = 3
+    timeout_minutes: float = 10.0
     tensorboard: bool = True
 
     def __post_init__(self):

@@ -20,12 +20,13 @@ from spear.nn import set_batch_count
 from spear.nn.memory import keep_freed_memory
 from spear.optim import Eden, ScaledAdam, load_optimizer_tensors, optimizer_tensors, parameter_groups
 from spear.seeds import numpy_rng, seed_global
-from spear.train import checkpoint, setup
+from spear.train import checkpoint, setup, startup
 from spear.train.averaging import RunningAverage, window_mean
 from spear.train.config import TrainConfig
 from spear.train.health import NonFiniteSteps
 from spear.train.metrics import MetricsLog, Window, token_metrics
 from spear.train.signals import StopRequest
+from spear.train.watch import Watch
 
 logger = get_logger(__name__)
 
@@ -40,12 +41,14 @@ class Trainer:
     Args:
         config: what to train on, and how.
         world: this process among all.
+        watch: notices failures of other ranks and steps that hang; None for one that was not started.
 
     Position: `step` counts finished optimizer steps, `epoch` and `batch` say where the plan goes on.
     """
 
-    def __init__(self, config: TrainConfig, world: dist.World):
+    def __init__(self, config: TrainConfig, world: dist.World, watch: Watch | None = None):
         self.config, self.world = config, world
+        self.watch = watch or Watch(world, Path(config.exp_dir) / "logs", config.timeout_minutes * 30)
         self.data = setup.load_data(config, world.size)
         self.objectives = setup.make_objectives(config, self.data, world.device)
         self.model = setup.make_model(config, self.objectives, world.device)
@@ -64,6 +67,7 @@ class Trainer:
         bf16 = config.precision == "bf16" or (config.precision == "auto" and env.fast_bf16(world.device))
         self.dtype = torch.bfloat16 if bf16 else torch.float32
         self.step, self.epoch, self.batch, self.seen_seconds = 0, 0, 0, 0.0
+        self.valid_pending = False  # a signal came during validation: it is done again after resuming
         self.non_finite = NonFiniteSteps(config.max_non_finite_steps, Path(config.exp_dir))
         self.stop = StopRequest()
 
@@ -77,18 +81,37 @@ class Trainer:
         if self.world.device.type == "cpu":
             keep_freed_memory()
         self._resume()
+        self._compare_ranks()
         if self.world.is_main:  # after the resume: a run that is refused must not overwrite the settings of the old one
             configuration.dump_yaml(self.config, Path(self.config.exp_dir) / "config.yaml")
         self._describe()
+        self._rehearse()
         self.wrapped = self._wrap()
         self.log = MetricsLog(
             self.config.exp_dir, self.world.is_main, self.config.num_steps, self.step, self.config.tensorboard
         )
         self.window = Window(list(self.objectives), self.world.device)
+        if self.valid_pending:
+            self._validate()
+            self._save_if_due()
         while self.step < self.config.num_steps:
             self._run_epoch()
         self.log.close()
         return self._finish()
+
+    def _compare_ranks(self) -> None:
+        """Stops all ranks when they are not about to do the same."""
+        plan = self.data.train.plan(self.epoch, self.world.size, self.config.accumulation)
+        position = f"step {self.step} epoch {self.epoch} batch {self.batch}"
+        startup.check_ranks(startup.identity(self.config, plan.hash, self.model, position))
+
+    def _rehearse(self) -> None:
+        """Runs the costliest batches of a new run before its first step: what fails, fails now."""
+        if self.step == 0 and self.config.rehearsal_batches:
+            self.wrapped = self.model
+            self._set_batch_count()
+            self.model.train()
+            startup.rehearse(self.model, self.data.train, self.config, self.world, self._forward)
 
     def _run_epoch(self) -> None:
         loader = make_loader(
@@ -110,6 +133,7 @@ class Trainer:
 
     def _train_step(self, batches, plan) -> None:
         """One optimizer step: `accumulation` batches per rank, gradients summed over them and over ranks."""
+        self.watch.beat(f"in step {self.step + 1}")
         ids = []
         for part in range(self.config.accumulation):
             asked = time.perf_counter()
@@ -123,7 +147,7 @@ class Trainer:
             self.batch += 1
         # Padded seconds of the whole step are known to every rank from the plan; no communication is needed.
         self.seen_seconds += self._step_seconds(plan)
-        set_batch_count(self.model, self.seen_seconds / self.config.optimizer.reference_seconds)
+        self._set_batch_count()
         self.schedule.step_batch(self.step)
         self.schedule.step_hours(self.seen_seconds / 3600)
         self.optimizer.step()
@@ -174,11 +198,24 @@ class Trainer:
         if step % config.log_every_steps == 0 or step == config.num_steps:
             self._log_window()
         if self.data.valid and (step % config.valid_every_steps == 0 or step == config.num_steps):
-            self.log.write(step, self._validate(), prefix="valid/")
-            self.window = Window(list(self.objectives), self.world.device)
-        stopping = dist.any_(bool(self.stop), self.world.device)
-        if stopping or step % config.checkpoint_every_steps == 0 or step in (self._window_start(), config.num_steps):
+            self._validate()
+        self._save_if_due()
+
+    def _save_if_due(self) -> None:
+        """Saves, periodically or because a signal came to any rank.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        step, stopping = self.step, dist.any_(bool(self.stop))
+        periodic = step % self.config.checkpoint_every_steps == 0 or step in (
+            self._window_start(),
+            self.config.num_steps,
+        )
+        if stopping or periodic:
+            self.watch.beat(f"saving at step {step}")
             self.save()
+            stopping = dist.any_(bool(self.stop))
         if stopping:
             raise Stopped(f"{self.stop.signal_name or 'a signal on another rank'} at step {step}")
 
@@ -191,27 +228,34 @@ class Trainer:
         self.window = Window(list(self.objectives), self.world.device)
 
     @torch.no_grad()
-    def _validate(self) -> dict[str, float]:
-        """Token loss on the held-out cuts, under masks that are the same every time."""
+    def _validate(self) -> None:
+        """Logs the token loss on the held-out cuts, under masks that are the same every time; a signal breaks off."""
+        self.valid_pending = True
         self.model.eval()
         sums = torch.zeros(len(self.objectives), 2, 3, dtype=torch.float64, device=self.world.device)
         loader = make_validation_loader(self.data.valid, self.world.rank, self.world.size, self.config.num_workers)
         for step, batch in enumerate(loader):
+            self.watch.beat(f"in batch {step + 1} of the validation at step {self.step}")
+            if dist.any_(bool(self.stop)):
+                break
             number = loader.plan.global_batch(step, self.world.rank)
             inputs = self._inputs(batch.to(self.world.device), numpy_rng(0, "valid_mask", number))
             with compat.autocast(self.world.device.type, self.dtype):
                 stats = self.model(*inputs).stats
             sums += torch.stack([stats[name] for name in self.objectives])
+        else:
+            self.valid_pending = False
+            self.log.write(self.step, token_metrics(list(self.objectives), dist.sum_(sums).cpu()), prefix="valid/")
         self.model.train()
-        return token_metrics(list(self.objectives), dist.sum_(sums).cpu())
+        self.window = Window(list(self.objectives), self.world.device)  # its time is no training time
 
     def _wrap(self) -> torch.nn.Module:
         self.model.train()
+        self._set_batch_count()
+        return self.model if self.world.size == 1 else compat.distributed_data_parallel(self.model, self.world.device)
+
+    def _set_batch_count(self) -> None:
         set_batch_count(self.model, self.seen_seconds / self.config.optimizer.reference_seconds)
-        if self.world.size == 1:
-            return self.model
-        device_ids = [self.world.device.index] if self.world.device.type == "cuda" else None
-        return DistributedDataParallel(self.model, device_ids=device_ids, broadcast_buffers=False)
 
     def _window_start(self) -> int:
         """The step after which the final average begins; its checkpoint is kept. -1 without averaging."""
@@ -229,6 +273,7 @@ class Trainer:
                 "batch": self.batch,
                 "world_size": self.world.size,
                 "seen_seconds": self.seen_seconds,
+                "valid_pending": self.valid_pending,
                 "average_count": self.average.count,
                 "optimizer": numbers,
                 "schedule": self.schedule.state_dict(),
@@ -262,7 +307,7 @@ class Trainer:
         self.non_finite.start_at(self.optimizer.num_nonfinite)
         self.schedule.load_state_dict(meta["schedule"])
         self.step, self.epoch, self.batch = meta["step"], meta["epoch"], meta["batch"]
-        self.seen_seconds = meta["seen_seconds"]
+        self.seen_seconds, self.valid_pending = meta["seen_seconds"], meta.get("valid_pending", False)
         if meta["world_size"] != self.world.size:
             self.batch = self.batch * meta["world_size"] // self.world.size
         logger.info("resuming from %s: step %d, epoch %d, batch %d", directory, self.step, self.epoch, self.batch)

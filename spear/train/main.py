@@ -1,5 +1,7 @@
 """The entry point behind every recipe's train.py and `spear train`."""
 
+import logging
+import os
 import sys
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from spear import dist, log
 from spear.train.config import ALIASES, TrainConfig
 from spear.train.loop import Stopped, Trainer
 from spear.train.signals import EXIT_CODE
+from spear.train.watch import Watch
 
 DESCRIPTION = """Trains a SPEAR encoder. One process, or several under torchrun; run it again to resume.
 Settings: --config FILE.yaml (repeat it; later files win) and --some.key VALUE. A recipe's train.py without --config
@@ -34,16 +37,26 @@ def main(argv: list[str] | None = None, recipe_dir: str | Path | None = None) ->
             # A directory on the command line is relative to the caller; one from a file or a default, to the recipe.
             if f"--{name.replace('_', '-')}" not in stated:
                 setattr(config, name, str(Path(recipe_dir) / getattr(config, name)))
-    world = dist.start(config.device)
-    log.setup(Path(config.exp_dir) / "logs" / "train.log", world.rank)
+    world = dist.start(config.device, config.timeout_minutes)
+    logs = Path(config.exp_dir) / "logs"
+    log.setup(logs / "train.log", world.rank)
+    watch = Watch(world, logs, config.timeout_minutes * 30).start()
+    code = 0
     try:
-        Trainer(config, world).run()
+        Trainer(config, world, watch).run()
     except Stopped as reason:
         log.get_logger(__name__).warning("stopped by %s; saved; run the same command to go on", reason)
-        return EXIT_CODE
+        code = EXIT_CODE
+    except Exception as error:
+        if world.size == 1:
+            raise
+        watch.report(error)
+        logging.shutdown()
+        os._exit(1)  # leaving the process group in order would wait for ranks that will not come
     finally:
-        dist.stop()
-    return 0
+        watch.stop()
+    dist.stop()
+    return code
 
 
 def _with_recipe(argv: list[str], recipe_dir: Path) -> list[str]:

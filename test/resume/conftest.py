@@ -108,13 +108,18 @@ def config_file(data_dir) -> Path:
 
 @pytest.fixture(scope="session")
 def start(config_file):
-    """Returns a function that starts a training process: exp_dir, more arguments, number of processes."""
+    """Returns a function that starts training: exp_dir, more arguments, processes, (fault, rank, step) of faulty.py."""
 
-    def start(exp_dir: Path, *arguments: str, processes: int = 1) -> subprocess.Popen:
-        command = [sys.executable, "-m", "spear.bin.main", "train"]
+    def start(
+        exp_dir: Path, *arguments: str, processes: int = 1, fault: tuple[str, int, int] | None = None
+    ) -> subprocess.Popen:
+        program = ["-m", "spear.bin.main", "train"]
+        if fault:
+            program = [str(Path(__file__).with_name("faulty.py")), *map(str, fault)]
+        command = [sys.executable, *program]
         if processes > 1:
             command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-            command += ["--nproc_per_node", str(processes), "-m", "spear.bin.main", "train"]
+            command += ["--nproc_per_node", str(processes), *program]
         command += ["--config", str(config_file), "--exp-dir", str(exp_dir), *arguments]
         log = open(f"{exp_dir}.log", "ab")
         return subprocess.Popen(command, stdout=log, stderr=log, cwd="/", env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -163,7 +168,19 @@ def read_metrics(exp_dir: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="session")
+def metrics_of():
+    """Returns `read_metrics`, for tests of other files."""
+    return read_metrics
+
+
+@pytest.fixture(scope="session")
 def undisturbed(train, tmp_path_factory):
     """Metrics and directory of a run that nobody disturbed."""
     exp_dir = tmp_path_factory.mktemp("undisturbed") / "exp"
     return train(exp_dir), exp_dir
+
+
+@pytest.fixture(scope="session")
+def undisturbed_two_ranks(train, tmp_path_factory):
+    """Metrics of an undisturbed run of two ranks."""
+    return train(tmp_path_factory.mktemp("undisturbed_two_ranks") / "exp", processes=2)

@@ -1,0 +1,120 @@
+"""What ranks agree on before the first step: settings, batches, code, weights and position, compared by hash."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from spear import config as configuration
+from spear import dist, env, fs
+from spear.data import PretrainDataset
+from spear.errors import ConfigError
+from spear.train.config import TrainConfig
+
+# Settings that may differ between the ranks of one run: nodes may keep the data in different places.
+_LOCAL = ("data_dir", "num_workers", "device")
+
+
+def code_hash() -> str:
+    """Of all Python files of the package, so that a node with an old checkout is found."""
+    digest = hashlib.sha256()
+    for path in sorted(env.PACKAGE_DIR.rglob("*.py")):
+        digest.update(path.relative_to(env.PACKAGE_DIR).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """Of all parameters and buffers with their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def identity(config: TrainConfig, plan_hash: str, model: torch.nn.Module, position: str) -> dict[str, str]:
+    """What a rank is about to do, as short strings."""
+    settings = {k: v for k, v in configuration.to_dict(config).items() if k not in _LOCAL}
+    settings["exp_dir"] = Path(config.exp_dir).name
+    hashes = {
+        "config": fs.sha256_json(settings),
+        "plan": plan_hash,
+        "code": code_hash(),
+        "weights": weights_hash(model),
+    }
+    return {**{name: value[:12] for name, value in hashes.items()}, "position": position, "torch": torch.__version__}
+
+
+def check_ranks(mine: dict[str, str]) -> None:
+    """Compares `identity` over all ranks.
+
+    Raises:
+        ConfigError: ranks differ; the message has a table of what differs, on every rank alike.
+    """
+    ranks = dist.gather_objects(mine)
+    differing = [name for name in mine if len({rank[name] for rank in ranks}) > 1]
+    if not differing:
+        return
+    raise ConfigError(
+        f"ranks that differ in {', '.join(differing)}:\n{table(differing, ranks)}",
+        "the same configuration, batch plan, code, weights and position on all ranks",
+        _remedy(differing),
+    )
+
+
+def table(names: list[str], ranks: list[dict[str, str]], most: int = 16) -> str:
+    """One line for each group of ranks that agree, the largest group first."""
+    groups: dict[tuple, list[int]] = {}
+    for number, rank in enumerate(ranks):
+        groups.setdefault(tuple(rank[name] for name in names), []).append(number)
+    rows = [("ranks", *names)]
+    for values, members in sorted(groups.items(), key=lambda group: -len(group[1])):
+        shown = ",".join(map(str, members[:most])) + (f",... ({len(members)})" if len(members) > most else "")
+        rows.append((shown, *values))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("    " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def _remedy(differing: list[str]) -> str:
+    remedies = {
+        "config": "start all ranks with the same command and files",
+        "plan": "give all nodes the same manifests and token stores",
+        "code": "bring all nodes to the same commit",
+        "torch": "install the same torch everywhere",
+        "position": "let all nodes see the same exp_dir (its checkpoints)",
+        "weights": "let all nodes load the same checkpoint with the same torch",
+    }
+    return "; ".join(remedies[name] for name in differing if name in remedies)
+
+
+def rehearse(
+    model: torch.nn.Module,
+    data: PretrainDataset,
+    config: TrainConfig,
+    world: dist.World,
+    forward_backward: Callable,
+) -> None:
+    """Runs forward and backward passes of the costliest batches of the first epoch and forgets their gradients.
+
+    Args:
+        model: in training mode; its gradients are set to None.
+        data, config, world: of the run.
+        forward_backward: called with a batch on the device, its number, and synchronise=False.
+
+    Raises:
+        ConfigError: a parameter has no gradient; all such are named.
+    """
+    plan = data.plan(0, world.size, config.accumulation)
+    for step, rank in plan.costliest(config.rehearsal_batches):
+        batch = data.batch(plan, 0, step, rank)
+        forward_backward(batch.to(world.device), plan.global_batch(step, rank), synchronise=False)
+        unused = [name for name, param in model.named_parameters() if param.requires_grad and param.grad is None]
+        model.zero_grad(set_to_none=True)
+        if unused:
+            raise ConfigError(
+                f"{len(unused)} parameters without a gradient: {', '.join(unused[:20])}",
+                "every parameter to take part in every batch, or ranks would wait for each other's gradients",
+                "remove them, or set requires_grad to False",
+            )
