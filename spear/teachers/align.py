@@ -36,11 +36,19 @@ def _dasheng(num_samples: int) -> int:
     return num_samples * 25 // 16000
 
 
+def _whisper(num_samples: int) -> int:
+    # Whisper hears 30 s whatever the utterance's length; these are the frames that are filled with it.
+    return num_samples // 320
+
+
 FRAME_RULES: dict[str, Callable[[int], int]] = {
     "zipformer-50hz": _zipformer_50hz,
     "zipformer-25hz": _zipformer_25hz,
     "wav2vec2-50hz": _wav2vec2,
+    "mert-75hz": _wav2vec2,  # the same convolutions, at 24 kHz
     "dasheng-25hz": _dasheng,
+    "whisper-50hz": _whisper,
+    "usad-50hz": _whisper,  # two rows of 10 ms each
 }
 """Frames from samples (at the teacher's own sampling rate), by name; cards carry the name."""
 

@@ -11,7 +11,17 @@ import torch
 from spear.errors import ConfigError
 from spear.teachers.base import Teacher, TeacherSpec
 
-_FACTORIES: dict[str, str | Callable[..., Teacher]] = {"spear": "spear.teachers.spear:SpearTeacher"}
+_FACTORIES: dict[str, str | Callable[..., Teacher]] = {
+    "spear": "spear.teachers.spear:SpearTeacher",
+    "wavlm": "spear.teachers.wav2vec2:WavLMTeacher",
+    "hubert": "spear.teachers.wav2vec2:HubertTeacher",
+    "wav2vec2": "spear.teachers.wav2vec2:Wav2Vec2OwnTeacher",
+    "data2vec": "spear.teachers.wav2vec2:Data2VecTeacher",
+    "mert": "spear.teachers.wav2vec2:MertTeacher",
+    "whisper": "spear.teachers.whisper:WhisperTeacher",
+    "dasheng": "spear.teachers.dasheng:DashengTeacher",
+    "usad": "spear.teachers.usad:UsadTeacher",
+}
 
 
 def register(name: str, factory: str | Callable[..., Teacher]) -> None:

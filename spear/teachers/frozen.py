@@ -1,0 +1,237 @@
+"""What adapters of foreign models have in common: settings, fingerprint, long audio in windows.
+
+Options of every adapter here: `dtype=float32|bfloat16` (bfloat16 for the matrix products only), `window_seconds` and
+`overlap_seconds`: audio longer than a window is embedded in windows that overlap by so much on each side, and frames
+are taken from the middle of each. Audio that fits a window is embedded whole, so short corpora never meet it.
+"""
+
+import inspect
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from spear import compat
+from spear.errors import ConfigError
+from spear.teachers.align import expected_frames
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Window(NamedTuple):
+    """A window in frames: what is embedded, and the part of it that is kept."""
+
+    start: int
+    stop: int
+    keep_start: int
+    keep_stop: int
+
+
+def plan_windows(num_frames: int, window_frames: int, overlap_frames: int) -> list[Window]:
+    """Windows of at most `window_frames` whose kept parts cover every frame once.
+
+    Each window but the first and last gives up `overlap_frames` on each side to its neighbours.
+    """
+    if num_frames <= window_frames:
+        return [Window(0, num_frames, 0, num_frames)]
+    windows, kept = [], 0
+    while kept < num_frames:
+        start = max(0, kept - overlap_frames)
+        stop = min(num_frames, start + window_frames)
+        keep_stop = num_frames if stop == num_frames else stop - overlap_frames
+        windows.append(Window(start, stop, kept, keep_stop))
+        kept = keep_stop
+    return windows
+
+
+class FrozenTeacher:
+    """Base of the adapters: an adapter states the attributes of `Teacher` and how a padded batch becomes frames.
+
+    Args:
+        layer: which layer; each adapter says what its numbers mean.
+        device: where it computes.
+        dtype: float32, or bfloat16 for the matrix products.
+        window_seconds: longest audio embedded in one piece.
+        overlap_seconds: context on each side of a window's kept part.
+
+    Raises:
+        ConfigError: an unknown dtype, or windows that are no longer than their overlaps.
+    """
+
+    name: str
+    sample_rate: int = 16000
+    frame_rate: float
+    frame_rule: str
+    dim: int
+    batch_invariant: bool = True
+    samples_per_frame: int = 320
+    extra_samples: int = 0  # that a frame sees beyond its own
+    min_samples: int = 1
+
+    def __init__(
+        self,
+        layer: int = -1,
+        device: str | torch.device = "cpu",
+        dtype: str = "float32",
+        window_seconds: float | str = 60.0,
+        overlap_seconds: float | str = 2.0,
+    ):
+        if dtype not in DTYPES:
+            raise ConfigError(f"dtype '{dtype}' of teacher '{self.name}'", "float32 or bfloat16", "correct the spec")
+        self.layer, self.device, self.dtype = int(layer), torch.device(device), dtype
+        window, overlap = _number("window_seconds", window_seconds), _number("overlap_seconds", overlap_seconds)
+        if not 0 <= 2 * overlap < window:
+            raise ConfigError(
+                f"window_seconds={window:g} with overlap_seconds={overlap:g} for teacher '{self.name}'",
+                "a window longer than two overlaps",
+                "correct the spec",
+            )
+        rate = self.sample_rate / self.samples_per_frame
+        self._window_frames, self._overlap_frames = int(window * rate), int(overlap * rate)
+        self._weights_sha256 = ""
+
+    def settings(self) -> dict:
+        """Further settings that decide the frames."""
+        return {"window_frames": self._window_frames, "overlap_frames": self._overlap_frames}
+
+    def fingerprint(self) -> dict:
+        """What decides the frames; see `Teacher.fingerprint`."""
+        return {
+            "teacher": self.name,
+            "weights_sha256": self._weights_sha256,
+            "layer": self.layer,
+            "frame_rate_hz": float(self.frame_rate),
+            "sample_rate_hz": self.sample_rate,
+            "dim": self.dim,
+            "frame_rule": self.frame_rule,
+            "dtype": self.dtype,
+            **self.settings(),
+        }
+
+    def prepare_wave(self, wave_S: Tensor) -> Tensor:
+        """What happens to an utterance before it is cut into windows (normalisation)."""
+        return wave_S
+
+    def forward(self, waves_BS: Tensor, lengths: list[int], frames: list[int]) -> Tensor:
+        """A padded batch, none of it longer than a window -> (B, at least max(frames), D)."""
+        raise NotImplementedError
+
+    def embed(self, waves_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Audio in [-1, 1] with lengths in samples -> float32 frames (B, T, D) and lengths in frames."""
+        lengths = [int(length) for length in lengths_B.tolist()]
+        frames = [expected_frames(length, self) for length in lengths]
+        pieces: list[tuple[int, Window, Tensor]] = []
+        for row, (length, count) in enumerate(zip(lengths, frames)):
+            if count == 0:
+                continue
+            wave_S = self.prepare_wave(waves_BS[row, :length])
+            for window in plan_windows(count, self._window_frames, self._overlap_frames):
+                begin = window.start * self.samples_per_frame
+                end = length if window.stop == count else window.stop * self.samples_per_frame + self.extra_samples
+                pieces.append((row, window, wave_S[begin:end]))
+        x_BTD = torch.zeros(len(lengths), max(frames, default=0), self.dim, device=self.device)
+        if pieces:
+            with torch.inference_mode(), compat.autocast(self.device.type, DTYPES[self.dtype]):
+                y_PTD = self.forward(
+                    *self._pad([piece for _, _, piece in pieces]), [w.stop - w.start for _, w, _ in pieces]
+                )
+            for (row, window, _), y_TD in zip(pieces, y_PTD):
+                kept = y_TD[window.keep_start - window.start : window.keep_stop - window.start]
+                x_BTD[row, window.keep_start : window.keep_stop] = kept.float()
+        return x_BTD, torch.tensor(frames, device=lengths_B.device)
+
+    def _pad(self, waves: list[Tensor]) -> tuple[Tensor, list[int]]:
+        lengths = [len(wave) for wave in waves]
+        padded = torch.zeros(len(waves), max(self.min_samples, *lengths), device=self.device)
+        for row, wave in zip(padded, waves):
+            row[: len(wave)] = wave
+        return padded, lengths
+
+
+def _number(name: str, value: float | str) -> float:
+    try:
+        return float(value)
+    except ValueError as error:
+        raise ConfigError(f"{name}={value}", "a number of seconds", "correct the teacher's spec") from error
+
+
+def check_layer(layer: int, num_blocks: int, name: str, meaning: str) -> int:
+    """The layer as a number.
+
+    Raises:
+        ConfigError: there is no such layer; says what the numbers mean.
+    """
+    if not -1 <= int(layer) <= num_blocks:
+        raise ConfigError(
+            f"layer {layer} of a '{name}' with {num_blocks} blocks",
+            f"-1 to {num_blocks}: {meaning}",
+            "correct the spec",
+        )
+    return int(layer)
+
+
+class BlockTap:
+    """Gives the residual stream after block `layer` (0: what enters the first), and drops the blocks after it.
+
+    Args:
+        blocks: the model's list of blocks, which is shortened in place.
+        layer: 0 to the number of blocks.
+    """
+
+    def __init__(self, blocks: nn.ModuleList, layer: int):
+        self.value_BTD: Tensor | None = None
+        del blocks[max(1, layer) :]
+        if layer == 0:
+            # Blocks are called with the stream as first argument, by position or by name, as their authors like.
+            blocks[0].register_forward_pre_hook(self._before, with_kwargs=True)
+            self._parameter = next(iter(inspect.signature(blocks[0].forward).parameters))
+        else:
+            blocks[layer - 1].register_forward_hook(self._after)
+
+    def _before(self, block, arguments, keywords) -> None:
+        self.value_BTD = arguments[0] if arguments else keywords[self._parameter]
+
+    def _after(self, block, arguments, output) -> None:
+        self.value_BTD = output[0] if isinstance(output, tuple) else output
+
+    def take(self) -> Tensor:
+        """What the last forward pass left."""
+        value, self.value_BTD = self.value_BTD, None
+        return value
+
+
+class PerUtterance(nn.Module):
+    """Runs a module on each utterance without its padding, which it would let through to valid frames.
+
+    Args:
+        module: takes (1, ...) and gives (1, ...).
+        input_axis, output_axis: of time, in what it takes and gives; outputs are padded with zeros.
+    """
+
+    def __init__(self, module: nn.Module, input_axis: int, output_axis: int):
+        super().__init__()
+        self.module, self.input_axis, self.output_axis = module, input_axis, output_axis
+        self.lengths: list[int] = []  # set before each call of the model
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = [self.module(row[None].narrow(self.input_axis, 0, n))[0] for row, n in zip(x, self.lengths)]
+        axis = self.output_axis - 1
+        longest = max(row.shape[axis] for row in rows)
+        shape = list(rows[0].shape)
+        shape[axis] = longest
+        out = rows[0].new_zeros(len(rows), *shape)
+        for place, row in zip(out, rows):
+            place.narrow(axis, 0, row.shape[axis]).copy_(row)
+        return out
+
+
+def canonical_state(state_dict: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Weights under names that do not depend on library versions, without what inference never uses."""
+    renamed = {}
+    for name, value in state_dict:
+        name = name.replace("parametrizations.weight.original0", "weight_g")
+        name = name.replace("parametrizations.weight.original1", "weight_v")
+        if "masked_spec_embed" not in name:
+            renamed[name] = value
+    return renamed

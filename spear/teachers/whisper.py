@@ -1,0 +1,66 @@
+"""Whisper's encoder as a teacher, through transformers.
+
+    whisper:openai/whisper-large-v3@-1
+
+Every utterance is padded with silence to the 30 s that the model was trained on, by itself, and only the frames that
+it fills are kept; so frames do not depend on the batch, and a short utterance costs as much as a long one. Longer audio
+is embedded in windows of 30 s. LAYER k is the residual stream after block k, without the final norm (0: before the
+first); -1 is the encoder's output, with it. 50 frames a second.
+"""
+
+import torch
+from torch import Tensor
+
+from spear.teachers.base import weights_sha256
+from spear.teachers.frozen import BlockTap, FrozenTeacher, check_layer
+from spear.teachers.hub import check_folder, load_pretrained, transformers_for
+
+
+class WhisperTeacher(FrozenTeacher):
+    """A frozen Whisper encoder.
+
+    Args:
+        path: folder or hub name.
+        layer: see the module's docstring.
+        device, dtype, overlap_seconds: see `FrozenTeacher`; windows are always 30 s.
+
+    Raises:
+        MissingPackageError: transformers is not installed.
+        DataError, ConfigError: not such a model, no such layer.
+    """
+
+    name, frame_rate, frame_rule = "whisper", 50.0, "whisper-50hz"
+
+    def __init__(
+        self,
+        path="",
+        layer: int = -1,
+        device: str | torch.device = "cpu",
+        dtype: str = "float32",
+        overlap_seconds: float | str = 2.0,
+    ):
+        transformers = transformers_for(self.name)
+        path = str(path) or "openai/whisper-large-v3"
+        check_folder(path, ("whisper",), self.name)
+        model = load_pretrained(transformers.WhisperModel, path, self.name, unused=("decoder",))
+        self._model = model.get_encoder()
+        positions = self._model.config.max_source_positions
+        super().__init__(layer, device, dtype, positions / 50, overlap_seconds)
+        self._weights_sha256 = weights_sha256(self._model.state_dict())
+        self.dim = self._model.config.d_model
+        meaning = "the residual stream after a block (0: before the first), or -1 for the encoder's output"
+        check_layer(self.layer, len(self._model.layers), self.name, meaning)
+        self._tap = None if self.layer == -1 else BlockTap(self._model.layers, self.layer)
+        self._extractor = transformers.WhisperFeatureExtractor(
+            feature_size=self._model.config.num_mel_bins, chunk_length=positions // 50
+        )
+        self._model.to(self.device)
+
+    def forward(self, waves_BS: Tensor, lengths: list[int], frames: list[int]) -> Tensor:
+        """A padded batch -> the frames of the layer."""
+        waves = [wave[:length].cpu().numpy() for wave, length in zip(waves_BS, lengths)]
+        features_BFT = self._extractor(
+            waves, sampling_rate=self.sample_rate, return_tensors="pt", device=str(self.device)
+        ).input_features
+        out = self._model(features_BFT.to(self.device))
+        return out.last_hidden_state if self._tap is None else self._tap.take()
