@@ -19,12 +19,17 @@ USAGE = "usage: spear <command> [--flag value ...]      spear <command> --help l
 
 def commands() -> dict[str, str]:
     """The commands, each with the first sentence of its module's docstring, read without importing the module."""
+    found = summaries(Path(__file__).parent)
+    return {name: text.removeprefix(f"`spear {name}`: ") for name, text in found.items() if name != "main"}
+
+
+def summaries(folder: Path) -> dict[str, str]:
+    """The modules of a folder, as names of commands, each with the first paragraph of its docstring."""
     found = {}
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.stem not in ("__init__", "main") and not path.stem.startswith("_"):
+    for path in sorted(folder.glob("*.py")):
+        if not path.stem.startswith("_"):
             text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-            summary = " ".join(text.split("\n\n")[0].split())
-            found[path.stem.replace("_", "-")] = summary.removeprefix(f"`spear {path.stem.replace('_', '-')}`: ")
+            found[path.stem.replace("_", "-")] = " ".join(text.split("\n\n")[0].split())
     return found
 
 

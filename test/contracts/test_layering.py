@@ -9,6 +9,7 @@ LAYERS = [
     {"nn", "optim", "quantize", "audio", "manifest"},
     {"teachers", "tokens", "data", "models"},
     {"train", "evaluate", "recipe"},
+    {"bench"},
     {"bin"},
 ]
 # Neighbours in one layer that may use each other, in this direction only.
