@@ -10,14 +10,15 @@ def make_cuts(entry: Entry, result: dict, source: str, split: str, task_splits: 
     """The lhotse cuts of a recording, one per window. Text and phones are of the whole: windows do not have them."""
     rate, channels = result["sample_rate_hz"], list(range(result["num_channels"]))
     recording = Recording(
-        id=entry.id,
+        id=entry.recording or entry.id,
         sources=[AudioSource(type="file", channels=channels, source=source)],
         sampling_rate=rate,
         num_samples=result["num_samples"],
         duration=result["num_samples"] / rate,
         channel_ids=channels,
     )
-    whole = [[0, result["num_samples"]]] == result["windows"]
+    # Of the item, which may be a segment: text and phones belong to all of it.
+    whole = len(result["windows"]) == 1 and not result["silent_windows"]
     custom = {"kind": entry.kind, "domain": DOMAIN_OF_KIND[entry.kind], "split": split, "task_splits": task_splits}
     labels = {"labels": entry.labels, **({"phones": entry.phones} if whole and entry.phones else {})}
     channel = channels if len(channels) > 1 else 0
@@ -26,7 +27,7 @@ def make_cuts(entry: Entry, result: dict, source: str, split: str, task_splits: 
         cut_id = entry.id if whole else f"{entry.id}-w{number:04d}"
         supervision = SupervisionSegment(
             id=cut_id,
-            recording_id=entry.id,
+            recording_id=entry.recording or entry.id,
             start=0.0,
             duration=count / rate,
             channel=channel,

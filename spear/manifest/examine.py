@@ -12,7 +12,10 @@ _LOST_FRACTION, _LOST_SECONDS = 0.02, 0.1  # a recording shorter than declared b
 
 
 def examine_unit(unit: dict) -> dict:
-    """Examines the recordings of a unit of work {root, min_seconds, max_seconds, files: [{id, path, declared}]}.
+    """Examines the recordings of a unit of work {root, min_seconds, max_seconds, decode, files}.
+
+    A file is {id, path, declared} or, for a segment of one, {id, path, declared, start}; `decode` false reads headers
+    only, and what is damaged shows when it is first used.
 
     Returns:
         {"results": [...]}: for each file either {id, reason} or {id, sample_rate_hz, num_samples, num_channels,
@@ -27,18 +30,15 @@ def _examine(root: Path, file: dict, limits: dict) -> dict:
         if path.stat().st_size == 0:
             return {"id": file["id"], "reason": "empty file"}
         info = probe(path)
-        if info.duration_seconds < limits["min_seconds"]:
-            return {"id": file["id"], "reason": f"too short: {info.duration_seconds:.4f} s, {info.num_samples} samples"}
-        lost = (file["declared"] or 0.0) - info.duration_seconds
-        if lost > _LOST_SECONDS and lost > _LOST_FRACTION * file["declared"]:
-            reason = f"truncated: {info.duration_seconds:.3f} s of the {file['declared']:.3f} s in the manifest"
+        begin, count, reason = _extent(info, file, limits)
+        if reason:
             return {"id": file["id"], "reason": reason}
         windows, silent = [], 0
-        for start, count in split_windows(info.num_samples, info.sample_rate_hz, limits["max_seconds"]):
-            if _is_silent(path, info.sample_rate_hz, start, count):
+        for start, length in split_windows(count, info.sample_rate_hz, limits["max_seconds"]):
+            if limits.get("decode", True) and _is_silent(path, info.sample_rate_hz, begin + start, length):
                 silent += 1
             else:
-                windows.append([start, count])
+                windows.append([begin + start, length])
     except (DataError, OSError) as error:
         # The path is in the quarantine entry already; a reason that does not repeat it can be counted.
         reason = error.found if isinstance(error, DataError) else str(error)
@@ -51,6 +51,23 @@ def _examine(root: Path, file: dict, limits: dict) -> dict:
         "num_channels": info.num_channels,
     }
     return {"id": file["id"], **format_, "windows": windows, "silent_windows": silent}
+
+
+def _extent(info, file: dict, limits: dict) -> tuple[int, int, str]:
+    """First sample and number of samples of a recording or segment, or the reason why it cannot be used."""
+    declared = file["declared"] or 0.0
+    if (start := file.get("start")) is None:
+        begin, count, there = 0, info.num_samples, info.duration_seconds
+    else:
+        begin = min(info.num_samples, round(start * info.sample_rate_hz))
+        there = max(0.0, info.duration_seconds - start)
+        count = min(info.num_samples - begin, round(declared * info.sample_rate_hz))
+    if count / info.sample_rate_hz < limits["min_seconds"]:
+        return 0, 0, f"too short: {count / info.sample_rate_hz:.4f} s, {count} samples"
+    lost = declared - there
+    if lost > _LOST_SECONDS and lost > _LOST_FRACTION * declared:
+        return 0, 0, f"truncated: {there:.3f} s of the {declared:.3f} s in the manifest"
+    return begin, count, ""
 
 
 def split_windows(num_samples: int, sample_rate_hz: int, max_seconds: float) -> list[tuple[int, int]]:

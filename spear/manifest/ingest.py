@@ -3,6 +3,9 @@
 Leaves in the output folder: `cuts_speech_train.jsonl` and `cuts_audio_train.jsonl` (pre-training),
 `cuts_heldout.jsonl` (dev and test of any task), `tasks.yaml`, `quarantine.jsonl` and `summary.json`. Recordings are
 named relative to the folder above the output, when they lie below it (`data/raw` may be a link), else absolutely.
+
+Several corpora share an output when each has a `name`: then these files are `cuts_NAME_train.jsonl`,
+`cuts_NAME_heldout.jsonl`, `tasks_NAME.yaml`, `quarantine_NAME.jsonl` and `summary_NAME.json`.
 """
 
 from collections import Counter
@@ -13,9 +16,10 @@ import spear
 from spear import config, fs, log
 from spear.errors import ConfigError, DataError
 from spear.executor import run_units
+from spear.manifest.corpora import scan_corpus
 from spear.manifest.examine import examine_unit
 from spear.manifest.item import DOMAIN_OF_KIND, read_items
-from spear.manifest.scan import Entry, Scan, scan
+from spear.manifest.scan import Entry, Scan
 from spear.manifest.splits import ResolvedTask, held_out, resolve_task
 from spear.manifest.summary import summarise
 from spear.manifest.tasks import read_task_specs
@@ -33,7 +37,10 @@ class ManifestsConfig:
         raw: the folder with the recordings; with manifest.tsv, or any folder of audio files.
         output: where the manifests go, such as data/manifests.
         tasks: a YAML file with tasks; empty: none, and everything is for pre-training.
-        kind: speech, event or music, for recordings whose kind is not stated.
+        kind: speech, event or music, for recordings whose kind is not stated; empty: the corpus' own.
+        corpus: its layout, one of `spear.manifest.corpora.CORPORA`; `folder` is any folder of audio files.
+        name: of the corpus among others in the same output; empty for the only one.
+        decode: decode every recording; false reads headers only (damaged audio then shows at extraction).
         max_seconds: longer recordings are cut into equal windows of at most this length.
         min_seconds: shorter recordings are put into quarantine.
         max_bad_fraction: the stage stops when more of the present recordings than this are bad.
@@ -45,13 +52,27 @@ class ManifestsConfig:
     raw: str
     output: str
     tasks: str = ""
-    kind: str = "speech"
+    kind: str = ""
+    corpus: str = "folder"
+    name: str = ""
+    decode: bool = True
     max_seconds: float = 20.0
     min_seconds: float = 0.1
     max_bad_fraction: float = 0.5
     min_coverage: float = 0.95
     executor: str = "local"
     num_jobs: int = 0
+
+    def file(self, stem: str, suffix: str = ".jsonl") -> Path:
+        """An output file, which carries the corpus' name if it has one."""
+        return Path(self.output) / f"{stem}{f'_{self.name}' if self.name else ''}{suffix}"
+
+    @property
+    def cuts(self) -> dict[str, Path]:
+        """Files of cuts by what is in them."""
+        if not self.name:
+            return {name: Path(self.output) / f"{name}.jsonl" for name in CUTS}
+        return {part: Path(self.output) / f"cuts_{self.name}_{part}.jsonl" for part in ("train", "heldout")}
 
 
 def make_manifests(settings: ManifestsConfig) -> dict:
@@ -64,7 +85,7 @@ def make_manifests(settings: ManifestsConfig) -> dict:
     _check(settings)
     output = Path(settings.output)
     specs = read_task_specs(settings.tasks) if settings.tasks else []
-    found = scan(settings.raw, settings.kind)
+    found = scan_corpus(settings.corpus, settings.raw, settings.kind, settings.name)
     logger.info("%d recordings in %s; each is decoded once", len(found.entries), settings.raw)
     present, quarantine = _present(found, Path(settings.raw))
     missing = len(found.entries) - len(present)
@@ -75,15 +96,15 @@ def make_manifests(settings: ManifestsConfig) -> dict:
             quarantine.append({"id": entry.id, "path": entry.path, "reason": result["reason"]})
         else:
             usable.append((entry, result))
-    fs.write_jsonl(output / "quarantine.jsonl", sorted(quarantine, key=lambda item: (item["id"], item["path"])))
+    fs.write_jsonl(settings.file("quarantine"), sorted(quarantine, key=lambda item: (item["id"], item["path"])))
     bad = len(quarantine) - missing
     _refuse_bad(settings, bad, len(present) + len(found.refused), usable, quarantine)
     tasks = [resolve_task(spec, [entry for entry, _ in usable]) for spec in specs]
     _write_cuts(settings, usable, tasks)
-    notes = _write_tasks(output / "tasks.yaml", tasks)
-    summary = _summary(output, found, quarantine, missing, bad, usable)
-    summary |= {"notes": notes, "raw": str(settings.raw), "spear_version": spear.__version__}
-    fs.write_json(output / "summary.json", summary)
+    notes = _write_tasks(settings.file("tasks", ".yaml"), tasks)
+    summary = _summary(settings, found, quarantine, missing, bad, usable)
+    summary |= {"notes": notes, "raw": str(settings.raw), "corpus": settings.corpus, "spear_version": spear.__version__}
+    fs.write_json(settings.file("summary", ".json"), summary)
     fraction = summary["coverage"]["usable_fraction"]
     if fraction < settings.min_coverage:
         logger.warning("only %.1f %% of the listed recordings are usable; results are of this part", 100 * fraction)
@@ -91,7 +112,7 @@ def make_manifests(settings: ManifestsConfig) -> dict:
 
 
 def _check(settings: ManifestsConfig) -> None:
-    if settings.kind not in DOMAIN_OF_KIND:
+    if settings.kind and settings.kind not in DOMAIN_OF_KIND:
         raise ConfigError(f"kind '{settings.kind}'", "one of " + ", ".join(DOMAIN_OF_KIND), "correct --kind")
     if not 0 < settings.min_seconds < settings.max_seconds:
         raise ConfigError(
@@ -121,13 +142,15 @@ def _examine(settings: ManifestsConfig, entries: list[Entry], output: Path) -> l
         state = (root / entry.path).stat()
         files.append({"id": entry.id, "path": entry.path, "declared": entry.duration_seconds})
         files[-1] |= {"size": state.st_size, "changed": state.st_mtime_ns}
+        files[-1] |= {} if entry.start_seconds is None else {"start": entry.start_seconds}
     pieces = [files[start : start + _FILES_PER_UNIT] for start in range(0, len(files), _FILES_PER_UNIT)]
     limits = {"min_seconds": settings.min_seconds, "max_seconds": settings.max_seconds, "root": str(root)}
+    limits |= {} if settings.decode else {"decode": False}
     units = [{"name": f"examine-{number:05d}", "files": piece, **limits} for number, piece in enumerate(pieces)]
     done = run_units(
         examine_unit,
         units,
-        output / ".done",
+        output / ".done" / settings.name,
         executor=settings.executor,
         num_jobs=settings.num_jobs,
         label="decoding",
@@ -137,7 +160,7 @@ def _examine(settings: ManifestsConfig, entries: list[Entry], output: Path) -> l
 
 def _refuse_bad(settings: ManifestsConfig, bad: int, of: int, usable: list, quarantine: list[dict]) -> None:
     counts = ", ".join(f"{count} x {reason}" for reason, count in _reasons(quarantine).items())
-    listing = Path(settings.output) / "quarantine.jsonl"
+    listing = settings.file("quarantine")
     if not usable:
         raise DataError(f"no usable recording in {settings.raw}: {counts}", "at least one", f"see {listing}")
     if bad > settings.max_bad_fraction * of:
@@ -166,22 +189,22 @@ def _write_cuts(settings: ManifestsConfig, usable: list[tuple[Entry, dict]], tas
     # lhotse takes seconds to import; the workers that decode and the readers of cuts import this module too.
     from spear.manifest.cuts import make_cuts
 
-    output = Path(settings.output)
-    away = held_out(tasks, [entry for entry, _ in usable])
+    away = held_out(tasks, [entry for entry, _ in usable]) | {entry.id for entry, _ in usable if entry.heldout}
     splits: dict[str, dict[str, str]] = {}
     for task in tasks:
         for item, split in task.splits.items() if not task.skipped else ():
             splits.setdefault(item, {})[task.spec.name] = split
-    files: dict[str, list[dict]] = {name: [] for name in CUTS}
-    base, raw = output.absolute().parent, Path(settings.raw).absolute()
+    files: dict[str, list[dict]] = {name: [] for name in settings.cuts}
+    base, raw = Path(settings.output).absolute().parent, Path(settings.raw).absolute()
     for entry, result in usable:
         path = raw / entry.path
         source = path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
         split = "heldout" if entry.id in away else "train"
-        name = "cuts_heldout" if split == "heldout" else f"cuts_{DOMAIN_OF_KIND[entry.kind]}_train"
+        name = split if settings.name else f"cuts_{DOMAIN_OF_KIND[entry.kind]}_train"
+        name = "cuts_heldout" if split == "heldout" and not settings.name else name
         files[name] += make_cuts(entry, result, source, split, splits.get(entry.id, {}))
     for name, cuts in files.items():
-        fs.write_jsonl(output / f"{name}.jsonl", cuts)
+        fs.write_jsonl(settings.cuts[name], cuts)
 
 
 # Tasks and summary -------------------------------------------------------------------------------------------------
@@ -205,8 +228,8 @@ def _write_tasks(path: Path, tasks: list[ResolvedTask]) -> list[str]:
     return notes
 
 
-def _summary(output: Path, found: Scan, quarantine: list, missing: int, bad: int, usable: list) -> dict:
-    items = [item for name in CUTS for item in read_items(output / f"{name}.jsonl")]
+def _summary(settings: ManifestsConfig, found: Scan, quarantine: list, missing: int, bad: int, usable: list) -> dict:
+    items = [item for path in settings.cuts.values() for item in read_items(path)]
     listed = len(found.entries) + len(found.refused)
     coverage = {"listed": listed, "usable": len(usable), "usable_fraction": round(len(usable) / listed, 4)}
     windowed = sum(len(result["windows"]) > 1 for _, result in usable)

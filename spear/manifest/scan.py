@@ -29,7 +29,17 @@ REQUIRED_COLUMNS = ("id", "path")
 
 @dataclass
 class Entry:
-    """One recording that the corpus claims to have. `columns` holds the manifest's further columns, such as split."""
+    """One recording, or segment of one, that the corpus claims to have.
+
+    Attributes:
+        id, path, kind: of the item; the path is relative to the corpus' folder.
+        duration_seconds: as the corpus states it.
+        speaker, text, phones, labels: what is known.
+        columns: the manifest's further columns, such as split.
+        start_seconds: where a segment starts in its recording; None for a whole recording.
+        recording: id of a segment's recording.
+        heldout: the corpus itself keeps it for development or test.
+    """
 
     id: str
     path: str
@@ -40,6 +50,9 @@ class Entry:
     phones: list[str] | None = None
     labels: dict[str, str] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=dict)
+    start_seconds: float | None = None
+    recording: str | None = None
+    heldout: bool = False
 
     def to_dict(self) -> dict:
         """JSON-able fields."""

@@ -55,7 +55,7 @@ def format_summary(summary: dict) -> str:
     lines.append(f"{'all':<18}{summary['items']:>8}{summary['hours']:>9.3f}")
     if "coverage" in summary:
         coverage = summary["coverage"]
-        listed = "listed in manifest.tsv" if summary["has_manifest"] else "found"
+        listed = "listed" if summary["has_manifest"] else "found"
         lines.append(
             f"coverage: {coverage['usable']} of {coverage['listed']} recordings {listed} are usable "
             f"({100 * coverage['usable_fraction']:.1f} %); {coverage['missing']} missing, {coverage['bad']} bad"
