@@ -84,7 +84,8 @@ def _run(arguments: argparse.Namespace, tasks: list[str], command: str) -> int:
     )
     upstreams = arguments.upstream or default_upstreams(arguments.exp_dir)
     runs = decode(tasks, upstreams, arguments.data_dir, arguments.exp_dir, config, command)
-    print(terminal_table(runs))
+    # A folder of recordings without labels is pre-trained on like any other; there is just nothing to score.
+    print(terminal_table(runs) if runs else f"{arguments.data_dir} has no task to score; see --tasks of prepare.sh")
     return 0
 
 

@@ -20,10 +20,11 @@ def main(argv: list[str] | None = None) -> int:
     from spear.evaluate.results import load_runs, results_markdown, terminal_table, write_results
 
     runs = load_runs(arguments.exp_dir)
-    print(terminal_table(runs))
+    if runs:
+        print(terminal_table(runs))
     output = write_report(arguments.data_dir, arguments.exp_dir, arguments.output)
     print(f"report: {output}")
-    if arguments.results:
+    if arguments.results and runs:
         write_results(arguments.results, arguments.section, results_markdown(runs, arguments.title, arguments.notes))
         print(f"results: {arguments.results}")
     return 0

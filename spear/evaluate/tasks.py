@@ -97,7 +97,7 @@ def read_tasks(data_dir: str | Path) -> list[Task]:
 
 
 def find_tasks(data_dir: str | Path, names: Sequence[str]) -> list[Task]:
-    """Tasks by name; `all` stands for all but those of the ablation.
+    """Tasks by name; `all` stands for all but those of the ablation, which may be none.
 
     Raises:
         ConfigError: no such task in this corpus; names those that are.
@@ -106,7 +106,7 @@ def find_tasks(data_dir: str | Path, names: Sequence[str]) -> list[Task]:
     chosen: dict[str, Task] = {}
     for name in names:
         found = [t for t in tasks if (name == "all" and not t.is_ablation) or t.name == name]
-        if not found:
+        if not found and name != "all":
             known = ", ".join(t.name for t in tasks) or "no task at all"
             raise ConfigError(f"task '{name}'", f"one that this corpus has: {known}", "correct --task")
         chosen.update({t.name: t for t in found})

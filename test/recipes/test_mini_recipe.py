@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 RECIPE = Path(__file__).resolve().parents[2] / "egs" / "mini" / "spear"
 FEW_STEPS = (
@@ -121,3 +123,46 @@ def test_tokens_of_another_quantizer_are_refused(recipe, tmp_path):
         cwd="/",
     )
     assert done.returncode == 1 and "to fix:" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_ablation_trains_scores_and_resumes(recipe, tmp_path):
+    exp = tmp_path / "ablation"
+    words = ["spear", "ablate", "--base", recipe / "conf/student.yaml"]
+    words += ["--variants", recipe / "conf/ablation/joint.yaml", "--seeds", "1,2", "--tasks", "pitch"]
+    words += ["--data-dir", recipe / "data", "--exp-dir", exp, f"--options={FEW_STEPS}"]
+    text = succeed(*words, cwd=tmp_path)
+    rows = [line for line in text.splitlines() if line.startswith("| pitch")]
+    assert len(rows) == 1 and all(name in text for name in ("student", "joint")), text[-2000:]
+    assert (exp / "ablation.md").read_text().strip() in text
+    finals = {path: path.stat().st_mtime_ns for path in exp.glob("*-seed*/final/checkpoint.json")}
+    assert len(finals) == 4
+    shutil.rmtree(exp / "joint-seed2")
+    (exp / "done" / "joint-seed2.json").unlink()
+    succeed(*words, cwd=tmp_path)
+    again = {path: path.stat().st_mtime_ns for path in exp.glob("*-seed*/final/checkpoint.json")}
+    assert [path for path in finals if finals[path] != again[path]] == [exp / "joint-seed2/final/checkpoint.json"]
+
+
+def test_a_folder_with_bad_recordings_goes_through_all_stages(tmp_path):
+    recipe, folder = tmp_path / "recipe", tmp_path / "recordings"
+    shutil.copytree(RECIPE, recipe, ignore=shutil.ignore_patterns("data", "data_*", "exp", "exp_*", "__pycache__"))
+    (folder / "sub").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        soundfile.write(folder / "sub" / f"good{number}.flac", 0.1 * rng.standard_normal(40000), 16000)
+    soundfile.write(folder / "long.flac", 0.1 * rng.standard_normal(16000 * 150), 16000)
+    soundfile.write(folder / "stereo8k.wav", 0.1 * rng.standard_normal((16000, 2)), 8000)
+    soundfile.write(folder / "one_sample.wav", np.ones(1), 16000)
+    soundfile.write(folder / "silent.wav", np.zeros(16000), 16000)
+    soundfile.write(folder / "nan.wav", np.full(16000, np.nan), 16000, subtype="FLOAT")
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "text.wav").write_text("this is no audio" * 50)
+    whole = (folder / "sub/good0.flac").read_bytes()
+    (folder / "truncated.flac").write_bytes(whole[: len(whole) // 2])
+    words = ["--audio-dir", folder, f"--teacher-options={FEW_STEPS}", f"--student-options={FEW_STEPS}", "--num-jobs=2"]
+    text = succeed("bash", recipe / "run.sh", *words, cwd="/")
+    assert "total" in text and "stage 8" in text
+    rows = [json.loads(line) for line in (recipe / "data_recordings/manifests/quarantine.jsonl").open()]
+    bad = ["empty.wav", "nan.wav", "one_sample.wav", "silent.wav", "text.wav", "truncated.flac"]
+    assert sorted(row["path"] for row in rows) == bad
+    assert (recipe / "exp_recordings/student/final/checkpoint.json").exists()

@@ -83,7 +83,6 @@ run_stage 8 "report" "the table, $exp_dir/RESULTS.md and $exp_dir/report.html" \
 echo
 echo "data     $data_dir"
 if [[ -e "$exp_dir/student/final" ]]; then echo "encoder  $exp_dir/student/final     (spear.load_model reads it)"; fi
-if [[ -e "$exp_dir/report.html" ]]; then
-  printf 'results  %s\nreport   %s\n' "$exp_dir/RESULTS.md" "$exp_dir/report.html"
-fi
+if [[ -e "$exp_dir/RESULTS.md" ]]; then echo "results  $exp_dir/RESULTS.md"; fi
+if [[ -e "$exp_dir/report.html" ]]; then echo "report   $exp_dir/report.html"; fi
 echo "total    $(stage_seconds $SECONDS)"
