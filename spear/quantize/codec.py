@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spear.errors import ConfigError, DataError
-from spear.quantize.search import SearchTables, greedy, refine
+from spear.quantize.search import SearchTables, greedy, refine, smallest
 
 DEFAULT_PASSES, DEFAULT_BEAM = 5, 16
 SCALE_SPEED = 10.0
@@ -107,14 +107,16 @@ class Quantizer(nn.Module):
         """
         flat = check_vectors(x, self.dim).reshape(-1, self.dim)
         tables = self.tables()
+        chunk_size = tables.chunk_size(beam)
         result = torch.empty(len(flat), self.num_codebooks, dtype=torch.uint8, device=flat.device)
-        for start in range(0, len(flat), tables.chunk_size):
-            x_BD = flat[start : start + tables.chunk_size].float()
-            codes_BN = self.logits(x_BD).argmax(dim=-1).int()
+        for start in range(0, len(flat), chunk_size):
+            x_BD = flat[start : start + chunk_size].float()
+            codes_BN = smallest(self.logits(x_BD).neg_()).int()
             if refine_passes > 0:
-                starts = torch.stack([codes_BN, greedy(tables, x_BD)], dim=1)
-                codes_BN = refine(tables, x_BD, starts, refine_passes, beam)
-            result[start : start + tables.chunk_size] = codes_BN.to(torch.uint8)
+                scores_BC = tables.scores(x_BD)
+                starts = torch.stack([codes_BN, greedy(tables, x_BD, scores_BC)], dim=1)
+                codes_BN = refine(tables, x_BD, starts, refine_passes, beam, scores_BC)
+            result[start : start + chunk_size] = codes_BN.to(torch.uint8)
         return result.view(*x.shape[:-1], self.num_codebooks)
 
     def decode(self, indexes: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Vectors searched together on CPU (fits the caches); accelerators want larger pieces.
-CPU_CHUNK, DEVICE_CHUNK = 512, 8192
+# Kept combinations searched together on CPU (fits the caches); vectors on accelerators, which want larger pieces.
+CPU_CHUNK, DEVICE_CHUNK = 4096, 8192
 _TOPK_BLOCK = 16
 
 
@@ -46,7 +46,14 @@ class SearchTables:
         self.pairs_NCK = pairs
         # int32 indexes: embedding_bag is several times faster with them on CPU.
         self.starts_N = torch.arange(0, num_rows, self.codebook_size, dtype=torch.int32, device=centers.device)
-        self.chunk_size = CPU_CHUNK if centers.device.type == "cpu" else DEVICE_CHUNK
+        # Random weights make a number out of a combination: equal combinations are found by one comparison.
+        generator = torch.Generator().manual_seed(self.num_codebooks)
+        weights = torch.randint(1, 1 << 48, (self.num_codebooks,), generator=generator)
+        self.weights_N = weights.to(centers.device)
+
+    def chunk_size(self, beam: int) -> int:
+        """Vectors to search together: on CPU as many as the caches hold."""
+        return max(256, CPU_CHUNK // beam) if self.rows_CD.device.type == "cpu" else DEVICE_CHUNK
 
     def scores(self, x_BD: Tensor) -> Tensor:
         """(B, C): |row|^2 - 2 x.row, the error that each row adds on its own."""
@@ -61,6 +68,66 @@ class SearchTables:
         return (self.decode(codes_BN) - x_BD).square().sum(dim=1)
 
 
+def smallest(values: Tensor) -> Tensor:
+    """(...) int64 place of the smallest entry of each row of (..., W), the first of equals only within blocks.
+
+    Block minima first: `amin` is vectorised on CPU and runs at memory speed, `argmin` is twenty times slower.
+    """
+    width = values.shape[-1]
+    if values.device.type != "cpu" or width % _TOPK_BLOCK or width <= 2 * _TOPK_BLOCK:
+        return values.argmin(dim=-1)
+    # A block is a column of this view (a stride apart), so that the minimum runs down whole rows of memory.
+    blocks = values.view(*values.shape[:-1], _TOPK_BLOCK, width // _TOPK_BLOCK)
+    chosen = blocks.amin(dim=-2).argmin(dim=-1, keepdim=True)
+    inside = blocks.gather(-1, chosen[..., None, :].expand(*blocks.shape[:-1], 1)).squeeze(-1)
+    return inside.argmin(dim=-1) * (width // _TOPK_BLOCK) + chosen.squeeze(-1)
+
+
+class _Beam:
+    """The kept combinations of one chunk of vectors: rows (B, H, N), a key of each, and their errors.
+
+    A row is a code plus the place of its codebook's first row, an index into all C rows.
+    """
+
+    def __init__(self, tables: SearchTables, scores_BC: Tensor, codes_BHN: Tensor, errors_BH: Tensor, width: int):
+        self.tables, self.width, self.shift = tables, width, tables.codebook_size.bit_length() - 1
+        self.scores_BNK = scores_BC.view(-1, tables.num_codebooks, tables.codebook_size)
+        self.rows_BHN, self.errors_BH = codes_BHN + tables.starts_N, errors_BH
+        self.keys_BH = (self.rows_BHN.long() * tables.weights_N).sum(dim=2)
+
+    def codes(self) -> Tensor:
+        """(B, N): the best combination of each vector."""
+        return self.rows_BHN[:, 0] - self.tables.starts_N
+
+    def step(self, n: int) -> None:
+        """Tries every row of codebook `n` in every kept combination."""
+        tables, (num_vectors, num_kept, num_codebooks) = self.tables, self.rows_BHN.shape
+        size, weight = tables.codebook_size, tables.weights_N[n]
+        changes = F.embedding_bag(self.rows_BHN.view(-1, num_codebooks), tables.pairs_NCK[n], mode="sum")
+        changes_BHK = changes.view(num_vectors, num_kept, size)
+        changes_BHK += self.scores_BNK[:, n, None, :]
+        current_BH = self.rows_BHN[:, :, n].long()
+        rest_BH = self.errors_BH - changes_BHK.gather(2, current_BH[:, :, None] - n * size).squeeze(2)
+        keys_BH = self.keys_BH - current_BH * weight
+        if num_kept > 1:
+            # Two combinations that differ in codebook n alone offer the same candidates: count them once.
+            same = (keys_BH[:, :, None] == keys_BH[:, None, :]).tril(-1).any(dim=2)
+            rest_BH.masked_fill_(same, float("inf"))
+        changes_BHK += rest_BH[:, :, None]
+        self.errors_BH, places = top_smallest(changes_BHK.view(num_vectors, -1), self.width)
+        parents = places >> self.shift  # K is a power of two; integer division is slow
+        chosen = places - ((parents - n) << self.shift)
+        rows = self.rows_BHN.gather(1, parents[:, :, None].expand(-1, -1, num_codebooks))
+        rows[:, :, n] = chosen
+        self.rows_BHN = rows
+        self.keys_BH = keys_BH.gather(1, parents) + chosen * weight
+
+    def keep(self, rows: Tensor) -> None:
+        """Goes on with some of the vectors only."""
+        self.scores_BNK, self.rows_BHN = self.scores_BNK[rows], self.rows_BHN[rows]
+        self.keys_BH, self.errors_BH = self.keys_BH[rows], self.errors_BH[rows]
+
+
 def top_smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` smallest entries of each row (all, if there are fewer), sorted, with their places.
 
@@ -68,60 +135,23 @@ def top_smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     times faster than sorting whole rows and gives the same values.
     """
     num_rows, width = values.shape
-    count = min(count, width)
-    if width % _TOPK_BLOCK or width // _TOPK_BLOCK <= 2 * count or count == 1:
+    count, num_blocks = min(count, width), width // _TOPK_BLOCK
+    if count == 1:
+        places = smallest(values)[:, None]
+        return values.gather(1, places), places
+    if width % _TOPK_BLOCK or num_blocks <= 2 * count:
         return values.topk(count, dim=1, largest=False)
-    # A block is a column of this view (a stride apart), so that the minimum runs down whole rows of memory.
-    num_blocks = width // _TOPK_BLOCK
     blocks = values.view(num_rows, _TOPK_BLOCK, num_blocks)
     chosen = blocks.amin(dim=1).topk(count, dim=1, largest=False, sorted=False).indices
     inside = blocks.gather(2, chosen[:, None, :].expand(-1, _TOPK_BLOCK, -1)).view(num_rows, -1)
     best, places = inside.topk(count, dim=1, largest=False)
-    return best, chosen.gather(1, places % count) + places // count * num_blocks
+    block = places // count
+    return best, chosen.gather(1, places - block * count) + block * num_blocks
 
 
-class _Beam:
-    """The kept combinations of one chunk of vectors: codes (B, H, N), a key of each, and their errors."""
-
-    def __init__(self, tables: SearchTables, scores_BC: Tensor, codes_BHN: Tensor, errors_BH: Tensor, width: int):
-        self.tables, self.width = tables, width
-        self.scores_BNK = scores_BC.view(-1, tables.num_codebooks, tables.codebook_size)
-        self.codes_BHN, self.errors_BH = codes_BHN, errors_BH
-        # Random weights make a number out of a combination: equal combinations are found by one comparison.
-        generator = torch.Generator().manual_seed(tables.num_codebooks)
-        weights = torch.randint(1, 1 << 52, (tables.num_codebooks,), generator=generator)
-        self.weights_N = weights.to(scores_BC.device)
-        self.keys_BH = (self.codes_BHN.long() * self.weights_N).sum(dim=2)
-
-    def step(self, n: int) -> None:
-        """Tries every row of codebook `n` in every kept combination."""
-        tables, (num_vectors, num_kept, num_codebooks) = self.tables, self.codes_BHN.shape
-        size = tables.codebook_size
-        flat = (self.codes_BHN + tables.starts_N).view(-1, num_codebooks)
-        candidates = F.embedding_bag(flat, tables.pairs_NCK[n], mode="sum").view(num_vectors, num_kept, size)
-        candidates += self.scores_BNK[:, n, None, :]
-        current_BH = self.codes_BHN[:, :, n].long()
-        rest_BH = self.errors_BH - candidates.gather(2, current_BH[:, :, None]).squeeze(2)
-        keys_BH = self.keys_BH - current_BH * self.weights_N[n]
-        if num_kept > 1:
-            # Two combinations that differ in codebook n alone offer the same candidates: count them once.
-            same = (keys_BH[:, :, None] == keys_BH[:, None, :]).tril(-1).any(dim=2)
-            rest_BH = rest_BH.masked_fill(same, float("inf"))
-        candidates += rest_BH[:, :, None]
-        self.errors_BH, places = top_smallest(candidates.view(num_vectors, -1), self.width)
-        parents, chosen = places // size, places % size
-        codes = self.codes_BHN.gather(1, parents[:, :, None].expand(-1, -1, num_codebooks))
-        codes[:, :, n] = chosen.int()
-        self.codes_BHN = codes
-        self.keys_BH = keys_BH.gather(1, parents) + chosen * self.weights_N[n]
-
-    def keep(self, rows: Tensor) -> None:
-        """Goes on with some of the vectors only."""
-        self.scores_BNK, self.codes_BHN = self.scores_BNK[rows], self.codes_BHN[rows]
-        self.keys_BH, self.errors_BH = self.keys_BH[rows], self.errors_BH[rows]
-
-
-def refine(tables: SearchTables, x_BD: Tensor, codes_BSN: Tensor, passes: int, beam: int) -> Tensor:
+def refine(
+    tables: SearchTables, x_BD: Tensor, codes_BSN: Tensor, passes: int, beam: int, scores_BC: Tensor | None = None
+) -> Tensor:
     """Lowers the error of a chunk's codes by `passes` sweeps over all codebooks.
 
     Args:
@@ -130,6 +160,7 @@ def refine(tables: SearchTables, x_BD: Tensor, codes_BSN: Tensor, passes: int, b
             that the result is never worse than it and more passes are never worse than fewer.
         passes: sweeps; a vector whose beam no longer changes is finished early.
         beam: combinations kept for each vector; 1 is plain coordinate descent.
+        scores_BC: `tables.scores(x_BD)`, if known already.
 
     Returns:
         (B, N) int32 codes; no vector's error is higher than that of its first combination.
@@ -140,13 +171,13 @@ def refine(tables: SearchTables, x_BD: Tensor, codes_BSN: Tensor, passes: int, b
     start_errors_BS = torch.stack([tables.errors(x_BD, codes_BSN[:, s]) for s in range(codes_BSN.shape[1])], dim=1)
     best_errors_B = start_errors_BS[:, 0].clone()
     rows = torch.arange(len(best_BN), device=x_BD.device)
-    state = _Beam(tables, tables.scores(x_BD), codes_BSN, start_errors_BS, beam)
-    for _ in range(passes):
+    state = _Beam(tables, tables.scores(x_BD) if scores_BC is None else scores_BC, codes_BSN, start_errors_BS, beam)
+    for number in range(passes):
         before = state.keys_BH
         for n in range(tables.num_codebooks):
             state.step(n)
-        first_BN = state.codes_BHN[:, 0]
-        errors_B = tables.errors(x_BD[rows], first_BN)
+        first_BN = state.codes()
+        errors_B = tables.errors(x_BD if number == 0 else x_BD[rows], first_BN)
         better = errors_B < best_errors_B[rows]
         best_BN[rows[better]] = first_BN[better]
         best_errors_B[rows[better]] = errors_B[better]
@@ -154,19 +185,20 @@ def refine(tables: SearchTables, x_BD: Tensor, codes_BSN: Tensor, passes: int, b
             moving = (before != state.keys_BH).any(dim=1).nonzero().squeeze(1)
             if not len(moving):
                 break
-            if len(moving) < len(rows):
+            if len(moving) < 0.9 * len(rows):  # a few finished vectors cost less than copying the others
                 state.keep(moving)
                 rows = rows[moving]
     return best_BN
 
 
-def greedy(tables: SearchTables, x_BD: Tensor) -> Tensor:
-    """(B, N) int32 codes chosen codebook by codebook, each given those before it."""
-    scores_BNK = tables.scores(x_BD).view(-1, tables.num_codebooks, tables.codebook_size)
-    codes = torch.empty(len(x_BD), tables.num_codebooks, dtype=torch.int32, device=x_BD.device)
+def greedy(tables: SearchTables, x_BD: Tensor, scores_BC: Tensor | None = None) -> Tensor:
+    """(B, N) int32 codes chosen codebook by codebook, each given those before it; `scores_BC` as for `refine`."""
+    scores_BC = tables.scores(x_BD) if scores_BC is None else scores_BC
+    scores_BNK = scores_BC.view(-1, tables.num_codebooks, tables.codebook_size)
+    rows = torch.empty(len(x_BD), tables.num_codebooks, dtype=torch.int32, device=x_BD.device)
     for n in range(tables.num_codebooks):
         given = scores_BNK[:, n]
         if n:
-            given = given + F.embedding_bag(codes[:, :n] + tables.starts_N[:n], tables.pairs_NCK[n], mode="sum")
-        codes[:, n] = given.argmin(dim=1).int()
-    return codes
+            given = F.embedding_bag(rows[:, :n].contiguous(), tables.pairs_NCK[n], mode="sum").add_(given)
+        rows[:, n] = smallest(given.contiguous()) + n * tables.codebook_size
+    return rows - tables.starts_N

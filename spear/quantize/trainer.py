@@ -150,7 +150,7 @@ class _Training:
             start, self.num_codebooks, config.codebook_size, config.start_iterations, seed
         )
         tables = SearchTables(self.centers_NKD)
-        self.codes_MN = _in_chunks(tables, lambda x_BD: greedy(tables, x_BD), self.x_MD)
+        self.codes_MN = _in_chunks(tables, 1, lambda x_BD: greedy(tables, x_BD), self.x_MD)
         self.start_error = self._watched_error(tables, passes=0)
 
     def _one_round(self) -> int:
@@ -175,12 +175,12 @@ class _Training:
 
     def _search(self, tables: SearchTables, x_MD: Tensor, codes_MN: Tensor) -> Tensor:
         beam = self.config.beam
-        return _in_chunks(tables, lambda x_BD, c_BN: refine(tables, x_BD, c_BN[:, None], 1, beam), x_MD, codes_MN)
+        return _in_chunks(tables, beam, lambda x_BD, c_BN: refine(tables, x_BD, c_BN[:, None], 1, beam), x_MD, codes_MN)
 
     def _watched_error(self, tables: SearchTables, passes: int = 1) -> float:
         x_MD, beam = self.watched_MD, self.config.beam
         codes_MN = _in_chunks(
-            tables, lambda x_BD: refine(tables, x_BD, greedy(tables, x_BD)[:, None], passes, beam), x_MD
+            tables, beam, lambda x_BD: refine(tables, x_BD, greedy(tables, x_BD)[:, None], passes, beam), x_MD
         )
         return relative_error(x_MD, tables.decode(codes_MN))
 
@@ -220,8 +220,8 @@ def _split(frames_MD: Tensor, config: QuantizerTrainConfig) -> tuple[Tensor, Ten
     return frames_MD[order[count:]], frames_MD[order[:count]]
 
 
-def _in_chunks(tables: SearchTables, function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
-    pieces = zip(*(array.split(tables.chunk_size) for array in arrays))
+def _in_chunks(tables: SearchTables, beam: int, function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
+    pieces = zip(*(array.split(tables.chunk_size(beam)) for array in arrays))
     return torch.cat([function(*piece) for piece in pieces])
 
 
