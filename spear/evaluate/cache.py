@@ -3,7 +3,10 @@
 Two kinds of entries, both shared by all tasks that use the utterance:
 
 - `means`: float32 (layers, D), the time means. They suffice, exactly, for heads that are linear before mean pooling.
-- `frames`: float16 (layers, T, D), for frame heads. Layers narrower than the widest are padded with zeros.
+- `frames`: (layers, T, D), for frame heads, in float16 or bfloat16. Layers narrower than the widest are padded with
+  zeros.
+
+`LiveStore` has the interface of a filled cache and runs the encoder at every call instead.
 
 The key is the upstream's hash (a directory) and the item's key. Shards are written whole or not at all, so that a
 killed run loses at most one shard, and two runs at once wait for each other.
@@ -39,12 +42,15 @@ class CacheConfig:
             an utterance are then a function of the utterance alone, whatever the encoder does with padding.
         batch_seconds: audio in a batch.
         shard_items: utterances in a shard.
+        frame_dtype: float16, or bfloat16, which holds values of any size. NumPy has no bfloat16: the shards hold its
+            bits as uint16.
     """
 
     max_bytes: int = 4_000_000_000
     grid_seconds: float = 0.16
     batch_seconds: float = 80.0
     shard_items: int = 512
+    frame_dtype: str = "float16"
 
 
 def item_key(item: Item) -> str:
@@ -83,9 +89,14 @@ class FeatureStore:
         return self._stores["frames"].rows(key) // self._stores["means"].rows(key)
 
     def frames(self, key: str) -> np.ndarray:
-        """Hidden states of one item, (layers, T, D) float16."""
+        """Hidden states of one item, (layers, T, D) float16, or the bits of bfloat16 as uint16."""
         rows = self._stores["frames"].read(key)
         return rows.reshape(self._stores["means"].rows(key), -1, rows.shape[1])
+
+    def hidden_states(self, key: str) -> Tensor:
+        """Hidden states of one item, (layers, T, D) float16 or bfloat16."""
+        values = torch.from_numpy(self.frames(key))
+        return values.view(torch.bfloat16) if values.dtype == torch.uint16 else values
 
 
 class FeatureCache(FeatureStore):
@@ -100,7 +111,8 @@ class FeatureCache(FeatureStore):
         self.hash = upstream_hash(upstream)
         self.skipped: dict[str, str] = {}
         # The grid changes what an encoder sees at the end of an utterance, so it belongs to the key.
-        super().__init__(Path(directory) / f"{self.hash[:16]}-{round(self.config.grid_seconds * 1000)}ms")
+        place = f"{self.hash[:16]}-{round(self.config.grid_seconds * 1000)}ms"
+        super().__init__(Path(directory) / (place if self.config.frame_dtype == "float16" else f"{place}-bf16"))
 
     def ensure(self, items: Sequence[Item], frame_keys: set[str] = frozenset()) -> None:
         """Computes what is missing: means of all `items`, and frames of those whose key is in `frame_keys`.
@@ -165,10 +177,7 @@ class FeatureCache(FeatureStore):
                 states, lens_B = self._extract([wave for _, wave in batch])
                 dim = max(state.shape[2] for state in states)
                 for row, (key, _) in enumerate(batch):
-                    frames = int(lens_B[row])
-                    values_LTD = torch.zeros(len(states), frames, dim)
-                    for layer, state in enumerate(states):
-                        values_LTD[layer, :, : state.shape[2]] = state[row, :frames]
+                    values_LTD = _stacked(states, row, int(lens_B[row]))
                     for kind, rows in self._entries(key, values_LTD, key in frame_keys):
                         if kind not in writers:
                             writer = ShardWriter(self.directory / kind, name, rows.dtype, dim)
@@ -186,23 +195,20 @@ class FeatureCache(FeatureStore):
         if not self.has("means", key):
             yield "means", values_LTD.mean(dim=1).numpy()
         if with_frames and not self.has("frames", key):
-            frames = values_LTD.half()
+            frames = values_LTD.to(getattr(torch, self.config.frame_dtype))
             if not torch.isfinite(frames).all():
                 raise DataError(
                     f"hidden states of '{key}' up to {values_LTD.abs().max():.0f}", "below 65504 (float16)", "retrain"
                 )
-            yield "frames", frames.flatten(0, 1).numpy()
+            bits = frames if frames.dtype == torch.float16 else frames.view(torch.uint16)
+            yield "frames", bits.flatten(0, 1).numpy()
 
     def _batches(self, keys: list[str], items: dict[str, Item]) -> Iterator[list[tuple[str, np.ndarray]]]:
         """Batches of (key, wave), of equal padded length; unreadable items are noted and left out."""
-        from spear.audio import load_audio
-
         batch: list[tuple[str, np.ndarray]] = []
         for key in keys:
-            item = items[key]
             try:
-                duration = item.duration_seconds if item.start_seconds or item.duration_seconds else None
-                wave = load_audio(item.path, self.upstream.sample_rate, item.start_seconds, duration)
+                wave = read_wave(items[key], self.upstream.sample_rate)
             except SpearError as error:
                 self.skipped[key] = error.found
                 logger.warning("skipped %s: %s", key, error.found)
@@ -226,3 +232,66 @@ class FeatureCache(FeatureStore):
             waves_BS[row, : len(wave)] = torch.from_numpy(wave)
         states, lens_B = self.upstream.extract(waves_BS, torch.tensor([max(len(w), MIN_SAMPLES) for w in waves]))
         return [state.cpu() for state in states], lens_B
+
+
+def read_wave(item: Item, sample_rate: int) -> np.ndarray:
+    """The item's audio, float32 at `sample_rate`.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    from spear.audio import load_audio
+
+    duration = item.duration_seconds if item.start_seconds or item.duration_seconds else None
+    return load_audio(item.path, sample_rate, item.start_seconds, duration)
+
+
+def _stacked(states: list[Tensor], row: int, frames: int) -> Tensor:
+    """One utterance's states as (layers, T, D), narrow layers padded with zeros."""
+    values_LTD = torch.zeros(len(states), frames, max(state.shape[2] for state in states))
+    for layer, state in enumerate(states):
+        values_LTD[layer, :, : state.shape[2]] = state[row, :frames]
+    return values_LTD
+
+
+class LiveStore(FeatureCache):
+    """The entries of a cache, computed at every call and kept nowhere: for corpora whose hidden states fit no disk.
+
+    Args:
+        items: what can be asked for.
+    """
+
+    def __init__(self, upstream: Upstream, items: Sequence[Item], config: CacheConfig | None = None):
+        self.upstream, self.config = upstream, config or CacheConfig()
+        self.hash, self.skipped = upstream_hash(upstream), {}
+        self._items = {item_key(item): item for item in items}
+
+    def has(self, kind: str, key: str) -> bool:
+        """Whether the item is known and readable."""
+        if key in self._items and key not in self.skipped and not self._items[key].path.exists():
+            self.skipped[key] = f"no file {self._items[key].path}"
+        return key in self._items and key not in self.skipped
+
+    def means(self, keys: Sequence[str]) -> Tensor:
+        """Time means, (layers, items, D) float32."""
+        return torch.stack([self._values(key).mean(dim=1) for key in keys], dim=1)
+
+    def num_frames(self, key: str) -> int:
+        """Frames of an item; runs the encoder."""
+        return self._values(key).shape[1]
+
+    def hidden_states(self, key: str) -> Tensor:
+        """Hidden states of one item, (layers, T, D), rounded as in the cache."""
+        return self._values(key).to(getattr(torch, self.config.frame_dtype))
+
+    def frames(self, key: str) -> np.ndarray:
+        """As `FeatureStore.frames`."""
+        values = self.hidden_states(key)
+        return (values if values.dtype == torch.float16 else values.view(torch.uint16)).numpy()
+
+    def _values(self, key: str) -> Tensor:
+        states, lens_B = self._extract([read_wave(self._items[key], self.upstream.sample_rate)])
+        values_LTD = _stacked(states, 0, int(lens_B[0]))
+        for _ in self._entries(key, values_LTD, with_frames=False):
+            pass  # the same checks as for the cache
+        return values_LTD

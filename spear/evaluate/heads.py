@@ -61,10 +61,12 @@ class Heads:
     Args:
         num_layers, dim, num_outputs: L, D and C.
         config: the grid.
+        fold_linear: always multiply the two linear layers first; otherwise whichever order costs less (few items and
+            many outputs: one after the other).
     """
 
-    def __init__(self, num_layers: int, dim: int, num_outputs: int, config: ProbeConfig):
-        self.config = config
+    def __init__(self, num_layers: int, dim: int, num_outputs: int, config: ProbeConfig, fold_linear: bool = True):
+        self.config, self.fold_linear = config, fold_linear
         count, hidden = len(config.heads), config.hidden_dim
         self.layer_HL = torch.zeros(count, num_layers)
         self.down_HDP = torch.stack([_uniform(seed, "down", (dim, hidden), dim) for _, seed in config.heads])
@@ -87,6 +89,11 @@ class Heads:
         layers, count, dim = features_LND.shape
         weights_HL = self.layer_HL.softmax(dim=-1)
         mixed_HND = (weights_HL @ features_LND.reshape(layers, count * dim)).view(-1, count, dim)
+        hidden, outputs = self.out_HPC.shape[1:]
+        folded, apart = dim * outputs * (hidden + count), count * hidden * (dim + outputs)
+        if not self.fold_linear and apart < folded:
+            hidden_HNP = torch.baddbmm(self.down_bias_H1P, mixed_HND, self.down_HDP)
+            return torch.baddbmm(self.out_bias_H1C, hidden_HNP, self.out_HPC)
         bias_H1C = self.down_bias_H1P @ self.out_HPC + self.out_bias_H1C
         return torch.baddbmm(bias_H1C, mixed_HND, self.down_HDP @ self.out_HPC)
 

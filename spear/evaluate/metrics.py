@@ -70,15 +70,24 @@ def bootstrap_interval(
         numerators: one per item; may be averages over seeds.
         denominators: one per item.
     """
+    scores_R = bootstrap_scores(numerators, denominators, seed, rounds)
+    if not len(scores_R):
+        return float("nan"), float("nan")
+    low, high = np.quantile(scores_R, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def bootstrap_scores(
+    numerators: Sequence[float], denominators: Sequence[float], seed: int = 0, rounds: int = 1000
+) -> np.ndarray:
+    """The scores of resampled item lists (at most `rounds` of them: those with nothing to count are left out)."""
     top, bottom = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     if len(top) == 0 or bottom.sum() == 0:
-        return float("nan"), float("nan")
+        return np.zeros(0)
     rng = numpy_rng(seed, "bootstrap", len(top))
     counts_RN = rng.multinomial(len(top), np.full(len(top), 1 / len(top)), size=rounds)
     sums_R = counts_RN @ bottom
-    scores_R = (counts_RN @ top)[sums_R > 0] / sums_R[sums_R > 0]
-    low, high = np.quantile(scores_R, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return (counts_RN @ top)[sums_R > 0] / sums_R[sums_R > 0]
 
 
 def prediction_counts(metric: str, predictions: Iterable[dict]) -> tuple[np.ndarray, np.ndarray]:

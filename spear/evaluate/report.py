@@ -46,25 +46,30 @@ def write_report(data_dir: str | Path, exp_dir: str | Path, output: str | Path |
     output = Path(output) if output else exp_dir / "report.html"
     runs = load_runs(exp_dir)
     parts = [
-        _heading(runs),
-        _section("Scores of frozen encoders", _scores, runs),
-        _section("Training", _training, exp_dir),
-        _section("Codebook use", _codebooks, data_dir),
-        _section("Layer weights", _layers, runs),
-        _section("Learning rates", _learning_rates, runs),
-        _section("Corpus", _corpus, data_dir),
-        _section("Provenance", _provenance, runs),
+        heading(runs),
+        section("Scores of frozen encoders", scores_part, runs),
+        section("Training", _training, exp_dir),
+        section("Codebook use", _codebooks, data_dir),
+        section("Layer weights", layers_part, runs),
+        section("Learning rates", learning_rates_part, runs),
+        section("Corpus", _corpus, data_dir),
+        section("Provenance", provenance_part, runs),
     ]
+    return write_page(output, "SPEAR report", parts)
+
+
+def write_page(output: Path, title: str, parts: Sequence[str]) -> Path:
+    """Writes parts of HTML as one self-contained page; returns where it is."""
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><title>SPEAR report</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{html.escape(title)}</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
     fs.write_text(output, page)
     return output
 
 
-def _section(title: str, make, *arguments) -> str:
+def section(title: str, make, *arguments) -> str:
     """A part of the page; damage in its input is shown instead of losing the page."""
     try:
         content = make(*arguments)
@@ -95,18 +100,20 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[
     return f'<div class="wide"><table><tr>{head}</tr>{"".join(body)}</table></div>'
 
 
-def _heading(runs: list[dict]) -> str:
+def heading(runs: list[dict], title: str = "SPEAR: training and frozen-encoder evaluation") -> str:
+    """The title, where the numbers come from, and who beats whom."""
     lines = "".join(f'<p class="lead">{html.escape(line)}</p>' for line in comparison_lines(runs))
     facts = f"spear {spear.__version__}, commit {env.git_commit()}, {env.describe_hardware()}"
-    return f'<h1>SPEAR: training and frozen-encoder evaluation</h1><p class="note">{html.escape(facts)}</p>{lines}'
+    return f'<h1>{html.escape(title)}</h1><p class="note">{html.escape(facts)}</p>{lines}'
 
 
-def _scores(runs: list[dict]) -> str:
+def scores_part(runs: list[dict], head: str = "linear head") -> str:
+    """Table and figure of all scores."""
     if not runs:
         return _missing("No scores yet. Run: spear decode --task all")
     header, rows, best = table_cells(runs)
     note = (
-        "Frozen encoder, softmax-weighted sum of all hidden states, linear head; the learning rate is selected on dev. "
+        f"Frozen encoder, softmax-weighted sum of all hidden states, {head}; the learning rate is selected on dev. "
         "Percent, with the 95 % bootstrap interval over test items; best of a row in bold."
     )
     return f'<p class="note">{note}</p>' + _table(header, rows, best) + _figure(figures.scores_figure(runs))
@@ -143,7 +150,8 @@ def _codebooks(data_dir: Path) -> str:
     return f'<p class="note">{note}</p>' + _figure(figures.codebook_figure(streams))
 
 
-def _layers(runs: list[dict]) -> str:
+def layers_part(runs: list[dict]) -> str:
+    """The learnt layer weights of every upstream with several layers."""
     parts = []
     for name in upstream_names(runs):
         figure = figures.layer_weights_figure(runs, name)
@@ -152,7 +160,8 @@ def _layers(runs: list[dict]) -> str:
     return "".join(parts) or _missing("No encoder with several layers has been scored.")
 
 
-def _learning_rates(runs: list[dict]) -> str:
+def learning_rates_part(runs: list[dict]) -> str:
+    """Dev scores over the learning rates of the grid."""
     if not runs:
         return _missing("No scores yet. Run: spear decode --task all")
     note = "Dev score of every learning rate of the grid (mean over head seeds); the ring marks the selected one."
@@ -179,7 +188,8 @@ def _flatten(value, prefix: str = "") -> list[tuple[str, str]]:
     return [(prefix, f"{value:.4g}" if isinstance(value, float) else str(value))]
 
 
-def _provenance(runs: list[dict]) -> str:
+def provenance_part(runs: list[dict]) -> str:
+    """Commands, commit and hardware, and a row for each run file."""
     if not runs:
         return _missing("No run files.")
     rows = [

@@ -15,9 +15,9 @@ from spear.evaluate.tasks import read_tasks
 KIND_ORDER = {"checkpoint": 0, "random": 1, "fbank": 2}
 
 
-def load_runs(exp_dir: str | Path) -> list[dict]:
-    """All run files below `exp_dir/decode`, sorted by task and upstream; an empty list when there are none."""
-    paths = sorted((Path(exp_dir) / "decode").glob("*/*.json"))
+def load_runs(exp_dir: str | Path, folder: str = "decode") -> list[dict]:
+    """All run files below `exp_dir/folder`, sorted by task and upstream; an empty list when there are none."""
+    paths = sorted((Path(exp_dir) / folder).glob("*/*.json"))
     return [run for run in map(fs.read_json, paths) if isinstance(run, dict) and "inputs_sha256" in run]
 
 
@@ -66,7 +66,8 @@ def table_cells(runs: Sequence[dict]) -> tuple[list[str], list[list[str]], list[
         rows.append([task, f"{present[0]['metric']} % ({arrow})", *cells])
         best.append(2 + found.index(best_upstream(present)))
         for extra in present[0].get("extra_scores", {}):
-            cells = [f"{100 * run['extra_scores'][extra]:.1f}" if run else "-" for run in found]
+            values = [run.get("extra_scores", {}).get(extra) if run else None for run in found]
+            cells = ["-" if value is None else f"{100 * value:.1f}" for value in values]
             rows.append(["", f"{extra} % (for information)", *cells])
             best.append(-1)
     return ["task", "metric", *upstreams], rows, best

@@ -1,4 +1,4 @@
-"""Scores of the SUPERB tasks from prediction rows, and their bootstrap intervals (benchmarks A.2, F.6).
+"""Scores of the SUPERB tasks from prediction rows, and their bootstrap (benchmarks A.2, F.6).
 
 A prediction row is {id, reference, hypotheses}, with one hypothesis for each head seed; a score is the mean over seeds.
 Three kinds of metric: ratios of sums over items (accuracy, error rates, slot F1 and CER, diarization error), which
@@ -32,22 +32,17 @@ def score_rows(metric: str, rows: Sequence[dict]) -> float:
     return float(np.mean([_pooled(metric, rows, seed) for seed in range(seeds)])) if seeds else float("nan")
 
 
-def interval_of_rows(metric: str, rows: Sequence[dict], seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval over items, trials or queries."""
+def bootstrap_of_rows(metric: str, rows: Sequence[dict], seed: int = 0) -> np.ndarray:
+    """Scores of resampled items, trials or queries; empty when there is nothing to resample."""
     if metric not in _POOLED:
-        return ratios.bootstrap_interval(*_counts(metric, rows), seed=seed, level=level)
+        return ratios.bootstrap_scores(*_counts(metric, rows), seed=seed)
     if len(rows) < 2:
-        return float("nan"), float("nan")
+        return np.zeros(0)
     rng = numpy_rng(seed, "bootstrap", len(rows))
     draws = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=_ROUNDS)
     seeds = range(len(rows[0]["hypotheses"]))
-    with np.errstate(invalid="ignore"):
-        scores = np.asarray([np.mean([_pooled(metric, rows, s, weights) for s in seeds]) for weights in draws])
-    scores = scores[np.isfinite(scores)]
-    if not len(scores):
-        return float("nan"), float("nan")
-    low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    scores = np.asarray([np.mean([_pooled(metric, rows, s, weights) for s in seeds]) for weights in draws])
+    return scores[np.isfinite(scores)]
 
 
 def row_counts(metric: str, reference, hypothesis) -> tuple[float, float]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from spear.evaluate.superb import metrics
+from spear.evaluate.superb.folds import interval_of_folds, score_folds
 
 
 def row(reference, *hypotheses):
@@ -175,6 +176,12 @@ def test_intervals_hold_the_score(metric):
     else:
         rows = [row("a", "a" if i % 3 else "b") for i in range(60)]
     score = metrics.score_rows(metric, rows)
-    low, high = metrics.interval_of_rows(metric, rows)
+    low, high = interval_of_folds(metric, rows)
     assert low < score < high and high - low < 0.5
-    assert metrics.interval_of_rows(metric, rows) == (low, high)
+    assert interval_of_folds(metric, rows) == (low, high)
+
+
+def test_folds_count_equally_whatever_their_size():
+    rows = [{**row("a", "a"), "fold": "1"}] + [{**row("a", "b"), "fold": "2"}] * 9
+    assert score_folds("accuracy", rows) == pytest.approx(0.5)
+    assert np.isnan(score_folds("accuracy", [])) and np.isnan(interval_of_folds("accuracy", [])[0])

@@ -1,0 +1,140 @@
+"""Sequences by CTC: output symbols, and the problem that PR, ASR and SF share (benchmarks A.2)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from spear.errors import DataError
+from spear.evaluate.cache import FeatureStore
+from spear.evaluate.superb.banks import Bank
+from spear.evaluate.superb.modules import joined_lengths
+from spear.evaluate.superb.problems import FrameProblem, Splits
+from spear.evaluate.superb.protocol import Settings
+from spear.evaluate.units import BLANK, collapse
+
+
+class Symbols:
+    """Output symbols of a CTC head, numbered from 1 (0 is the blank), learnt from training targets.
+
+    Args:
+        targets: sequences of symbols.
+        end: a symbol appended to every target and dropped from hypotheses (SUPERB does so), or None.
+
+    Raises:
+        DataError: no target has any symbol.
+    """
+
+    def __init__(self, targets: Sequence[Sequence[str]], end: str | None = None):
+        self.end = end
+        self.names = sorted({symbol for target in targets for symbol in target}) + ([end] if end else [])
+        if len(self.names) == (end is not None):
+            raise DataError("training targets without any symbol", "transcribed training items", "check the manifest")
+        self._numbers = {symbol: number for number, symbol in enumerate(self.names, 1)}
+
+    @property
+    def size(self) -> int:
+        """Number of outputs, the blank included."""
+        return len(self.names) + 1
+
+    def encode(self, target: Sequence[str]) -> list[int]:
+        """Numbers; symbols that training never had are left out (the head cannot produce them)."""
+        ended = [*target, self.end] if self.end else target
+        return [self._numbers[symbol] for symbol in ended if symbol in self._numbers]
+
+    def decode(self, numbers: Sequence[int]) -> list[str]:
+        """Symbols without the end symbol."""
+        names = (self.names[number - 1] for number in numbers)
+        return [name for name in names if name != self.end]
+
+
+class SequenceProblem(FrameProblem):
+    """Frames to a sequence by CTC, greedy decoding.
+
+    Args:
+        spell: target -> symbols.
+        read: symbols -> hypothesis.
+        end: see `Symbols`.
+        make_bank: (layers, dim, outputs, settings, join) -> the heads.
+        recurrent: whether the heads are, and may join frames (`Settings.max_rnn_rate_hz`).
+    """
+
+    def __init__(
+        self,
+        splits: Splits,
+        store: FeatureStore,
+        settings: Settings,
+        spell: Callable[[Any], Sequence[str]],
+        read: Callable[[list[str]], Any],
+        make_bank: Callable[[int, int, int, Settings, int], Bank],
+        end: str | None = None,
+        recurrent: bool = False,
+    ):
+        super().__init__(splits, store, settings)
+        spelled = {name: [spell(row.target) for row in rows] for name, rows in splits.items()}
+        self.symbols = Symbols(spelled["train"], end)
+        self._numbers = {name: [self.symbols.encode(target) for target in spelled[name]] for name in spelled}
+        self._read, self._make_bank = read, make_bank
+        most = settings.max_rnn_rate_hz if recurrent else 0.0
+        self._join = max(1, int(self.frame_rate_hz / most + 0.5)) if most else 1
+        self.details = {"num_outputs": self.symbols.size, "infeasible_train_items": self._infeasible()}
+
+    def _infeasible(self) -> int:
+        """Training items with more symbols than frames: their loss is infinite and counts as zero."""
+        needed = (
+            len(numbers) + sum(a == b for a, b in zip(numbers, numbers[1:])) for numbers in self._numbers["train"]
+        )
+        frames = joined_lengths(torch.from_numpy(self.lengths["train"]), self._join).tolist()
+        return int(sum(count > available for count, available in zip(needed, frames)))
+
+    def make_bank(self) -> Bank:
+        """See `Problem`."""
+        return self._make_bank(self.num_layers, self.dim, self.symbols.size, self.settings, self._join)
+
+    def _log_probs(self, bank: Bank, split: str, places: np.ndarray) -> tuple[list[Tensor], Tensor]:
+        features_LBTD, lens_B = self.features(split, places)
+        log_probs = [logits.log_softmax(dim=-1) for logits in bank.outputs(features_LBTD, lens_B)]
+        return log_probs, joined_lengths(lens_B, self._join)
+
+    def _ctc(self, log_probs_BTC: Tensor, lens_B: Tensor, split: str, places: np.ndarray) -> Tensor:
+        """Loss for each symbol, (B,); infinite ones are zero."""
+        numbers = [self._numbers[split][place] for place in places]
+        target_lens_B = torch.tensor([len(values) for values in numbers])
+        joined = torch.tensor([value for values in numbers for value in values], dtype=torch.int64)
+        losses_B = functional.ctc_loss(
+            log_probs_BTC.transpose(0, 1),
+            joined,
+            lens_B,
+            target_lens_B,
+            blank=BLANK,
+            reduction="none",
+            zero_infinity=True,
+        )
+        return losses_B / target_lens_B.clamp(min=1)
+
+    def losses(self, bank: Bank, batch: np.ndarray) -> list[Tensor]:
+        """See `Problem`."""
+        log_probs, lens_B = self._log_probs(bank, "train", batch)
+        return [self._ctc(values_BTC, lens_B, "train", batch).mean() for values_BTC in log_probs]
+
+    def predict(self, bank: Bank, split: str) -> tuple[list[dict[str, list[Any]]], list[float]]:
+        """Greedy hypotheses."""
+        count, total = len(self.settings.heads), len(self._splits[split])
+        found: list[list[Any]] = [[None] * total for _ in range(count)]
+        losses = [0.0] * count
+        for places in self.in_batches(split):
+            log_probs, lens_B = self._log_probs(bank, split, places)
+            for head, values_BTC in enumerate(log_probs):
+                losses[head] += float(self._ctc(values_BTC, lens_B, split, places).sum())
+                picks_BT = values_BTC.argmax(dim=-1).tolist()
+                for row, place in enumerate(places):
+                    symbols = self.symbols.decode(collapse(picks_BT[row][: int(lens_B[row])]))
+                    found[head][place] = self._read(symbols)
+        return [{"": hypotheses} for hypotheses in found], [loss / max(1, total) for loss in losses]
+
+    def rows(self, split: str) -> list[dict]:
+        """See `Problem`."""
+        return [{"id": row.id, "reference": row.target} for row in self._splits[split]]

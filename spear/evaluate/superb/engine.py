@@ -1,0 +1,209 @@
+"""The engine: trains the grid of one task on one upstream, selects on dev, and scores (benchmarks A.1, E).
+
+A candidate is a learning rate with a variant (see `problems`). Its dev score is the mean over folds and head seeds. The
+selection looks at dev alone; where the published protocol selects on test (ASV, SD) or on a flawed dev set (KS, ER) the
+number of that rule is reported beside it as `legacy`.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from spear.evaluate.metrics import HIGHER_IS_BETTER
+from spear.evaluate.superb.banks import Bank
+from spear.evaluate.superb.folds import interval_of_folds, score_folds
+from spear.evaluate.superb.problems import Problem
+from spear.evaluate.superb.protocol import Settings
+from spear.log import Progress, get_logger
+
+logger = get_logger(__name__)
+
+
+@dataclass
+class Grid:
+    """What a trained grid gave on one fold.
+
+    Attributes:
+        heads: for each head learning_rate, seed, layer_weights, skipped_steps, curve, best_step.
+        hypotheses: split -> for each head {variant: hypotheses in the order of `rows`}.
+        rows: split -> {id, reference}.
+        steps: optimizer steps taken.
+    """
+
+    fold: str
+    heads: list[dict]
+    hypotheses: dict[str, list[dict[str, list[Any]]]]
+    rows: dict[str, list[dict]]
+    steps: int
+
+    def predictions(self, split: str, rate: float, variant: str) -> list[dict]:
+        """Prediction rows {id, fold, reference, hypotheses} of one candidate, a hypothesis for each head seed."""
+        chosen = [number for number, head in enumerate(self.heads) if head["learning_rate"] == rate]
+        found = [self.hypotheses[split][number][variant] for number in chosen]
+        return [
+            {**row, "fold": self.fold, "hypotheses": [hypotheses[place] for hypotheses in found]}
+            for place, row in enumerate(self.rows[split])
+        ]
+
+    @property
+    def variants(self) -> list[str]:
+        """Names of the variants."""
+        return list(self.hypotheses["dev"][0])
+
+
+def train_grid(problem: Problem, metric: str, settings: Settings, fold: str = "", label: str = "") -> Grid:
+    """Trains all heads side by side and predicts dev and test."""
+    bank = problem.make_bank()
+    rates = settings.heads
+    heads = [{"learning_rate": rate, "seed": seed, "curve": [], "best_step": 0} for rate, seed in rates]
+    hypotheses: dict[str, list[dict]] = {split: [{} for _ in rates] for split in ("dev", "test")}
+    if bank is None:
+        for split in hypotheses:
+            hypotheses[split] = problem.predict(None, split)[0]
+        for head in heads:
+            head |= {"layer_weights": [], "skipped_steps": 0}
+        return Grid(fold, heads, hypotheses, _references(problem), 0)
+    _fit(problem, bank, metric, settings, heads, hypotheses, label)
+    if not problem.every_evaluation:
+        if settings.early_stopping:
+            bank.restore_best()
+        bank.train(False)
+        with torch.no_grad():
+            for split in hypotheses:
+                hypotheses[split], losses = problem.predict(bank, split)
+                for head, loss in zip(heads, losses):
+                    head[f"{split}_loss"] = loss
+    for head, weights, skipped in zip(heads, bank.layer_weights(), bank.skipped_steps()):
+        head |= {"layer_weights": weights, "skipped_steps": skipped}
+    return Grid(fold, heads, hypotheses, _references(problem), settings.max_steps)
+
+
+def _references(problem: Problem) -> dict[str, list[dict]]:
+    return {split: problem.rows(split) for split in ("dev", "test")}
+
+
+def _fit(
+    problem: Problem, bank: Bank, metric: str, settings: Settings, heads: list, hypotheses: dict, label: str
+) -> None:
+    """The loop over steps; fills in curves, best steps and, where every evaluation is a variant, the hypotheses."""
+    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
+    best = [(-float("inf"), -float("inf"))] * len(heads)
+    running, batches = np.zeros(len(heads)), _endless(problem)
+    progress = Progress(settings.max_steps, label or "heads", "steps")
+    for step in range(1, settings.max_steps + 1):
+        bank.train(True)
+        for _ in range(settings.accumulate):
+            losses = problem.losses(bank, next(batches))
+            (torch.stack(losses).sum() / settings.accumulate).backward()
+            running += [float(loss.detach()) / settings.accumulate for loss in losses]
+        bank.step(1 - (step - 1) / settings.max_steps if settings.schedule == "linear" else 1.0)
+        progress.update()
+        if step % settings.eval_every and step < settings.max_steps:
+            continue
+        bank.train(False)
+        with torch.no_grad():
+            dev, dev_losses = problem.predict(bank, "dev")
+            if problem.every_evaluation:
+                test, _ = problem.predict(bank, "test")
+                for number in range(len(heads)):
+                    hypotheses["dev"][number][f"step {step}"] = dev[number][""]
+                    hypotheses["test"][number][f"step {step}"] = test[number][""]
+        improved_H = torch.zeros(len(heads), dtype=torch.bool)
+        interval = (step - 1) % settings.eval_every + 1
+        for number, head in enumerate(heads):
+            score = _dev_score(problem, metric, dev[number])
+            point = {"step": step, "train_loss": running[number] / interval, "dev_loss": dev_losses[number]}
+            head["curve"].append({**point, "dev_score": score})
+            # Among equal scores the lower loss: on small dev sets many evaluations tie.
+            rank = (sign * score if np.isfinite(score) else -float("inf"), -dev_losses[number])
+            if rank > best[number]:
+                best[number], improved_H[number], head["best_step"] = rank, True, step
+        if settings.early_stopping:
+            bank.keep_best(improved_H)
+        running[:] = 0
+
+
+def _dev_score(problem: Problem, metric: str, found: dict[str, list[Any]]) -> float:
+    """The best over variants."""
+    rows = problem.rows("dev")
+    scores = [
+        score_folds(metric, [{**row, "hypotheses": [h]} for row, h in zip(rows, hypotheses)])
+        for hypotheses in found.values()
+    ]
+    return max(scores, key=lambda score: score if HIGHER_IS_BETTER[metric] else -score)
+
+
+def _endless(problem: Problem) -> Iterator[Any]:
+    epoch = 0
+    while True:
+        empty = True
+        for batch in problem.train_batches(epoch):
+            empty = False
+            yield batch
+        if empty:
+            raise RuntimeError("a pass over the training items without any batch")
+        epoch += 1
+
+
+# Selection -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A candidate, its score on the split it was chosen on, and the standard error of the best candidate there."""
+
+    learning_rate: float
+    variant: str
+    score: float
+    standard_error: float
+
+
+def gather(grids: Sequence[Grid], split: str, rate: float, variant: str) -> list[dict]:
+    """Prediction rows of one candidate over all folds."""
+    return [row for grid in grids for row in grid.predictions(split, rate, variant)]
+
+
+def select(
+    grids: Sequence[Grid], metric: str, default_rate: float, split: str = "dev", reread=None, rule: str = "one_error"
+) -> Choice:
+    """Chooses the candidate on a split.
+
+    With `one_error` it is the learning rate nearest (in ratio) to the declared default among those whose score is
+    within one standard error (bootstrap over items) of the best: a small dev set cannot rank rates, a large one has a
+    small error and decides by itself. With `best` it is the best score, as the legacy rule has it.
+
+    Args:
+        reread: changes the rows of the split before they are scored (KS resamples its dev set).
+    """
+    rates = sorted({head["learning_rate"] for grid in grids for head in grid.heads})
+    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
+    reread = reread or (lambda rows: rows)
+    tops: dict[float, tuple[float, str, list[dict]]] = {}
+    for rate in rates:
+        for variant in grids[0].variants:
+            rows = reread(gather(grids, split, rate, variant))
+            score = score_folds(metric, rows)
+            value = sign * score if np.isfinite(score) else -float("inf")
+            if rate not in tops or value > tops[rate][0]:
+                tops[rate] = (value, variant, rows)
+    best = max(tops, key=lambda rate: tops[rate][0])
+    low, high = interval_of_folds(metric, tops[best][2])
+    error = (high - low) / (2 * 1.96) if np.isfinite(high - low) else 0.0
+    chosen = best
+    if rule == "one_error" and len(rates) > 1:
+        close = [rate for rate in rates if tops[rate][0] >= tops[best][0] - error - 1e-9]
+        chosen = min(close, key=lambda rate: (round(abs(np.log(rate / default_rate)), 6), -tops[rate][0]))
+    return Choice(chosen, tops[chosen][1], sign * tops[chosen][0], error)
+
+
+def run_grids(problems: dict[str, Problem], metric: str, settings: Settings, label: str) -> tuple[list[Grid], float]:
+    """Trains every fold; returns the grids and the seconds they took."""
+    start = time.monotonic()
+    grids = [
+        train_grid(problem, metric, settings, fold, f"{label} {fold}".strip()) for fold, problem in problems.items()
+    ]
+    return grids, time.monotonic() - start

@@ -1,0 +1,156 @@
+"""Heads that are not linear: recurrent, x-vector, and the augmentation before them (benchmarks A.1, A.2)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_TIME_WARP_FRAMES, _TIME_MASKS, _TIME_WIDTH, _CHANNEL_MASKS, _CHANNEL_WIDTH = 5, 2, 40, 4, 50
+_MIN_CONTEXT = 15  # frames that the x-vector's context needs; shorter utterances are padded with zeros
+
+
+class RecurrentHead(nn.Module):
+    """Linear, LSTM layers, Linear.
+
+    Args:
+        dim: D of the features.
+        projection_dim: after the first Linear; 0 leaves it out.
+        hidden_dim: units in each direction.
+        num_outputs: C.
+        join: so many projected frames are joined into one before the LSTM, and the output has that many times fewer.
+        augment: SpecAugment on the features while training.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        projection_dim: int,
+        hidden_dim: int,
+        num_layers: int,
+        num_outputs: int,
+        bidirectional: bool = True,
+        join: int = 1,
+        dropout: float = 0.0,
+        augment: bool = False,
+    ):
+        super().__init__()
+        self.augment, self.join = augment, join
+        self.down = nn.Linear(dim, projection_dim) if projection_dim else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.rnn = nn.LSTM(
+            (projection_dim or dim) * join,
+            hidden_dim,
+            num_layers,
+            batch_first=True,
+            bidirectional=bidirectional,
+            dropout=dropout if num_layers > 1 else 0.0,
+        )
+        self.out = nn.Linear(hidden_dim * (1 + bidirectional), num_outputs)
+
+    def forward(self, features_BTD: Tensor, lens_B: Tensor) -> Tensor:
+        """(B, ceil(T / join), C)."""
+        if self.augment and self.training:
+            features_BTD = spec_augment(features_BTD, lens_B)
+        x_BTP = self.down(features_BTD)
+        if self.join > 1:
+            # A last group that is not full is completed with zeros, those of padding included.
+            valid_BT1 = (torch.arange(x_BTP.shape[1], device=x_BTP.device) < lens_B.to(x_BTP.device)[:, None])[
+                ..., None
+            ]
+            x_BTP = functional.pad(x_BTP * valid_BT1, (0, 0, 0, -x_BTP.shape[1] % self.join))
+            x_BTP = x_BTP.unflatten(1, (-1, self.join)).flatten(2)
+        lens_B = joined_lengths(lens_B, self.join)
+        packed = nn.utils.rnn.pack_padded_sequence(x_BTP, lens_B.cpu(), batch_first=True, enforce_sorted=False)
+        hidden_BTP, _ = nn.utils.rnn.pad_packed_sequence(
+            self.rnn(packed)[0], batch_first=True, total_length=x_BTP.shape[1]
+        )
+        return self.out(self.dropout(hidden_BTP))
+
+
+def joined_lengths(lens_B: Tensor, join: int) -> Tensor:
+    """Frames after joining: rounded up."""
+    return (lens_B + join - 1) // join
+
+
+def spec_augment(features_BTD: Tensor, lens_B: Tensor) -> Tensor:
+    """Time warp (window 5), 2 time masks of 0-40 frames, 4 masks of 0-50 channels; zeros (benchmarks A.1).
+
+    Draws from torch's global generator, which the bank seeds for every step.
+    """
+    features_BTD = features_BTD.clone()
+    dim = features_BTD.shape[2]
+    for row, length in enumerate(lens_B.tolist()):
+        values_TD = features_BTD[row, :length]
+        if length > 2 * _TIME_WARP_FRAMES + 1:
+            features_BTD[row, :length] = _time_warp(values_TD)
+        for _ in range(_TIME_MASKS):
+            start, stop = _span(length, min(_TIME_WIDTH, length // 2))
+            features_BTD[row, start:stop] = 0
+        for _ in range(_CHANNEL_MASKS):
+            start, stop = _span(dim, min(_CHANNEL_WIDTH, dim // 4))
+            features_BTD[row, :length, start:stop] = 0
+    return features_BTD
+
+
+def _span(size: int, max_width: int) -> tuple[int, int]:
+    width = int(torch.randint(0, max_width + 1, ()))
+    start = int(torch.randint(0, max(1, size - width + 1), ()))
+    return start, start + width
+
+
+def _time_warp(values_TD: Tensor) -> Tensor:
+    """A point moves by up to 5 frames; both sides are stretched linearly."""
+    length = len(values_TD)
+    window = _TIME_WARP_FRAMES
+    centre = int(torch.randint(window + 1, length - window, ()))
+    moved = centre + int(torch.randint(-window, window + 1, ()))
+    if moved == centre:
+        return values_TD.clone()
+    parts = ((values_TD[:centre], moved), (values_TD[centre:], length - moved))
+    sides = [
+        functional.interpolate(part_TD.T[None], size=size, mode="linear", align_corners=False)[0].T
+        for part_TD, size in parts
+    ]
+    return torch.cat(sides)
+
+
+class SpeakerHead(nn.Module):
+    """The x-vector of SUPERB's ASV, and the class directions of its AM-softmax (benchmarks A.2).
+
+    Linear to `channels`; TDNN layers of context 5, 3 (dilation 2), 3 (dilation 3), 1 and 1, which lose 14 frames; mean
+    and standard deviation; Linear and ReLU, the embedding; Linear and ReLU; cosine with each speaker's direction.
+    """
+
+    def __init__(self, dim: int, channels: int, pooled_dim: int, num_speakers: int):
+        super().__init__()
+        self.down = nn.Linear(dim, channels)
+        shapes = ((channels, 5, 1), (channels, 3, 2), (channels, 3, 3), (channels, 1, 1), (pooled_dim, 1, 1))
+        sizes = [channels, *(size for size, _, _ in shapes)]
+        self.tdnn = nn.ModuleList(
+            nn.Conv1d(before, size, context, dilation=dilation)
+            for before, (size, context, dilation) in zip(sizes, shapes)
+        )
+        self.embed = nn.Linear(2 * pooled_dim, channels)
+        self.hidden = nn.Linear(channels, channels)
+        self.directions = nn.Parameter(torch.empty(num_speakers, channels))
+        nn.init.xavier_normal_(self.directions)
+
+    def forward(self, features_BTD: Tensor, lens_B: Tensor) -> tuple[Tensor, Tensor]:
+        """(embeddings (B, channels), cosines with the training speakers (B, num_speakers))."""
+        missing = max(0, _MIN_CONTEXT - features_BTD.shape[1])
+        x_BCT = self.down(functional.pad(features_BTD, (0, 0, 0, missing))).transpose(1, 2)
+        for layer in self.tdnn:
+            x_BCT = layer(x_BCT).relu()
+        lens_B = (lens_B.clamp(min=_MIN_CONTEXT) - (_MIN_CONTEXT - 1)).to(x_BCT.device)
+        valid_B1T = (torch.arange(x_BCT.shape[2], device=x_BCT.device) < lens_B[:, None])[:, None]
+        count_B1 = lens_B[:, None]
+        mean_BC = (x_BCT * valid_B1T).sum(dim=2) / count_B1
+        variance_BC = ((x_BCT - mean_BC[:, :, None]).square() * valid_B1T).sum(dim=2) / (count_B1 - 1).clamp(min=1)
+        embedding_BE = self.embed(torch.cat([mean_BC, (variance_BC + 1e-9).sqrt()], dim=1)).relu()
+        last_BE = self.hidden(embedding_BE).relu()
+        return embedding_BE, functional.normalize(last_BE, dim=1) @ functional.normalize(self.directions, dim=1).T
+
+
+def additive_margin_loss(cosines_BS: Tensor, speakers_B: Tensor, scale: float = 30.0, margin: float = 0.4) -> Tensor:
+    """AM-softmax: cross-entropy of scaled cosines, the right one lowered by the margin."""
+    shift_BS = functional.one_hot(speakers_B, cosines_BS.shape[1]) * margin
+    return functional.cross_entropy(scale * (cosines_BS - shift_BS), speakers_B)

@@ -1,0 +1,233 @@
+"""What the training loop sees of a task: batches from the cache, a loss for each head, hypotheses.
+
+`Problem` is the contract; `MeanProblem` (utterance heads on time means) and `FrameProblem` (anything on frames) serve
+the tasks in `tasks/`, which add loss and decoding. A problem may offer several ways to read one output, its variants
+(thresholds of SD, layers of QbE, checkpoints of ASV): the selection on dev is over learning rates and variants.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from spear.evaluate.cache import FeatureStore
+from spear.evaluate.heads import standardise_stats
+from spear.evaluate.superb.banks import Bank, LinearBank
+from spear.evaluate.superb.protocol import Settings
+from spear.evaluate.superb.table import Row
+from spear.seeds import numpy_rng
+
+Splits = dict[str, list[Row]]
+_USUAL_RATES_HZ = (10.0, 12.5, 20.0, 25.0, 31.25, 40.0, 50.0, 62.5, 75.0, 86.1328125, 100.0)
+
+
+class Problem(Protocol):
+    """One fold of a task on one upstream.
+
+    Attributes:
+        variants: names of the ways to read an output; usually one, "".
+        every_evaluation: each dev evaluation is a variant of its own ("step 500"), scored on test as well.
+        details: facts for the run file.
+    """
+
+    variants: list[str]
+    every_evaluation: bool
+    details: dict
+
+    def make_bank(self) -> Bank | None:
+        """The heads of the grid; None when there is nothing to train."""
+
+    def train_batches(self, epoch: int) -> Iterator[Any]:
+        """Batches of one pass over the training items, as a function of the epoch."""
+
+    def losses(self, bank: Bank, batch: Any) -> list[Tensor]:
+        """Mean loss of each head."""
+
+    def predict(self, bank: Bank | None, split: str) -> tuple[list[dict[str, list[Any]]], list[float]]:
+        """For each head {variant: hypotheses in the order of `rows`}, and its mean loss (nan without one)."""
+
+    def rows(self, split: str) -> list[dict]:
+        """{id, reference} of what is scored, in order."""
+
+
+def shuffled_batches(
+    lengths: np.ndarray, batch_size: int, epoch: int, max_frames: int, order: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """Batches of similar length: shuffled, sorted inside windows of eight batches, halved until they fit."""
+    rng = numpy_rng(0, "superb-batches", epoch)
+    order = rng.permutation(len(lengths)) if order is None else order
+    batches: list[np.ndarray] = []
+    for start in range(0, len(order), 8 * batch_size):
+        window = order[start : start + 8 * batch_size]
+        window = window[np.argsort(lengths[window], kind="stable")]
+        batches.extend(window[i : i + batch_size] for i in range(0, len(window), batch_size))
+    for index in rng.permutation(len(batches)):
+        yield from _fitting(batches[index], lengths, max_frames)
+
+
+def _fitting(batch: np.ndarray, lengths: np.ndarray, max_frames: int) -> Iterator[np.ndarray]:
+    if len(batch) > 1 and len(batch) * lengths[batch].max() > max_frames:
+        middle = len(batch) // 2
+        yield from _fitting(batch[:middle], lengths, max_frames)
+        yield from _fitting(batch[middle:], lengths, max_frames)
+    else:
+        yield batch
+
+
+class MeanProblem:
+    """Labels by heads that are linear before mean pooling: the cached time means are exact (benchmarks F.2).
+
+    Args:
+        splits: rows of train, dev and test; every target is a list of labels, one for each slot.
+        balanced: draws training items with replacement, each class equally often (KS).
+    """
+
+    variants, every_evaluation = [""], False
+
+    def __init__(self, splits: Splits, store: FeatureStore, settings: Settings, balanced: bool = False):
+        self.settings, self._splits, self._balanced = settings, splits, balanced
+        self._means = {name: store.means([row.key for row in rows]) for name, rows in splits.items()}
+        if settings.standardise:
+            train = self._means["train"].double()
+            mean_LD, deviation_LD = standardise_stats(train.sum(dim=1), train.square().sum(dim=1), train.shape[1])
+            self._means = {n: (v - mean_LD[:, None]) / deviation_LD[:, None] for n, v in self._means.items()}
+        targets = [row.target for row in splits["train"]]
+        self.classes = [sorted({target[slot] for target in targets}) for slot in range(len(targets[0]))]
+        self.sizes = [len(names) for names in self.classes]
+        self._labels = {name: self._numbers(rows) for name, rows in splits.items()}
+        unseen = {label for row in splits["test"] for s, label in enumerate(row.target) if label not in self.classes[s]}
+        self.details = {"num_classes": self.sizes, "test_labels_unseen_in_training": sorted(unseen)}
+
+    def _numbers(self, rows: Sequence[Row]) -> Tensor:
+        """(N, slots) class numbers; -100, which no loss counts, for labels that training does not have."""
+        places = [{label: number for number, label in enumerate(names)} for names in self.classes]
+        return torch.tensor([[places[s].get(label, -100) for s, label in enumerate(row.target)] for row in rows])
+
+    def make_bank(self) -> Bank:
+        """See `Problem`."""
+        layers, _, dim = self._means["train"].shape
+        return LinearBank(layers, dim, sum(self.sizes), self.settings)
+
+    def train_batches(self, epoch: int) -> Iterator[np.ndarray]:
+        """See `Problem`."""
+        rng, size = numpy_rng(0, "superb-batches", epoch), self.settings.batch_size
+        count = len(self._splits["train"])
+        if self._balanced:
+            labels = self._labels["train"][:, 0].numpy()
+            weights = 1.0 / np.bincount(labels)[labels]
+            order = rng.choice(count, size=count, p=weights / weights.sum())
+        else:
+            order = rng.permutation(count)
+        for start in range(0, count, size):
+            yield order[start : start + size]
+
+    def _outputs(self, bank: Bank, split: str, places: np.ndarray | slice) -> list[Tensor]:
+        means_LND = self._means[split][:, places]
+        ones = torch.ones(means_LND.shape[1], dtype=torch.int64)
+        return [logits_B1C[:, 0] for logits_B1C in bank.outputs(means_LND[:, :, None], ones)]
+
+    def _loss(self, logits_NC: Tensor, labels_NS: Tensor) -> Tensor:
+        """Sum over slots of the cross-entropy; items whose label is unknown do not count."""
+        parts = zip(logits_NC.split(self.sizes, dim=1), labels_NS.T)
+        return sum(
+            functional.cross_entropy(part_NC, labels_N, reduction="sum") / (labels_N >= 0).sum().clamp(min=1)
+            for part_NC, labels_N in parts
+        )
+
+    def losses(self, bank: Bank, batch: np.ndarray) -> list[Tensor]:
+        """See `Problem`."""
+        labels_NS = self._labels["train"][batch]
+        return [self._loss(logits_NC, labels_NS) for logits_NC in self._outputs(bank, "train", batch)]
+
+    def predict(self, bank: Bank, split: str) -> tuple[list[dict[str, list[Any]]], list[float]]:
+        """Lists of labels with the highest logits."""
+        found, losses = [], []
+        for logits_NC in self._outputs(bank, split, slice(None)):
+            picks_NS = torch.stack([part.argmax(dim=1) for part in logits_NC.split(self.sizes, dim=1)], dim=1)
+            found.append({"": [[n[i] for n, i in zip(self.classes, row)] for row in picks_NS.tolist()]})
+            losses.append(float(self._loss(logits_NC, self._labels[split])))
+        return found, losses
+
+    def rows(self, split: str) -> list[dict]:
+        """See `Problem`."""
+        return [{"id": row.id, "reference": row.target} for row in self._splits[split]]
+
+
+class FrameProblem:
+    """Base of the problems on frames: features of batches, standardised where the settings ask for it.
+
+    Args:
+        splits: rows of train, dev and test.
+    """
+
+    variants, every_evaluation = [""], False
+
+    def __init__(self, splits: Splits, store: FeatureStore, settings: Settings):
+        self.settings, self._splits, self._store = settings, splits, store
+        self.lengths = {name: np.asarray([store.num_frames(r.key) for r in rows]) for name, rows in splits.items()}
+        first = store.hidden_states(splits["train"][0].key)
+        self.num_layers, self.dim = first.shape[0], first.shape[2]
+        self.frame_rate_hz = self._frame_rate()
+        self._mean_LD, self._deviation_LD = self._statistics() if settings.standardise else (None, None)
+        self.details: dict = {}
+
+    def _frame_rate(self) -> float:
+        """Frames a second: the median over training items, or the usual rate that it all but equals.
+
+        Padding and rounding at the ends change the number of frames of an item by one or two.
+        """
+        known = [(n, row.item.duration_seconds) for n, row in zip(self.lengths["train"], self._splits["train"])]
+        rates = [frames / seconds for frames, seconds in known if seconds > 0]
+        if not rates:
+            return 50.0
+        rate = float(np.median(rates))
+        near = min(_USUAL_RATES_HZ, key=lambda usual: abs(usual - rate))
+        return near if abs(near - rate) < 0.05 * near else rate
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Over all frames of at most 300 training items, evenly spread."""
+        keys = [row.key for row in self._splits["train"]]
+        sums = squares = torch.zeros(1)
+        count = 0
+        for key in keys[:: max(1, len(keys) // 300)]:
+            values_LTD = self._store.hidden_states(key).float()
+            sums = sums + values_LTD.sum(dim=1, dtype=torch.float64)
+            squares = squares + values_LTD.square().sum(dim=1, dtype=torch.float64)
+            count += values_LTD.shape[1]
+        return standardise_stats(sums, squares, count)
+
+    def item_features(self, split: str, place: int) -> Tensor:
+        """Hidden states of one item, (L, T, D) float32."""
+        values_LTD = self._store.hidden_states(self._splits[split][place].key).float()
+        if self._mean_LD is not None:
+            values_LTD = (values_LTD - self._mean_LD[:, None]) / self._deviation_LD[:, None]
+        return values_LTD
+
+    def features(self, split: str, places: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Features (L, B, T, D) with zeros behind shorter items, and lengths (B,)."""
+        return padded([self.item_features(split, int(place)) for place in places])
+
+    def train_batches(self, epoch: int) -> Iterator[np.ndarray]:
+        """See `Problem`."""
+        settings = self.settings
+        return shuffled_batches(self.lengths["train"], settings.batch_size, epoch, settings.max_frames)
+
+    def in_batches(self, split: str) -> Iterator[np.ndarray]:
+        """Places of a split by length: dev and test are decoded in batches."""
+        order = np.argsort(self.lengths[split], kind="stable")
+        size = 2 * self.settings.batch_size
+        for start in range(0, len(order), size):
+            yield from _fitting(order[start : start + size], self.lengths[split], self.settings.max_frames)
+
+
+def padded(items_LTD: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Items of different lengths to (L, B, T, D) with zeros behind them, and lengths (B,)."""
+    lens_B = torch.tensor([values.shape[1] for values in items_LTD])
+    layers, _, dim = items_LTD[0].shape
+    batch_LBTD = torch.zeros(layers, len(items_LTD), int(lens_B.max()), dim)
+    for row, values_LTD in enumerate(items_LTD):
+        batch_LBTD[:, row, : values_LTD.shape[1]] = values_LTD
+    return batch_LBTD, lens_B

@@ -1,0 +1,152 @@
+"""The two protocols: `superb`, as published, and `mini`, the same tasks and heads at the size of a small corpus.
+
+`superb` follows benchmarks A.2: heads, losses, batch sizes, steps, evaluation intervals; only the learning rate may be
+searched. `mini` has smaller recurrent heads and few steps, scales every dimension of every layer (with few steps the
+filterbank cannot be trained without) and lets the learning rate fall to zero instead of choosing a checkpoint on dev
+sets of a few items. Numbers of the two are never comparable, and every run file names its protocol.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from spear.errors import ConfigError
+from spear.evaluate.heads import ProbeConfig
+
+
+@dataclass(frozen=True)
+class Settings(ProbeConfig):
+    """How the heads of one task are trained.
+
+    Attributes:
+        accumulate: batches in an optimizer step.
+        schedule: `constant`, or `linear` (to zero over `max_steps`).
+        weight_decay: decoupled, as in AdamW.
+        rnn_dim: units of recurrent heads in each direction.
+        rnn_layers: of them.
+        dropout: of recurrent heads.
+        max_rnn_rate_hz: ASR and SF: frames are joined until a recurrent head sees no more of them a second than this
+            (half as many again are let through); 0 takes the upstream's frames as they are.
+        spec_augment: time warp and masks on the weighted features (ASR, SF).
+        chunk_frames: SD trains on chunks of so many frames.
+        embedding_dim: ASV: channels of the x-vector head and size of its embedding.
+        pooled_dim: ASV: channels before the statistics.
+        max_frames: a batch of more frames, padding included, is halved until it is below (SUPERB halves batches with
+            long utterances).
+    """
+
+    seeds: tuple[int, ...] = (0,)
+    accumulate: int = 1
+    schedule: str = "constant"
+    weight_decay: float = 0.0
+    rnn_dim: int = 1024
+    rnn_layers: int = 2
+    dropout: float = 0.2
+    max_rnn_rate_hz: float = 0.0
+    spec_augment: bool = False
+    chunk_frames: int = 2000
+    embedding_dim: int = 512
+    pooled_dim: int = 1500
+    max_frames: int = 60_000
+    standardise: bool = False
+    early_stopping: bool = True
+    patience: int = 1_000_000
+
+
+_GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+_UTTERANCE = Settings(_GRID, max_steps=200_000, batch_size=32, eval_every=5000, default_rate=1e-4)
+_RECURRENT = dataclasses.replace(
+    _UTTERANCE, learning_rates=(1e-5, 1e-4, 1e-3), eval_every=2000, spec_augment=True, hidden_dim=1024
+)
+_SUPERB = {
+    "KS": _UTTERANCE,
+    "IC": _UTTERANCE,
+    "SID": dataclasses.replace(_UTTERANCE, batch_size=8, accumulate=4),
+    "ER": dataclasses.replace(_UTTERANCE, max_steps=30_000, batch_size=4, accumulate=8, eval_every=1000),
+    "PR": dataclasses.replace(
+        _UTTERANCE, max_steps=100_000, batch_size=16, accumulate=2, eval_every=1000, default_rate=1e-2
+    ),
+    "ASR": _RECURRENT,
+    "SF": _RECURRENT,
+    "QbE": Settings((0.0,), max_steps=0),
+    "ASV": dataclasses.replace(
+        _UTTERANCE,
+        learning_rates=(1e-5, 5e-5, 1e-4, 5e-4),
+        batch_size=10,
+        accumulate=5,
+        eval_every=20_000,
+        max_gradient_norm=1000.0,
+        weight_decay=0.01,
+        early_stopping=False,
+    ),
+    "SD": dataclasses.replace(
+        _UTTERANCE, max_steps=30_000, batch_size=8, accumulate=4, eval_every=500, rnn_dim=512, rnn_layers=1
+    ),
+}
+_FEW = Settings(
+    (3e-3, 1e-2, 3e-2),
+    max_steps=300,
+    batch_size=32,
+    eval_every=300,
+    schedule="linear",
+    standardise=True,
+    early_stopping=False,
+    default_rate=1e-2,
+)
+_FEW_RECURRENT = dataclasses.replace(
+    _FEW,
+    learning_rates=(3e-3, 1e-2),
+    batch_size=12,
+    default_rate=3e-3,
+    hidden_dim=128,
+    rnn_dim=96,
+    rnn_layers=1,
+    dropout=0.1,
+    max_rnn_rate_hz=25.0,
+)
+_MINI = {
+    "KS": _FEW,
+    "IC": _FEW,
+    "SID": _FEW,
+    "ER": dataclasses.replace(_FEW, max_steps=200, eval_every=200),
+    "PR": dataclasses.replace(_FEW, learning_rates=(1e-2, 3e-2), batch_size=8, max_steps=300, default_rate=3e-2),
+    "ASR": dataclasses.replace(_FEW_RECURRENT, max_steps=500, eval_every=500),
+    "SF": _FEW_RECURRENT,
+    "QbE": Settings((0.0,), max_steps=0),
+    "ASV": dataclasses.replace(
+        _FEW,
+        learning_rates=(1e-3, 3e-3),
+        default_rate=1e-3,
+        batch_size=16,
+        max_steps=200,
+        eval_every=50,
+        max_gradient_norm=1000.0,
+        hidden_dim=64,
+        embedding_dim=64,
+        pooled_dim=128,
+    ),
+    "SD": dataclasses.replace(
+        _FEW, learning_rates=(3e-3, 1e-2), default_rate=3e-3, batch_size=8, max_steps=200, eval_every=100, rnn_dim=96
+    ),
+}
+_MINI["SD"] = dataclasses.replace(_MINI["SD"], rnn_layers=1, chunk_frames=400)
+PROTOCOLS = {"superb": _SUPERB, "mini": _MINI}
+
+
+def settings_of(protocol: str, task: str, changes: Mapping[str, object] | None = None) -> Settings:
+    """The settings of a task.
+
+    Args:
+        changes: fields that are replaced, for all tasks; None as value changes nothing.
+
+    Raises:
+        ConfigError: no such protocol, or the task has no settings in it.
+    """
+    if protocol not in PROTOCOLS or task not in PROTOCOLS[protocol]:
+        raise ConfigError(f"protocol '{protocol}' for {task}", " or ".join(PROTOCOLS), "correct --protocol")
+    settings = PROTOCOLS[protocol][task]
+    if not settings.max_steps:  # nothing is trained
+        return settings
+    changes = {key: value for key, value in (changes or {}).items() if value is not None}
+    settings = dataclasses.replace(settings, **changes)
+    return dataclasses.replace(settings, eval_every=min(settings.eval_every, settings.max_steps))

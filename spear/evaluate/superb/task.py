@@ -1,0 +1,67 @@
+"""What a task is: which targets are usable, how rows are divided, which problem is trained, what legacy rule it has."""
+
+from typing import Any
+
+from spear.errors import DataError
+from spear.evaluate.cache import FeatureStore
+from spear.evaluate.superb.problems import Problem, Splits
+from spear.evaluate.superb.protocol import Settings
+from spear.evaluate.superb.table import SPLITS, Table
+
+
+class Task:
+    """Base of the tasks; a subclass gives data rules, head and metrics.
+
+    Attributes:
+        name: of the board, such as KS.
+        title: for tables.
+        metrics: the first one selects on dev.
+        needs_frames: whether time means of the hidden states do not suffice.
+        trained_splits: splits that must not be empty.
+        legacy: why the published protocol's own number can differ: `test` (it selects on test), `dev` (it resamples
+            dev, see `legacy_dev`), `folds` (its dev items share speakers with training, see `folds`), or nothing.
+    """
+
+    name: str
+    title: str
+    metrics: tuple[str, ...]
+    needs_frames = True
+    trained_splits: tuple[str, ...] = SPLITS
+    legacy = ""
+
+    def refuse(self, target: Any) -> str | None:
+        """The reason why a target cannot be used; None for a good one."""
+        return None if target not in (None, "", [], {}) else "no target"
+
+    def folds(self, table: Table, legacy: bool = False) -> dict[str, Splits]:
+        """Rows of train, dev and test for each fold."""
+        return {"": {name: table.of(name) for name in SPLITS}}
+
+    def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> Problem:
+        """The problem of one fold."""
+        raise NotImplementedError
+
+    def legacy_dev(self, rows: list[dict]) -> list[dict]:
+        """The dev rows as the published protocol would have drawn them."""
+        return rows
+
+    def problems(
+        self, table: Table, store: FeatureStore, settings: Settings, legacy: bool = False
+    ) -> dict[str, Problem]:
+        """The problem of every fold.
+
+        Raises:
+            DataError: a split has no usable row; says which and why rows were left out.
+        """
+        found = {}
+        for fold, splits in self.folds(table, legacy).items():
+            for name in self.trained_splits:
+                if not splits[name]:
+                    reasons = sorted({row["reason"] for row in table.skipped})
+                    raise DataError(
+                        f"no usable {name} row of {self.name}" + (f" in fold {fold}" if fold else ""),
+                        f"rows in {', '.join(self.trained_splits)}",
+                        f"prepare more data; rows left out: {len(table.skipped)} ({'; '.join(reasons[:3]) or 'none'})",
+                    )
+            found[fold] = self.problem(splits, table, store, settings)
+        return found

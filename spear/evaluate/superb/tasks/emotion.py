@@ -1,0 +1,46 @@
+"""ER: one of a few emotions, leave one session out; accuracy, mean over the folds. `target` is the label.
+
+Rows carry `session`; their `split` is not used. Of each fold's training sessions the published protocol takes 20 % at
+random as dev, whose speakers are also in training (legacy); the clean number takes one whole session as dev.
+"""
+
+from spear.errors import DataError
+from spear.evaluate.cache import FeatureStore
+from spear.evaluate.superb.problems import MeanProblem, Splits
+from spear.evaluate.superb.protocol import Settings
+from spear.evaluate.superb.table import Table
+from spear.evaluate.superb.task import Task
+from spear.evaluate.superb.tasks.labels import with_lists
+from spear.seeds import numpy_rng
+
+_DEV_FRACTION = 0.2
+
+
+class EmotionRecognition(Task):
+    """See the module's docstring."""
+
+    name, title, metrics = "ER", "Emotion recognition", ("accuracy",)
+    needs_frames, legacy = False, "folds"
+
+    def folds(self, table: Table, legacy: bool = False) -> dict[str, Splits]:
+        """A fold for each session; dev is the next session, or a random part of training."""
+        sessions = sorted({row.extra.get("session") or "" for row in table.rows})
+        if "" in sessions or len(sessions) < 3:
+            raise DataError(f"sessions {sessions} of ER", "at least three, one on every row", "run stage 1 again")
+        found = {}
+        for number, session in enumerate(sessions):
+            test = [row for row in table.rows if row.extra["session"] == session]
+            rest = [row for row in table.rows if row.extra["session"] != session]
+            if legacy:
+                order = numpy_rng(0, "er-legacy-dev", number).permutation(len(rest))
+                chosen = set(order[: round(_DEV_FRACTION * len(rest))].tolist())
+                dev = [row for place, row in enumerate(rest) if place in chosen]
+            else:
+                dev = [row for row in rest if row.extra["session"] == sessions[(number + 1) % len(sessions)]]
+            held = {row.id for row in dev}
+            found[session] = {"train": [row for row in rest if row.id not in held], "dev": dev, "test": test}
+        return found
+
+    def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> MeanProblem:
+        """See `Task`."""
+        return MeanProblem(with_lists(splits), store, settings)

@@ -1,0 +1,74 @@
+"""Tasks whose answer is a label or several: SID, IC, and what KS and ER share with them.
+
+SID: `target` is the speaker. Training recordings longer than 8 s come as several crops of 8 s, of which every epoch
+uses one (the published protocol draws a crop at each step; F.2). IC: `target` is {slot: label}; all must be right.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from spear.evaluate.cache import FeatureStore
+from spear.evaluate.superb.problems import MeanProblem, Splits
+from spear.evaluate.superb.protocol import Settings
+from spear.evaluate.superb.table import Table
+from spear.evaluate.superb.task import Task
+from spear.seeds import numpy_rng
+
+
+def with_lists(splits: Splits) -> Splits:
+    """The same rows with targets as lists of labels: a label alone, or the values of {slot: label} by slot name."""
+
+    def labels(target: Any) -> list[str]:
+        return [str(target[slot]) for slot in sorted(target)] if isinstance(target, dict) else [str(target)]
+
+    return {name: [dataclasses.replace(r, target=labels(r.target)) for r in rows] for name, rows in splits.items()}
+
+
+class CropProblem(MeanProblem):
+    """Training rows that are crops of one recording (extra column `crop_of`) take turns over the epochs."""
+
+    def __init__(self, splits: Splits, store: FeatureStore, settings: Settings):
+        super().__init__(splits, store, settings)
+        groups: dict[str, list[int]] = {}
+        for place, row in enumerate(splits["train"]):
+            groups.setdefault(row.extra.get("crop_of", row.id), []).append(place)
+        self._groups = list(groups.values())
+
+    def train_batches(self, epoch: int) -> Iterator[np.ndarray]:
+        """See `Problem`."""
+        places = np.asarray([group[epoch % len(group)] for group in self._groups])
+        order = places[numpy_rng(0, "superb-batches", epoch).permutation(len(places))]
+        for start in range(0, len(order), self.settings.batch_size):
+            yield order[start : start + self.settings.batch_size]
+
+
+class SpeakerIdentification(Task):
+    """See the module's docstring."""
+
+    name, title, metrics = "SID", "Speaker identification", ("accuracy",)
+    needs_frames = False
+
+    def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> CropProblem:
+        """See `Task`."""
+        return CropProblem(with_lists(splits), store, settings)
+
+
+class IntentClassification(Task):
+    """See the module's docstring."""
+
+    name, title, metrics = "IC", "Intent classification", ("accuracy",)
+    needs_frames = False
+
+    def refuse(self, target: Any) -> str | None:
+        """Every slot needs a label."""
+        if not isinstance(target, dict) or not target:
+            return "no intent"
+        empty = [slot for slot, label in target.items() if label in (None, "")]
+        return f"no label for {empty[0]}" if empty else None
+
+    def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> MeanProblem:
+        """See `Task`."""
+        return MeanProblem(with_lists(splits), store, settings)

@@ -1,0 +1,23 @@
+"""PR: phones by a linear CTC head; phone error rate. `target` is the list of phones."""
+
+from spear.evaluate.cache import FeatureStore
+from spear.evaluate.superb.banks import LinearBank
+from spear.evaluate.superb.ctc import SequenceProblem
+from spear.evaluate.superb.problems import Splits
+from spear.evaluate.superb.protocol import Settings
+from spear.evaluate.superb.table import Table
+from spear.evaluate.superb.task import Task
+
+
+def _linear_bank(num_layers: int, dim: int, num_outputs: int, settings: Settings, join: int) -> LinearBank:
+    return LinearBank(num_layers, dim, num_outputs, settings)
+
+
+class PhonemeRecognition(Task):
+    """See the module's docstring."""
+
+    name, title, metrics = "PR", "Phoneme recognition", ("per",)
+
+    def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> SequenceProblem:
+        """See `Task`."""
+        return SequenceProblem(splits, store, settings, list, list, _linear_bank, end="</s>")

@@ -1,0 +1,62 @@
+"""`spear superb` from the command line: table, page, RESULTS.md, rescoring."""
+
+import pytest
+import superb_corpus
+
+from spear import fs
+from spear.bin.superb import main, recipe
+from spear.evaluate.superb.page import overall_lines, protocol_lines
+from spear.evaluate.superb.score import references
+
+QUICK = ["--protocol", "mini", "--max-steps", "5", "--num-jobs", "1"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return superb_corpus.make_superb_corpus(tmp_path_factory.mktemp("superb"), (20, 6, 6))
+
+
+def test_the_command_prints_writes_and_keeps(data, tmp_path, capsys):
+    words = ["--upstream", "fbank", "--upstream", "again=fbank", "--tasks", "SID,QbE,ER", "--data-dir", str(data)]
+    words += ["--exp-dir", str(tmp_path / "exp"), "--results", str(tmp_path / "RESULTS.md"), *QUICK]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "SID" in printed and "legacy accuracy" in printed and "not comparable" in printed
+    page = (tmp_path / "exp/superb.html").read_text()
+    assert page.count("<svg") >= 2 and "Learning rates" in page and "<script" not in page
+    assert "| SID |" in (tmp_path / "RESULTS.md").read_text()
+    run = tmp_path / "exp/superb/SID/fbank.json"
+    assert main(["rescore", str(run)]) == 0
+    assert f"{100 * fs.read_json(run)['score']:.4f}" in capsys.readouterr().out
+
+
+def test_a_recipe_script_is_the_command_with_its_folders(data, tmp_path, capsys):
+    script = tmp_path / "decode_ks.py"
+    (tmp_path / "data").symlink_to(data)
+    assert recipe("KS", str(script), "mini", ["--upstream", "fbank", *QUICK]) == 0
+    assert (tmp_path / "exp/superb/KS/fbank.json").exists()
+    assert recipe("KS", str(script), "mini", [*QUICK]) == 1  # no student yet
+    assert "train.py" in capsys.readouterr().err
+
+
+def run_of(task, scores, legacy=None, protocol="superb"):
+    return {
+        "task": task,
+        "protocol": protocol,
+        "scores": scores,
+        "legacy": legacy,
+        "skipped": [],
+        "upstream": {"name": "u", "kind": "checkpoint"},
+    }
+
+
+def test_superb_s_is_printed_for_the_published_protocol_alone():
+    known = references()
+    row = known["rows"]["wavlm-large"]
+    runs = [
+        run_of(task, {m: v / 100 for m, v in zip(metrics, row[task])}) for task, metrics in known["metrics"].items()
+    ]
+    assert overall_lines(runs) == ["superb_s of u: 1144.5, legacy 1144.5"]
+    assert "PR alone: not comparable" in overall_lines(runs[:1])[0]
+    assert overall_lines([{**run, "protocol": "mini"} for run in runs]) == []
+    assert "mini" in protocol_lines([{**runs[0], "protocol": "mini"}])[0]
