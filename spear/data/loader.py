@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import logging
+import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator
 
@@ -13,10 +15,12 @@ from spear.data.collate import PARTS, Batch
 from spear.data.dataset import PretrainDataset
 from spear.data.plan import Plan
 from spear.data.sources import Sources
+from spear.errors import DataError
 from spear.log import get_logger
 
 logger = get_logger(__name__)
 _WARNINGS_SHOWN = 20
+_MAX_RESTARTS = 3  # of workers that die before they deliver a batch
 
 
 class EpochLoader:
@@ -31,18 +35,17 @@ class EpochLoader:
     def __init__(self, dataset: PretrainDataset, plan: Plan, epoch: int, start_step: int, rank: int, **options):
         self.plan, self.skipped, self.seconds = plan, {}, Counter({part: 0.0 for part in PARTS})
         self._steps = range(start_step, plan.num_steps)
-        view = _EpochView(dataset, plan, epoch, rank)
+        self._view, self._options = _EpochView(dataset, plan, epoch, rank), options
         if options.get("num_workers", 0) == 0:
             options.pop("prefetch_factor", None)
         # The generator keeps DataLoader from drawing a seed from torch's global state, which belongs to the model.
         options["generator"] = torch.Generator().manual_seed(0)
-        self._loader = DataLoader(view, batch_size=None, sampler=self._steps, **options)
 
     def __len__(self) -> int:
         return len(self._steps)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._loader:
+        for batch in self._batches():
             for item_id, reason in batch.skipped:
                 if item_id not in self.skipped:
                     level = logging.WARNING if len(self.skipped) < _WARNINGS_SHOWN else logging.DEBUG
@@ -50,6 +53,57 @@ class EpochLoader:
                 self.skipped[item_id] = reason
             self.seconds.update(batch.seconds)
             yield batch
+
+    def _batches(self) -> Iterator[Batch]:
+        """The batches; when a worker dies (out of memory, a broken decoder), new ones go on where it was.
+
+        Raises:
+            DataError: workers die again and again before they deliver a batch.
+        """
+        done, restarts = 0, 0
+        while done < len(self._steps):
+            loader = DataLoader(self._view, batch_size=None, sampler=self._steps[done:], **self._options)
+            try:
+                for batch in _contained(iter(loader)):
+                    yield batch
+                    done, restarts = done + 1, 0
+            except _WorkerDied as error:
+                restarts += 1
+                step = self._steps[done]
+                if restarts > _MAX_RESTARTS:
+                    raise DataError(
+                        f"loader workers that die at batch {step} of the epoch, {restarts} times in a row ({error})",
+                        "workers that live: each needs memory for a few batches of decoded audio",
+                        "use fewer workers (num_workers), look for the kernel's out-of-memory message in dmesg, or set "
+                        "num_workers to 0 to see the error itself",
+                    ) from error
+                logger.warning("a loader worker died (%s); new ones go on with batch %d of the epoch", error, step)
+
+
+class _WorkerDied(Exception):
+    """A worker process ended before its time."""
+
+
+def _contained(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches; the death of a worker is noticed here, not in whatever the main thread does at that moment.
+
+    Raises:
+        _WorkerDied
+    """
+    if threading.current_thread() is threading.main_thread():
+        # DataLoader's handler raises from the signal, even in the middle of an optimizer step. Without it, DataLoader
+        # looks at its workers every five seconds while it waits for them.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" in str(error):
+                raise _WorkerDied(str(error).split(". ")[0]) from error
+            raise
+        yield batch
 
 
 class _EpochView:

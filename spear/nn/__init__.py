@@ -3,6 +3,7 @@
 from spear.nn.balancer import Balancer
 from spear.nn.norm import BiasNorm
 from spear.nn.schedule import ScheduledFloat, set_batch_count
+from spear.nn.stack import set_activation_checkpointing
 from spear.nn.subsampling import Subsampling
 from spear.nn.whiten import Whiten
 from spear.nn.zipformer import StackSizes, Zipformer
@@ -15,5 +16,6 @@ __all__ = [
     "Subsampling",
     "Whiten",
     "Zipformer",
+    "set_activation_checkpointing",
     "set_batch_count",
 ]

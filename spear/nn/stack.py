@@ -1,11 +1,13 @@
 """Stacks of Zipformer layers at one frame rate (Zipformer, 3.4 and 3.5)."""
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from spear.nn.bypass import Bypass
 from spear.nn.layer import ZipformerLayer
 from spear.nn.positions import RelativePositions
 from spear.nn.resample import Downsample, repeat_last_valid, upsample
+from spear.nn.subsampling import Subsampling
 
 
 class ZipformerStack(nn.Module):
@@ -19,6 +21,7 @@ class ZipformerStack(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.positions = RelativePositions(position_dim)
+        self.activation_checkpointing = False
 
     def forward(self, x_BTD: Tensor, feature_mask_B1D: Tensor | None, padding_BT: Tensor | None) -> list[Tensor]:
         """(B, T, D) -> the output of every layer, each (B, T, D).
@@ -32,7 +35,11 @@ class ZipformerStack(nn.Module):
         if feature_mask_B1D is not None:
             x_BTD = x_BTD * feature_mask_B1D
         for layer in self.layers:
-            x_BTD = layer(x_BTD, position_RP, padding_BT)
+            if self.activation_checkpointing and self.training:
+                # The random generators are put back for the second pass, so that it makes the same draws.
+                x_BTD = checkpoint(layer, x_BTD, position_RP, padding_BT, use_reentrant=False)
+            else:
+                x_BTD = layer(x_BTD, position_RP, padding_BT)
             if feature_mask_B1D is not None:
                 x_BTD = x_BTD * feature_mask_B1D
             outputs.append(x_BTD)
@@ -64,3 +71,13 @@ class DownsampledStack(nn.Module):
         low_padding = None if padding_BT is None else padding_BT[:, :: self.factor]
         outputs = self.encoder(self.downsample(source), feature_mask_B1D, low_padding)
         return self.out_combiner(x_BTD, upsample(outputs[-1], self.factor, x_BTD.shape[1])), outputs
+
+
+def set_activation_checkpointing(module: nn.Module, enabled: bool) -> None:
+    """Whether layers and the front end keep only their input and compute the rest again in the backward pass.
+
+    Results are the same, bit for bit.
+    """
+    for part in module.modules():
+        if isinstance(part, ZipformerStack | Subsampling):
+            part.activation_checkpointing = enabled

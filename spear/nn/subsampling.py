@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from spear.nn.activations import swoosh_l, swoosh_r
 from spear.nn.balancer import Balancer
@@ -160,9 +161,15 @@ class Subsampling(nn.Module):
         self.out_norm = BiasNorm(dim)
         self.dropout = schedule(dropout)
         self.exact_padding = exact_padding
+        self.activation_checkpointing = False
 
     def forward(self, features_BTF: Tensor, padding_BT: Tensor | None) -> Tensor:
         """(B, T, mel bins) -> (B, (T - 7) // 2, D); padding_BT marks the padded *output* frames, None without."""
+        if self.activation_checkpointing and self.training:
+            return checkpoint(self._embed, features_BTF, padding_BT, use_reentrant=False)
+        return self._embed(features_BTF, padding_BT)
+
+    def _embed(self, features_BTF: Tensor, padding_BT: Tensor | None) -> Tensor:
         x = self.conv["0"](features_BTF)
         if self.training:
             # The gradient that reaches the first convolution is large; the reference damps it.

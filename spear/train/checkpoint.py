@@ -11,7 +11,9 @@ There is no random state in it: every stream is derived from (seed, purpose, epo
 
 import os
 import shutil
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -53,7 +55,94 @@ def save(directory: str | Path, tensors: dict[str, dict[str, Tensor]], meta: dic
     if directory.exists():
         shutil.rmtree(directory)
     os.replace(temporary, directory)
+    _sync_directory(directory.parent)
     return directory
+
+
+def _sync_directory(directory: Path) -> None:
+    """Makes a rename outlive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Writer:
+    """Writes checkpoints in a thread of its own, one at a time, so that training goes on meanwhile.
+
+    A write that fails (full disk, lost mount) removes what it had written and is reported; older checkpoints stay, and
+    the next write tries again.
+
+    Args:
+        max_failures: after so many failures in a row, `ready` raises.
+    """
+
+    def __init__(self, max_failures: int = 3):
+        self.max_failures, self.failures = max_failures, 0
+        self._error: CheckpointError | None = None
+        self._thread: threading.Thread | None = None
+
+    def ready(self) -> None:
+        """Waits for the write under way, whatever becomes of it.
+
+        Raises:
+            CheckpointError: the last `max_failures` writes failed.
+        """
+        self._join()
+        if self.failures >= self.max_failures:
+            raise self._error
+
+    def submit(self, directory: Path, tensors: dict[str, dict[str, Tensor]], meta: dict, then: Callable) -> None:
+        """Begins to write; waits first for the write before it.
+
+        Args:
+            directory, tensors, meta: see `save`; nobody may change the tensors any more.
+            then: called after the write, in the thread.
+
+        Raises:
+            CheckpointError: see `ready`.
+        """
+        self.ready()
+        self._thread = threading.Thread(target=self._write, args=(directory, tensors, meta, then), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Waits for the write under way.
+
+        Raises:
+            CheckpointError: the last write failed.
+        """
+        self._join()
+        if self._error is not None:
+            raise self._error
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            began = time.perf_counter()
+            self._thread.join()
+            self._thread = None
+            if time.perf_counter() - began > 10:
+                logger.info("waited %.0f s for the checkpoint to be written", time.perf_counter() - began)
+
+    def _write(self, directory: Path, tensors: dict[str, dict[str, Tensor]], meta: dict, then: Callable) -> None:
+        try:
+            save(directory, tensors, meta)
+            then()
+            self.failures, self._error = 0, None
+        except Exception as error:  # safetensors raises its own, the file system OSError
+            shutil.rmtree(directory.with_name(f".{directory.name}.tmp"), ignore_errors=True)
+            self.failures += 1
+            size = sum(t.numel() * t.element_size() for values in tensors.values() for t in values.values())
+            free = fs.human_bytes(fs.free_bytes(directory))
+            self._error = CheckpointError(
+                f"{directory} could not be written: {error}; {free} free",
+                f"room for {fs.human_bytes(size)} and a file system that can be written to",
+                "free space or mount it again; training goes on and the next checkpoint tries again"
+                if self.failures < self.max_failures
+                else "free space or mount it again, then run the same command: it goes on from the last checkpoint",
+            )
+            logger.error("%s", self._error)
 
 
 def verify(directory: str | Path) -> dict:
@@ -118,6 +207,12 @@ def _first_whole(exp_dir: str | Path, candidates: Iterable[int]) -> tuple[Path, 
         except (CheckpointError, KeyError) as error:
             logger.warning("checkpoint %s cannot be used, trying another:\n%s", directory.name, error)
     return None
+
+
+def remove_unfinished(exp_dir: str | Path) -> None:
+    """Deletes what writers that were killed left behind; nobody may be writing."""
+    for path in (Path(exp_dir) / "checkpoints").glob(".step-*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def prune(exp_dir: str | Path, keep: int, always: set[int]) -> None:

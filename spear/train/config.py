@@ -91,6 +91,7 @@ class TrainConfig:
         valid_fraction: share of the cuts (chosen by id) kept out of training and scored unmasked and masked.
         masked_weight, unmasked_weight: weights of frames by whether their input was masked (reference 5.2).
         accumulation: batches per rank and optimizer step.
+        activation_checkpointing: layers keep only their input and compute the rest again; less memory, more time.
         precision: `auto` (bf16 where it is fast), `bf16` or `fp32`.
         device: `auto`, `cpu` or `cuda`.
         num_workers: loader processes per rank.
@@ -120,6 +121,7 @@ class TrainConfig:
     plan: PlanLimits = field(default_factory=PlanLimits)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     accumulation: int = 1
+    activation_checkpointing: bool = False
     precision: str = "auto"
     device: str = "auto"
     num_workers: int = 1

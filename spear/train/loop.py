@@ -11,20 +11,21 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from spear import __version__, compat, dist, env
+from spear import compat, dist, env
 from spear import config as configuration
 from spear.data import Batch, make_loader, make_validation_loader
 from spear.log import get_logger
 from spear.models.mask import sample_masks
 from spear.nn import set_batch_count
 from spear.nn.memory import keep_freed_memory
-from spear.optim import Eden, ScaledAdam, load_optimizer_tensors, optimizer_tensors, parameter_groups
+from spear.optim import Eden, ScaledAdam, parameter_groups
 from spear.seeds import numpy_rng, seed_global
-from spear.train import checkpoint, setup, startup
-from spear.train.averaging import RunningAverage, window_mean
+from spear.train import setup, startup
+from spear.train.averaging import RunningAverage
 from spear.train.config import TrainConfig
 from spear.train.health import NonFiniteSteps
 from spear.train.metrics import MetricsLog, Window, token_metrics
+from spear.train.saving import Saver
 from spear.train.signals import StopRequest
 from spear.train.watch import Watch
 
@@ -80,7 +81,8 @@ class Trainer:
         self.stop.install()
         if self.world.device.type == "cpu":
             keep_freed_memory()
-        self._resume()
+        self.saver = Saver(self)
+        self.saver.resume()
         self._compare_ranks()
         if self.world.is_main:  # after the resume: a run that is refused must not overwrite the settings of the old one
             configuration.dump_yaml(self.config, Path(self.config.exp_dir) / "config.yaml")
@@ -97,7 +99,7 @@ class Trainer:
         while self.step < self.config.num_steps:
             self._run_epoch()
         self.log.close()
-        return self._finish()
+        return self.saver.finish()
 
     def _compare_ranks(self) -> None:
         """Stops all ranks when they are not about to do the same."""
@@ -208,15 +210,13 @@ class Trainer:
             Stopped: a signal came.
         """
         step, stopping = self.step, dist.any_(bool(self.stop))
-        periodic = step % self.config.checkpoint_every_steps == 0 or step in (
-            self._window_start(),
-            self.config.num_steps,
-        )
-        if stopping or periodic:
+        if stopping or self.saver.is_due(step):
             self.watch.beat(f"saving at step {step}")
-            self.save()
+            self.saver.save()
             stopping = dist.any_(bool(self.stop))
+            self.watch.beat(f"after step {step}")
         if stopping:
+            self.saver.wait()
             raise Stopped(f"{self.stop.signal_name or 'a signal on another rank'} at step {step}")
 
     def _log_window(self) -> None:
@@ -257,61 +257,6 @@ class Trainer:
     def _set_batch_count(self) -> None:
         set_batch_count(self.model, self.seen_seconds / self.config.optimizer.reference_seconds)
 
-    def _window_start(self) -> int:
-        """The step after which the final average begins; its checkpoint is kept. -1 without averaging."""
-        start = self.config.num_steps - self.config.average_last_steps
-        return start if 0 < start < self.config.num_steps else -1
-
-    def save(self) -> None:
-        """Writes a checkpoint (rank 0) that `_resume` continues from."""
-        if self.world.is_main:
-            optimizer, numbers = optimizer_tensors(self.optimizer)
-            tensors = {"model": self.model.state_dict(), "model_avg": self.average.mean, "optimizer": optimizer}
-            meta = {
-                "step": self.step,
-                "epoch": self.epoch,
-                "batch": self.batch,
-                "world_size": self.world.size,
-                "seen_seconds": self.seen_seconds,
-                "valid_pending": self.valid_pending,
-                "average_count": self.average.count,
-                "optimizer": numbers,
-                "schedule": self.schedule.state_dict(),
-                **self._provenance(),
-            }
-            checkpoint.save(checkpoint.directory_of(self.config.exp_dir, self.step), tensors, meta)
-            checkpoint.prune(self.config.exp_dir, self.config.keep_checkpoints, {self._window_start()})
-        dist.barrier()
-
-    def _provenance(self) -> dict:
-        """What a reader of the checkpoint wants to know, and what `spear.load_model` needs."""
-        return {
-            "model_config": configuration.to_dict(self.config.model),
-            "config": configuration.to_dict(self.config),
-            "cards": setup.token_cards(self.data),
-            "spear_version": __version__,
-            "git_commit": env.git_commit(),
-            "hardware": env.describe_hardware(),
-        }
-
-    def _resume(self) -> None:
-        """Continues from the newest whole checkpoint, if there is one."""
-        found = checkpoint.newest(self.config.exp_dir)
-        if found is None:
-            return
-        directory, meta = found
-        setup.check_resumable(self.config, meta, self.world.size, setup.token_cards(self.data))
-        self.model.load_state_dict(checkpoint.read_tensors(directory, "model"))
-        self.average.load(checkpoint.read_tensors(directory, "model_avg"), meta["average_count"])
-        load_optimizer_tensors(self.optimizer, checkpoint.read_tensors(directory, "optimizer"), meta["optimizer"])
-        self.non_finite.start_at(self.optimizer.num_nonfinite)
-        self.schedule.load_state_dict(meta["schedule"])
-        self.step, self.epoch, self.batch = meta["step"], meta["epoch"], meta["batch"]
-        self.seen_seconds, self.valid_pending = meta["seen_seconds"], meta.get("valid_pending", False)
-        if meta["world_size"] != self.world.size:
-            self.batch = self.batch * meta["world_size"] // self.world.size
-        logger.info("resuming from %s: step %d, epoch %d, batch %d", directory, self.step, self.epoch, self.batch)
-
     def _describe(self) -> None:
         parameters = sum(p.numel() for p in self.model.parameters())
         modules = (self.model.encoder_embed, self.model.encoder)
@@ -326,20 +271,3 @@ class Trainer:
             self.step,
             self.config.num_steps,
         )
-
-    def _finish(self) -> Path:
-        """Writes `final/`: the average over the last steps, ready for `spear.load_model`."""
-        final = Path(self.config.exp_dir) / "final"
-        if self.world.is_main:
-            state = {name: value.float() for name, value in self.model.state_dict().items()}
-            start = self._window_start()
-            found = checkpoint.nearest(self.config.exp_dir, start, self.config.num_steps) if start > 0 else None
-            if found:
-                directory, meta = found
-                if self.average.count > meta["average_count"]:
-                    earlier = checkpoint.read_tensors(directory, "model_avg")
-                    state = window_mean(self.average.mean, self.average.count, earlier, meta["average_count"])
-            checkpoint.save(final, {"model": state}, {"step": self.step, **self._provenance()})
-            logger.info("final model: %s", final)
-        dist.barrier()
-        return final

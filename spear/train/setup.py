@@ -13,6 +13,7 @@ from spear.data.streams import StreamConfig as TokenStreamConfig
 from spear.errors import CardError, CheckpointError, ConfigError, DataError
 from spear.log import get_logger
 from spear.models.pretrain import SpearPretrainModel
+from spear.nn import set_activation_checkpointing
 from spear.seeds import derive, seed_global
 from spear.train.config import TrainConfig
 from spear.train.objectives import Objective, RandomProjectionObjective, TokenObjective
@@ -128,6 +129,7 @@ def make_model(config: TrainConfig, objectives: dict[str, Objective], device: to
     seed_global(config.seed, "model")
     heads = {name: objective.head for name, objective in objectives.items()}
     model = SpearPretrainModel(config.model, heads, config.masked_weight, config.unmasked_weight)
+    set_activation_checkpointing(model, config.activation_checkpointing)
     return model.to(device)
 
 
@@ -138,7 +140,7 @@ def token_cards(data: RunData) -> dict[str, dict]:
 
 # Settings that may differ between a checkpoint and the run that resumes it without changing what is computed.
 _FREE = ("exp_dir", "data_dir", "num_steps", "num_workers", "device", "tensorboard", "keep_checkpoints")
-_FREE += ("rehearsal_batches", "timeout_minutes", "max_non_finite_steps")
+_FREE += ("rehearsal_batches", "timeout_minutes", "max_non_finite_steps", "activation_checkpointing")
 _FREE_SUFFIX = "_every_steps"
 
 

@@ -4,6 +4,7 @@ Tests start it as a process, or several under torchrun; the fault happens in tha
 """
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -32,6 +33,8 @@ def inject(trainer) -> None:
     if fault == "kill_worker":
         children = [int(child) for child in open(f"/proc/self/task/{os.getpid()}/children").read().split()]
         os.kill(children[0], signal.SIGKILL)
+    if fault in ("disk_full", "disk_full_for_ever"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))  # no file may be larger
     if fault == "clock_back":
         now = time.time
         time.time = lambda: now() - 7200
@@ -45,6 +48,8 @@ train_step, validate, write = loop.Trainer._train_step, loop.Trainer._validate, 
 def faulty_step(trainer, *arguments):
     if here and trainer.step == step:
         inject(trainer)
+    if here and trainer.step == step + 2 and fault == "disk_full":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     return train_step(trainer, *arguments)
 
 

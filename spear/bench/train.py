@@ -1,0 +1,265 @@
+"""Measures forward and backward passes of pre-training: audio-s/s, share of the matmul peak, memory; and of a peer.
+
+Every case runs in a process of its own. The peak of the matrix product is measured in that process, before and after
+the case. Times are of the processor (`cpu_seconds`) and of the clock: on a machine that others use too, the first is
+the one to compare. Only matrix products count as work done; convolutions and the rest are overhead.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from spear import compat, fs
+from spear import config as configuration
+from spear.bench import _report
+from spear.errors import ConfigError
+from spear.log import human_seconds
+from spear.models.config import SpearConfig
+from spear.models.pretrain import HeadSpec, SpearPretrainModel
+from spear.nn import set_activation_checkpointing, set_batch_count
+from spear.nn.memory import keep_freed_memory
+
+_PEAK_SIZE = 2048
+_MATMULS = ("mm", "addmm", "bmm", "baddbmm")
+
+
+@dataclass
+class Case:
+    """One measurement.
+
+    Attributes:
+        what: `step` (masked prediction of two streams of tokens), `encoder` (25 Hz output, no heads) or `peer` (the
+            encoder of the package `zipformer`).
+        size: `base`, `large` or `xlarge`.
+        precision: `fp32` or `bf16` (autocast).
+        batch: cuts x seconds, as 4x10.
+        checkpointing: recompute activations in the backward pass.
+        schedule_batches: position of Zipformer's schedules; late in training regularisers act on few steps.
+        repeats: measured passes, after one that is not.
+        threads: of torch.
+    """
+
+    what: str = "step"
+    size: str = "base"
+    precision: str = "bf16"
+    batch: str = "4x10"
+    checkpointing: bool = False
+    schedule_batches: float = 20_000.0
+    repeats: int = 3
+    threads: int = 2
+
+
+@dataclass
+class TrainBenchConfig:
+    """Settings.
+
+    Attributes:
+        size: of the encoder.
+        whats: cases, see `Case.what`; `checkpointed` is `step` with activation checkpointing.
+        precisions, batches, repeats, threads: see `Case`.
+        output: JSON file of the results; empty for none.
+    """
+
+    size: str = "base"
+    whats: list[str] | None = None
+    precisions: list[str] | None = None
+    batches: list[str] | None = None
+    repeats: int = 3
+    threads: int = 2
+    output: str = ""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the cases and prints a table."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] == ["--case"]:
+        print(json.dumps(measure(Case(**json.loads(argv[1])))))
+        return 0
+    config = configuration.parse(TrainBenchConfig, argv, None, __doc__)
+    rows = []
+    for batch in config.batches or ["4x10", "1x30"]:
+        for what in config.whats or ["step", "checkpointed", "encoder", "peer"]:
+            for precision in config.precisions or ["fp32", "bf16"]:
+                checkpointed = what == "checkpointed"
+                case = Case("step" if checkpointed else what, config.size, precision, batch, checkpointed)
+                case.repeats, case.threads = config.repeats, config.threads
+                rows.append({"case": what, **asdict(case), **_run(case)})
+                print(f"{what} {precision} {batch}: {_in_words(rows[-1])}", file=sys.stderr, flush=True)
+    print(_table(rows))
+    result = {"environment": {**_report.environment(), "threads": config.threads}, "rows": rows}
+    print(json.dumps(result["environment"]))
+    if config.output:
+        fs.write_json(Path(config.output), result)
+    return 0
+
+
+def _run(case: Case) -> dict:
+    """Measures in a process of its own; {"error": ...} when it fails."""
+    command = [sys.executable, "-m", "spear.bench.train", "--case", json.dumps(asdict(case))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        return {"error": (done.stderr.strip().splitlines() or ["no message"])[-1][:200]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(case: Case) -> dict:
+    """Measures one case in this process."""
+    torch.set_num_threads(case.threads)
+    keep_freed_memory()
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[case.precision]
+    peak = matmul_peak(dtype)
+    before = _resident_bytes()
+    work, seconds = _prepare(case)
+
+    def run() -> None:
+        torch.manual_seed(1)
+        with compat.autocast("cpu", dtype):
+            loss = work()
+        loss.backward()
+        for parameter in work.parameters:
+            parameter.grad = None
+
+    memory = _PeakMemory()
+    run()
+    times, cpu_times = [], []
+    for _ in range(case.repeats):
+        clock, cpu = time.perf_counter(), time.process_time()
+        run()
+        times.append(time.perf_counter() - clock)
+        cpu_times.append(time.process_time() - cpu)
+    peak_bytes = memory.stop()
+    with FlopCounterMode(display=False) as counter:
+        run()
+    flops = sum(
+        count for op, count in counter.get_flop_counts()["Global"].items() if str(op).split(".")[-1] in _MATMULS
+    )
+    peak = {name: max(value, again) for (name, value), again in zip(peak.items(), matmul_peak(dtype).values())}
+    best, best_cpu = min(times), min(cpu_times)
+    return {
+        "seconds": best,
+        "cpu_seconds": best_cpu,
+        "audio_seconds_per_second": seconds / best,
+        "matmul_gflop": flops / 1e9,
+        "peak_gflops": peak["clock"] / 1e9,
+        "share_of_peak": flops / best / peak["clock"],
+        "share_of_peak_cpu": flops / best_cpu / peak["cpu"],
+        "step_peak_bytes": peak_bytes - before,
+    }
+
+
+class _Work:
+    """A forward pass that returns a loss."""
+
+    def __init__(self, function, module: torch.nn.Module):
+        self.function, self.parameters = function, [p for p in module.parameters() if p.requires_grad]
+
+    def __call__(self) -> torch.Tensor:
+        return self.function()
+
+
+def _prepare(case: Case) -> tuple[_Work, float]:
+    """The forward pass of a case, and the audio seconds of its batch."""
+    count, seconds = (int(part) for part in case.batch.split("x"))
+    torch.manual_seed(0)
+    features_BTF = torch.randn(count, 100 * seconds, 128)
+    lens_B = torch.full((count,), 100 * seconds)
+    config = getattr(SpearConfig, case.size)(output_downsampling_factor=1 if case.what == "step" else 2)
+    if case.what == "peer":
+        from spear.bench._peer_zipformer import PeerEncoder
+
+        peer = PeerEncoder(config).train()
+        for module in peer.modules():
+            if hasattr(module, "batch_count"):
+                module.batch_count = case.schedule_batches
+        return _Work(lambda: peer(features_BTF, lens_B).float().square().sum(), peer), count * seconds
+    heads = {"speech": HeadSpec(16), "audio": HeadSpec(16)} if case.what == "step" else {}
+    model = SpearPretrainModel(config, heads).train()
+    set_batch_count(model, case.schedule_batches)
+    set_activation_checkpointing(model, case.checkpointing)
+    if case.what == "encoder":
+        return _Work(lambda: model.encode(features_BTF, lens_B, False).encoder_out.float().square().sum(), model), (
+            count * seconds
+        )
+    if case.what != "step":
+        raise ConfigError(f"the case '{case.what}'", "step, checkpointed, encoder or peer", "correct --whats")
+    frames = int(model.output_lengths(lens_B)[0])
+    targets = {name: torch.randint(0, 256, (count, frames, 16)) for name in heads}
+    weights = {"speech": torch.ones(count), "audio": torch.full((count,), 0.1)}
+    masks = torch.rand(count, 100 * seconds) < 0.5, torch.zeros(count, 128, dtype=torch.bool)
+    return _Work(lambda: model(features_BTF, lens_B, targets, weights, *masks).loss, model), count * seconds
+
+
+def matmul_peak(dtype: torch.dtype) -> dict[str, float]:
+    """FLOP/s of a large square product, by the clock and by processor time; the best of a few."""
+    a, b = (torch.randn(_PEAK_SIZE, _PEAK_SIZE).to(dtype) for _ in range(2))
+    a @ b
+    best = {"clock": 0.0, "cpu": 0.0}
+    for _ in range(8):
+        clock, cpu = time.perf_counter(), time.process_time()
+        a @ b
+        work = 2 * _PEAK_SIZE**3
+        best["clock"] = max(best["clock"], work / (time.perf_counter() - clock))
+        best["cpu"] = max(best["cpu"], work / max(time.process_time() - cpu, 1e-9))
+    return best
+
+
+class _PeakMemory:
+    """The largest resident size of this process, looked at every few milliseconds."""
+
+    def __init__(self):
+        self._peak, self._ended = 0, threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ended.wait(0.005):
+            self._peak = max(self._peak, _resident_bytes())
+
+    def stop(self) -> int:
+        """Ends and returns bytes."""
+        self._ended.set()
+        self._thread.join()
+        return self._peak
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as handle:
+        return int(handle.read().split()[1]) * 4096
+
+
+def _in_words(row: dict) -> str:
+    if "error" in row:
+        return row["error"]
+    return f"{human_seconds(row['seconds'])}, {row['audio_seconds_per_second']:.1f} audio-s/s"
+
+
+def _table(rows: list[dict]) -> str:
+    names = {
+        "seconds": "s",
+        "cpu_seconds": "CPU s",
+        "audio_seconds_per_second": "audio-s/s",
+        "peak_gflops": "matmul peak GFLOP/s",
+        "share_of_peak": "share of peak",
+        "share_of_peak_cpu": "share, CPU time",
+        "step_peak_bytes": "peak memory GB",
+    }
+    lines = []
+    for row in rows:
+        scaled = {**row, "step_peak_bytes": row.get("step_peak_bytes", 0) / 1e9}
+        values = [None] * len(names) if "error" in row else [scaled[name] for name in names]
+        lines.append([row["case"], row["precision"], row["batch"], *values])
+    failed = [
+        f"{row['case']} {row['precision']} {row['batch']} failed: {row['error']}" for row in rows if "error" in row
+    ]
+    return "\n".join([_report.markdown_table(["case", "precision", "batch", *names.values()], lines), *failed])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""From a trainer's state to checkpoints, and back."""
+
+import functools
+from pathlib import Path
+
+from torch import Tensor
+
+from spear import __version__, dist, env
+from spear import config as configuration
+from spear.log import get_logger
+from spear.optim import load_optimizer_tensors, optimizer_tensors
+from spear.train import checkpoint, setup
+from spear.train.averaging import window_mean
+
+logger = get_logger(__name__)
+
+
+class Saver:
+    """Saves and restores a `spear.train.loop.Trainer`.
+
+    Saving copies the state to the host's memory and hands it to a thread that writes it (rank 0). The copy is as
+    large as parameters, average and optimizer together: 16 bytes a parameter.
+
+    Args:
+        trainer: whose state it is.
+    """
+
+    def __init__(self, trainer):
+        self.trainer, self.config = trainer, trainer.config
+        self._writer = checkpoint.Writer()
+
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint belongs to this step."""
+        periodic = step % self.config.checkpoint_every_steps == 0
+        return periodic or step in (self._window_start(), self.config.num_steps)
+
+    def save(self) -> None:
+        """Begins to write a checkpoint that `resume` continues from.
+
+        Raises:
+            CheckpointError: the last checkpoints could not be written.
+        """
+        trainer = self.trainer
+        if not trainer.world.is_main:
+            return
+        self._writer.ready()  # before copying: there is never more than one copy
+        optimizer, numbers = optimizer_tensors(trainer.optimizer)  # already copies
+        tensors = {
+            "model": _copies(trainer.model.state_dict()),
+            "model_avg": _copies(trainer.average.mean),
+            "optimizer": optimizer,
+        }
+        meta = {
+            "step": trainer.step,
+            "epoch": trainer.epoch,
+            "batch": trainer.batch,
+            "world_size": trainer.world.size,
+            "seen_seconds": trainer.seen_seconds,
+            "valid_pending": trainer.valid_pending,
+            "average_count": trainer.average.count,
+            "optimizer": numbers,
+            "schedule": trainer.schedule.state_dict(),
+            **self._provenance,
+        }
+        directory = checkpoint.directory_of(self.config.exp_dir, trainer.step)
+        self._writer.submit(directory, tensors, meta, self._prune)
+
+    def wait(self) -> None:
+        """Waits until the checkpoint is written, on all ranks.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        self._writer.wait()
+        dist.barrier()
+
+    def resume(self) -> None:
+        """Continues from the newest whole checkpoint, if there is one.
+
+        Raises:
+            CheckpointError, CardError: it belongs to another run.
+        """
+        trainer = self.trainer
+        if trainer.world.is_main:
+            checkpoint.remove_unfinished(self.config.exp_dir)
+        found = checkpoint.newest(self.config.exp_dir)
+        if found is None:
+            return
+        directory, meta = found
+        setup.check_resumable(self.config, meta, trainer.world.size, setup.token_cards(trainer.data))
+        trainer.model.load_state_dict(checkpoint.read_tensors(directory, "model"))
+        trainer.average.load(checkpoint.read_tensors(directory, "model_avg"), meta["average_count"])
+        load_optimizer_tensors(trainer.optimizer, checkpoint.read_tensors(directory, "optimizer"), meta["optimizer"])
+        trainer.non_finite.start_at(trainer.optimizer.num_nonfinite)
+        trainer.schedule.load_state_dict(meta["schedule"])
+        trainer.step, trainer.epoch, trainer.batch = meta["step"], meta["epoch"], meta["batch"]
+        trainer.seen_seconds, trainer.valid_pending = meta["seen_seconds"], meta.get("valid_pending", False)
+        if meta["world_size"] != trainer.world.size:
+            trainer.batch = trainer.batch * meta["world_size"] // trainer.world.size
+        logger.info("resuming from %s: step %d, epoch %d, batch %d", directory, *self._position())
+
+    def finish(self) -> Path:
+        """Writes `final/`: the average over the last steps, ready for `spear.load_model`."""
+        final = Path(self.config.exp_dir) / "final"
+        self._writer.wait()
+        trainer = self.trainer
+        if trainer.world.is_main:
+            state = {name: value.float() for name, value in trainer.model.state_dict().items()}
+            start, average = self._window_start(), trainer.average
+            found = checkpoint.nearest(self.config.exp_dir, start, self.config.num_steps) if start > 0 else None
+            if found:
+                directory, meta = found
+                if average.count > meta["average_count"]:
+                    earlier = checkpoint.read_tensors(directory, "model_avg")
+                    state = window_mean(average.mean, average.count, earlier, meta["average_count"])
+            checkpoint.save(final, {"model": state}, {"step": trainer.step, **self._provenance})
+            logger.info("final model: %s", final)
+        dist.barrier()
+        return final
+
+    def _prune(self) -> None:
+        checkpoint.prune(self.config.exp_dir, self.config.keep_checkpoints, {self._window_start()})
+
+    def _position(self) -> tuple[int, int, int]:
+        return self.trainer.step, self.trainer.epoch, self.trainer.batch
+
+    def _window_start(self) -> int:
+        """The step after which the final average begins; its checkpoint is kept. -1 without averaging."""
+        start = self.config.num_steps - self.config.average_last_steps
+        return start if 0 < start < self.config.num_steps else -1
+
+    @functools.cached_property
+    def _provenance(self) -> dict:
+        """What a reader of the checkpoint wants to know, and what `spear.load_model` needs."""
+        return {
+            "model_config": configuration.to_dict(self.config.model),
+            "config": configuration.to_dict(self.config),
+            "cards": setup.token_cards(self.trainer.data),
+            "spear_version": __version__,
+            "git_commit": env.git_commit(),
+            "hardware": env.describe_hardware(),
+        }
+
+
+def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """In the host's memory, so that training may change the originals."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
