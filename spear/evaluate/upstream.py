@@ -6,7 +6,8 @@ that the upstream gives. Specifications, as used by `--upstream` (each may be pr
 - `fbank`: 128 log-mel energies at 100 Hz, one layer;
 - `random:CHECKPOINT`: the architecture of the checkpoint with fresh weights from a seed, same filterbank; untrained
   encoders differ a good deal among themselves, so `random@SEED:CHECKPOINT` gives further ones;
-- `CHECKPOINT`: whatever `spear.load_model` reads.
+- `CHECKPOINT`: whatever `spear.load_model` reads;
+- `teacher:NAME:PATH` and `python:MODULE:FACTORY`: see `spear.evaluate.adapters`.
 """
 
 import hashlib
@@ -38,12 +39,14 @@ class Upstream(Protocol):
         kind: `fbank`, `random` or `checkpoint`.
         sample_rate: of the audio that `extract` takes, in Hz.
         num_layers: hidden states for each utterance.
+        stride_samples: between frames.
     """
 
     name: str
     kind: str
     sample_rate: int
     num_layers: int
+    stride_samples: int
 
     def fingerprint(self) -> dict:
         """Everything that determines the features, weights hash included; its hash is the cache key."""
@@ -59,6 +62,8 @@ def upstream_hash(upstream: Upstream) -> str:
 
 class FbankUpstream:
     """The filterbank itself: the floor that any encoder has to beat."""
+
+    stride_samples = 160
 
     def __init__(self, name: str = "fbank", device: str = "cpu"):
         from spear.audio import Fbank, FbankConfig
@@ -89,7 +94,7 @@ class SpearUpstream:
         details: further facts for the fingerprint (the seed of random weights).
     """
 
-    sample_rate = 16000
+    sample_rate, stride_samples = 16000, 320
 
     def __init__(self, model: torch.nn.Module, name: str, kind: str, device: str = "cpu", details: dict | None = None):
         self.name, self.kind, self.details = name, kind, dict(details or {})
@@ -148,6 +153,8 @@ def default_name(spec: str) -> str:
     kind = spec.partition(":")[0]
     if kind == "fbank" or _RANDOM.match(spec):
         return kind
+    if kind in ("teacher", "python"):
+        return re.sub(r"[^\w.+-]+", "_", spec.partition(":")[2]).strip("_")
     parts = [part for part in Path(spec).parts if part not in ("/", ".", "..")]
     # exp/student/final is the run "student": what the checkpoint is called inside its run says nothing.
     generic = re.compile(r"(final|best|latest|averaged?|(step|epoch|checkpoint)[-_]?\d*)(\..*)?$")
@@ -172,6 +179,13 @@ def load_upstream(spec: str, device: str = "cpu", seed: int = 0) -> Upstream:
         name = default_name(spec)
     if spec == "fbank":
         return FbankUpstream(name, device)
+    if spec.startswith(("teacher:", "python:")):
+        from spear.evaluate import adapters
+
+        foreign, _, rest = spec.partition(":")
+        return (
+            adapters.TeacherUpstream(rest, name, device) if foreign == "teacher" else adapters.load_callable(rest, name)
+        )
     random = _RANDOM.match(spec)
     seed = int(random["seed"] or seed) if random else seed
     path = Path(spec[random.end() :] if random else spec)

@@ -110,7 +110,7 @@ _MINI = {
     "SID": _FEW,
     "ER": dataclasses.replace(_FEW, max_steps=200, eval_every=200),
     "PR": dataclasses.replace(_FEW, learning_rates=(1e-2, 3e-2), batch_size=8, max_steps=300, default_rate=3e-2),
-    "ASR": dataclasses.replace(_FEW_RECURRENT, max_steps=500, eval_every=500),
+    "ASR": dataclasses.replace(_FEW_RECURRENT, max_steps=400, eval_every=400),
     "SF": _FEW_RECURRENT,
     "QbE": Settings((0.0,), max_steps=0),
     "ASV": dataclasses.replace(

@@ -194,6 +194,8 @@ def prepare_upstream(unit: dict) -> dict:
         "kind": upstream.kind,
         "spec": unit["spec"],
         "num_layers": upstream.num_layers,
+        "stride_samples": upstream.stride_samples,
+        "sample_rate": upstream.sample_rate,
         "hash": cache.hash,
         "fingerprint": upstream.fingerprint(),
         "cache_dir": str(cache.directory),
