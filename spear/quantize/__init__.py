@@ -3,8 +3,9 @@
 from spear.quantize.codec import Quantizer
 from spear.quantize.controls import KMeans, RandomProjectionQuantizer
 from spear.quantize.fit import channel_statistics, fit
-from spear.quantize.metrics import bits_per_second, code_use, relative_error
+from spear.quantize.metrics import bits_per_second, code_use, mutual_information, relative_error
 from spear.quantize.store import TrainedQuantizer, load_quantizer, save_authors_file, save_quantizer
+from spear.quantize.stream import StreamSample, sample_stream
 from spear.quantize.trainer import QuantizerTrainConfig, train_quantizer
 
 __all__ = [
@@ -12,13 +13,16 @@ __all__ = [
     "Quantizer",
     "QuantizerTrainConfig",
     "RandomProjectionQuantizer",
+    "StreamSample",
     "TrainedQuantizer",
     "bits_per_second",
     "channel_statistics",
     "code_use",
     "fit",
     "load_quantizer",
+    "mutual_information",
     "relative_error",
+    "sample_stream",
     "save_authors_file",
     "save_quantizer",
     "train_quantizer",

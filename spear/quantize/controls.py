@@ -32,11 +32,26 @@ class KMeans(nn.Module):
         self.register_buffer("centers", torch.zeros(codebook_size, dim))
 
     @classmethod
-    def train_on(cls, frames_MD: Tensor, codebook_size: int, iterations: int = 20, seed: int = 42) -> "KMeans":
-        """Lloyd's iterations from random frames; empty centers move to random frames."""
+    def train_on(
+        cls,
+        frames_MD: Tensor,
+        codebook_size: int,
+        iterations: int = 20,
+        seed: int = 42,
+        batch_frames: int | None = None,
+    ) -> "KMeans":
+        """Lloyd's iterations from random frames; empty centers move to random frames.
+
+        Args:
+            frames_MD: (M, dim) floats.
+            codebook_size: K; 8192 is as well as 256.
+            iterations: passes over the frames, or mini-batches.
+            seed: names the random frames.
+            batch_frames: frames of a mini-batch; None: all frames in every iteration.
+        """
         frames_MD = check_vectors(frames_MD, frames_MD.shape[-1]).float()
         model = cls(frames_MD.shape[1], codebook_size).to(frames_MD.device)
-        model.centers.copy_(kmeans(frames_MD, codebook_size, iterations, seed, "kmeans control"))
+        model.centers.copy_(kmeans(frames_MD, codebook_size, iterations, seed, "kmeans control", batch_frames))
         return model
 
     @torch.no_grad()

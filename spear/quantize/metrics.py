@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from spear.quantize.codec import entropy_loss
+from spear.seeds import torch_rng
 
 
 def relative_error(x_MD: Tensor, decoded_MD: Tensor) -> float:
@@ -29,6 +30,30 @@ def code_use(codes_MN: Tensor, codebook_size: int) -> dict[str, list]:
         "dead_codes": (counts_NK == 0).sum(dim=1).tolist(),
         "index_entropy_loss": [round(loss, 5) for loss in losses_N.tolist()],
     }
+
+
+def mutual_information(codes_MN: Tensor, codebook_size: int, seed: int = 42) -> Tensor:
+    """(N, N) bits that each codebook's code tells about each other's; the diagonal holds the entropies.
+
+    Counting M frames in K x K cells finds information even between independent codes; what is found after shuffling
+    one of the two (which leaves only that) is subtracted. Codebooks that tell each other much waste bits.
+    """
+    num_frames, num_codebooks = codes_MN.shape
+    codes_NM = codes_MN.long().T.contiguous()
+    order = torch.randperm(num_frames, generator=torch_rng(seed, "mutual information")).to(codes_NM.device)
+    entropies_N = [_entropy_bits(codes, codebook_size) for codes in codes_NM]
+    result_NN = torch.diag(torch.tensor(entropies_N, dtype=torch.float64))
+    for i in range(num_codebooks):
+        for j in range(i):
+            joint = _entropy_bits(codes_NM[i] * codebook_size + codes_NM[j], codebook_size**2)
+            chance = _entropy_bits(codes_NM[i] * codebook_size + codes_NM[j][order], codebook_size**2)
+            result_NN[i, j] = result_NN[j, i] = max(0.0, chance - joint)
+    return result_NN
+
+
+def _entropy_bits(codes_M: Tensor, num_codes: int) -> float:
+    probabilities = torch.bincount(codes_M, minlength=num_codes).double() / max(1, len(codes_M))
+    return float(-(probabilities * probabilities.clamp(min=1e-300).log2()).sum())
 
 
 def bits_per_frame(num_codebooks: int, codebook_size: int) -> float:

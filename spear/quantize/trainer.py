@@ -19,15 +19,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spear import fs, log
-from spear.errors import DataError
+from spear.errors import ConfigError, DataError
 from spear.quantize.codec import Quantizer, check_vectors
 from spear.quantize.least_squares import split_common_codes, update_centers
 from spear.quantize.logits import fit_logits
-from spear.quantize.metrics import bits_per_frame, code_use, relative_error
+from spear.quantize.metrics import bits_per_frame, code_use, mutual_information, relative_error
 from spear.quantize.search import SearchTables, greedy, refine
-from spear.quantize.start import residual_kmeans
+from spear.quantize.start import product_kmeans, residual_kmeans
 from spear.seeds import derive, torch_rng
 
+METHODS = ("joint", "residual", "product")
 Progress = Callable[[dict], None]
 _logger = log.get_logger(__name__)
 
@@ -38,6 +39,10 @@ class QuantizerTrainConfig:
 
     codebook_size: int = field(default=256, metadata={"help": "codes of a codebook, a power of two up to 256"})
     seed: int = field(default=42, metadata={"help": "names every random choice"})
+    method: str = field(
+        default="joint",
+        metadata={"help": "joint; or a control in the same format: residual or product (k-means on all frames)"},
+    )
     start_frames: int = field(default=20_000, metadata={"help": "frames of the residual k-means it starts from"})
     start_iterations: int = field(default=8, metadata={"help": "iterations of that k-means"})
     rounds: int = field(default=6, metadata={"help": "rounds of least squares and search"})
@@ -72,12 +77,16 @@ def train_quantizer(
     Returns:
         the quantizer in eval mode, and metrics of the held-out frames (of the training frames if none are held out):
         `relative_error` by number of refinement passes, `start_error` (residual k-means, greedy codes), `perplexity`,
-        `dead_codes`, `index_entropy_loss`, `bits_per_frame`, `frames`, `heldout_frames`, `seconds`.
+        `dead_codes`, `index_entropy_loss`, `mutual_information_bits` (N x N, of the training frames), `bits_per_frame`,
+        `rounds` (what `progress` got), `frames`, `heldout_frames`, `seconds`.
 
     Raises:
         DataError: frames that are not (M, dim), not finite, or fewer than the codes of a codebook.
+        ConfigError: an unknown method.
     """
     config, began = config or QuantizerTrainConfig(), time.monotonic()
+    if config.method not in METHODS:
+        raise ConfigError(f"method '{config.method}'", f"one of {', '.join(METHODS)}", "correct --train.method")
     frames = torch.as_tensor(frames)
     if frames.dim() != 2 or len(frames) < config.codebook_size:
         raise DataError(
@@ -91,7 +100,10 @@ def train_quantizer(
         state = _Training(train_MD, heldout_MD, num_codebooks, config)
         state.run(progress or _log_progress, None if state_path is None else Path(state_path))
         quantizer = state.quantizer()
-    metrics = _measure(quantizer, heldout_MD if len(heldout_MD) else train_MD, state.start_error)
+        metrics = _measure(quantizer, heldout_MD if len(heldout_MD) else train_MD, state.start_error)
+        mutual_NN = mutual_information(state.codes_MN, config.codebook_size, config.seed)
+    metrics.update(mutual_information_bits=[[round(v, 3) for v in row] for row in mutual_NN.tolist()])
+    metrics.update(rounds=state.history, method=config.method)
     metrics.update(frames=len(train_MD), heldout_frames=len(heldout_MD), seconds=round(time.monotonic() - began, 2))
     if state_path is not None:
         Path(state_path).unlink(missing_ok=True)
@@ -107,27 +119,31 @@ class _Training:
         self.spread_D = train_MD.std(dim=0, correction=0)
         self.round, self.start_error = 0, float("nan")
         self.centers_NKD = self.codes_MN = None
+        self.history: list[dict] = []  # of this process: after a restart it begins at the round of the state
 
     def run(self, progress: Progress, state_path: Path | None) -> None:
         """All rounds, from the state file's where there is a fitting one."""
         config = self.config
         if not self._resume(state_path):
             self._begin()
+            self._save(state_path)
+        if config.method != "joint":
+            return
         began = time.monotonic()
         while self.round < config.rounds:
             moved = self._one_round()
             self.round += 1
             self._save(state_path)
             tables = SearchTables(self.centers_NKD)
-            progress(
-                {
-                    "round": self.round,
-                    "train_error": relative_error(self.x_MD, tables.decode(self.codes_MN)),
-                    "heldout_error": self._watched_error(tables),
-                    "moved_codes": moved,
-                    "seconds": round(time.monotonic() - began, 2),
-                }
-            )
+            state = {
+                "round": self.round,
+                "train_error": round(relative_error(self.x_MD, tables.decode(self.codes_MN)), 6),
+                "heldout_error": round(self._watched_error(tables), 6),
+                "moved_codes": moved,
+                "seconds": round(time.monotonic() - began, 2),
+            }
+            self.history.append(state)
+            progress(state)
         tables = SearchTables(self.centers_NKD)
         self.centers_NKD = update_centers(tables, self.centers_NKD, self.x_MD, self.codes_MN, config.ridge)[0]
 
@@ -144,11 +160,11 @@ class _Training:
 
     def _begin(self) -> None:
         config = self.config
-        start = self.x_MD[: config.start_frames]  # the split has shuffled the frames
+        # The split has shuffled the frames. Controls end where the joint method begins: they get all frames.
+        start = self.x_MD[: config.start_frames] if config.method == "joint" else self.x_MD
         seed = derive(config.seed, "quantizer")
-        self.centers_NKD = residual_kmeans(
-            start, self.num_codebooks, config.codebook_size, config.start_iterations, seed
-        )
+        make = product_kmeans if config.method == "product" else residual_kmeans
+        self.centers_NKD = make(start, self.num_codebooks, config.codebook_size, config.start_iterations, seed)
         tables = SearchTables(self.centers_NKD)
         self.codes_MN = _in_chunks(tables, 1, lambda x_BD: greedy(tables, x_BD), self.x_MD)
         self.start_error = self._watched_error(tables, passes=0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from spear.errors import ConfigError, DataError
-from spear.quantize import KMeans, RandomProjectionQuantizer, relative_error
+from spear.quantize import KMeans, QuantizerTrainConfig, RandomProjectionQuantizer, relative_error, train_quantizer
 
 
 def test_kmeans(frames):
@@ -21,6 +21,38 @@ def test_kmeans(frames):
     assert KMeans(24, 8192).encode(frames[:3]).dtype == torch.int16
     with pytest.raises(DataError, match="1 of 1 rows"):
         model.encode(torch.full((24,), float("nan")))
+
+
+def test_minibatch_kmeans_comes_near_the_full_one_with_many_centers(frames):
+    errors = []
+    for options in ({"iterations": 8}, {"iterations": 60, "batch_frames": 1000}, {"iterations": 0}):
+        model = KMeans.train_on(frames, 512, **options)
+        errors.append(relative_error(frames, model.decode(model.encode(frames))))
+    full, minibatch, random_rows = errors
+    assert full < minibatch * 1.05 and minibatch < 0.9 * random_rows
+
+
+@pytest.mark.parametrize("method", ["residual", "product"])
+def test_controls_in_the_format_of_the_quantizer(frames, trained, method):
+    config = QuantizerTrainConfig(codebook_size=32, method=method, logits_epochs=1)
+    quantizer, metrics = train_quantizer(frames, 4, config, lambda state: None)
+    assert metrics["method"] == method and metrics["rounds"] == []
+    assert trained[1]["relative_error"]["5"] < metrics["relative_error"]["5"] < 1
+    if method == "product":
+        used = quantizer.centers.detach().abs().amax(dim=1) > 0
+        assert used.sum(dim=0).tolist() == [1] * 24 and used.sum(dim=1).tolist() == [6] * 4
+        # Slices do not interact: each codebook's nearest row is the best code, whatever the others are.
+        x = frames[:200]
+        parts = [torch.cdist(x[:, 6 * n : 6 * n + 6], quantizer.centers[n, :, 6 * n : 6 * n + 6]) for n in range(4)]
+        best = torch.stack([part.square().amin(dim=1) for part in parts]).sum(dim=0)
+        torch.testing.assert_close((x - quantizer.decode(quantizer.encode(x))).square().sum(dim=1), best)
+
+
+def test_unknown_methods_and_too_many_slices_are_refused(frames):
+    with pytest.raises(ConfigError, match="joint, residual, product"):
+        train_quantizer(frames, 4, QuantizerTrainConfig(codebook_size=32, method="lattice"))
+    with pytest.raises(ConfigError, match="32 codebooks for 24 channels"):
+        train_quantizer(frames, 32, QuantizerTrainConfig(codebook_size=4, method="product"))
 
 
 def test_random_projection_follows_its_definition(frames):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spear.quantize import bits_per_second, code_use, relative_error
+from spear.quantize import bits_per_second, code_use, mutual_information, relative_error
 
 
 def test_relative_error(frames):
@@ -21,3 +21,15 @@ def test_code_use():
 
 def test_bits():
     assert bits_per_second(16, 256, 50) == 6400 and bits_per_second(8, 256, 25) == 1600
+
+
+def test_mutual_information_of_equal_related_and_independent_codes():
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randint(16, (20_000,), generator=generator)
+    noise = torch.randint(16, (20_000,), generator=generator)
+    codes = torch.stack([first, first, first // 4 * 4 + noise % 4, noise], dim=1)
+    bits = mutual_information(codes.to(torch.uint8), 16)
+    assert torch.equal(bits, bits.T)
+    torch.testing.assert_close(bits.diagonal(), torch.full((4,), 4.0, dtype=torch.float64), atol=0.01, rtol=0)
+    for (i, j), wanted in {(0, 1): 4.0, (0, 2): 2.0, (2, 3): 2.0, (0, 3): 0.0}.items():
+        assert bits[i, j] == pytest.approx(wanted, abs=0.02)

@@ -1,0 +1,211 @@
+"""Codebooks: training and encoding of ours, multi_quantization and faiss, on the same held-out vectors.
+
+    spear bench quantize --quick true
+    spear bench quantize --embeddings data/embeddings --audio-dir ../shared/data/real-mini --output quantize.md
+
+Each quantiser runs in a process of its own. Peers that are not installed are left out with a line (pip install
+'spear[bench]'). Seconds of a shared machine say little, so CPU seconds (of all threads) stand beside them.
+"""
+
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from spear import compat, config, fs, log
+from spear.bench import _memory
+from spear.bench._coders import Coder, Job, build
+from spear.bench._report import environment, markdown_table
+from spear.bench._vectors import VectorSet, embedding_set, fbank_set, mixture_set
+from spear.errors import ConfigError, MissingPackageError
+from spear.quantize import relative_error
+
+_SECONDS_PER_ENCODER = 1.0
+_HEADER = (
+    "vectors",
+    "quantiser",
+    "encoder",
+    "train s",
+    "train CPU s",
+    "vectors/s",
+    "vectors/CPU s",
+    "relative error",
+    "train peak MB",
+    "encode peak MB",
+)
+_logger = log.get_logger(__name__)
+
+
+def _setting(default, text: str):
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class QuantizeBenchConfig:
+    """Settings of `spear bench quantize`."""
+
+    embeddings: str = _setting("", "folder of spear embed's outputs, one folder for each teacher; empty: left out")
+    audio_dir: str = _setting("", "folder of audio whose fbank windows are coded; empty: left out")
+    mixture_dim: int = _setting(1024, "channels of the synthetic mixture; 0: left out")
+    train_frames: int = _setting(40_000, "most training vectors of a set")
+    mixture_frames: int = _setting(40_000, "training vectors of the mixture")
+    heldout_frames: int = _setting(2_000, "most held-out vectors of a set")
+    methods: str = _setting("ours,multi_quantization,faiss", "which of ours, multi_quantization and faiss are measured")
+    peer_iterations: int = _setting(0, "iterations of multi_quantization in each phase (its default is 10000); 0: none")
+    peer_quantizer: str = _setting("", "a quantizer that multi_quantization trained on the fbank windows (.pt)")
+    threads: int = _setting(2, "of torch and faiss")
+    stream_frames: int = _setting(0, "vectors to stream through the encoder, to see the peak of memory")
+    output: str = _setting("", "Markdown file for the tables; they are printed in any case")
+    quick: bool = _setting(False, "small sizes of everything, about a minute")
+
+    def check(self) -> None:
+        """Refuses what cannot be measured, and shrinks everything for a quick run.
+
+        Raises:
+            ConfigError: an unknown method, or no vectors.
+        """
+        wrong = set(self.methods.split(",")) - {"ours", "multi_quantization", "faiss"}
+        if wrong:
+            raise ConfigError(f"--methods {','.join(sorted(wrong))}", "ours, multi_quantization, faiss", "correct it")
+        if self.quick:
+            self.train_frames = self.mixture_frames = min(self.train_frames, 4000)
+            self.heldout_frames, self.mixture_dim = min(self.heldout_frames, 400), min(self.mixture_dim, 64)
+        if not (self.embeddings or self.audio_dir or self.mixture_dim):
+            raise ConfigError("no vectors", "--embeddings, --audio-dir or --mixture-dim", "give at least one")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses the arguments, measures, prints the tables."""
+    settings = config.parse(QuantizeBenchConfig, argv, description=__doc__)
+    log.setup()
+    settings.check()
+    torch.set_num_threads(settings.threads)
+    before, rows, notes = environment(), [], []
+    for vectors in _sets(settings):
+        for row, note in _measure_set(vectors, settings):
+            rows += row
+            notes += note
+            _logger.info("%s", note[0] if note else row[0][:3])
+    text = markdown_table(_HEADER, rows) + "".join(f"\n\n{note}" for note in notes)
+    facts = {**before, "load_average": f"{before['load_average']} at the start"}
+    text += "\n\n" + "\n".join(f"- {name.replace('_', ' ')}: `{value}`" for name, value in facts.items()) + "\n"
+    print(text)
+    if settings.output:
+        fs.write_text(settings.output, text)
+    return 0
+
+
+def _sets(settings: QuantizeBenchConfig):
+    sizes = (settings.train_frames, settings.heldout_frames)
+    if settings.embeddings:
+        for card in sorted(Path(settings.embeddings).glob("*/card.json")):
+            yield embedding_set(card.parent, *sizes)
+    if settings.audio_dir:
+        yield fbank_set(settings.audio_dir, *sizes)
+    if settings.mixture_dim:
+        yield mixture_set(settings.mixture_dim, settings.mixture_frames, settings.heldout_frames)
+
+
+def _measure_set(vectors: VectorSet, settings: QuantizeBenchConfig):
+    """Yields (rows, notes) of each job on one set of vectors."""
+    methods, searches = settings.methods.split(","), [(1, 1), (1, 4), (2, 4), (5, 4), (5, 8), (5, 16)]
+    state = None
+    if "ours" in methods:
+        job = Job("ours", "ours", vectors.num_codebooks, {"searches": searches})
+        rows, notes, state = _in_process(job, vectors, settings)
+        yield rows, notes
+    if "multi_quantization" in methods:
+        yield from _against_peer(vectors, settings, state, searches)
+    if "faiss" in methods:
+        for kind, extra in (
+            ("ProductQuantizer", {}),
+            ("ResidualQuantizer", {"beam": 1}),
+            ("ResidualQuantizer", {"beam": 5}),
+            ("LocalSearchQuantizer", {}),
+        ):
+            name = f"faiss {kind}" + (f", beam {extra['beam']}" if extra else "")
+            yield _in_process(Job(name, kind, vectors.num_codebooks, extra), vectors, settings)[:2]
+
+
+def _against_peer(vectors: VectorSet, settings: QuantizeBenchConfig, state: dict | None, searches: list):
+    """multi_quantization with our codebooks, then both with codebooks that it trained."""
+    num_codebooks, refinements = vectors.num_codebooks, (0, 1, 5)
+    if state is not None:
+        extra = {"state": state, "refinements": refinements}
+        job = Job("multi_quantization, our codebooks", "multi_quantization", num_codebooks, extra)
+        yield _in_process(job, vectors, settings)[:2]
+    extra = {"refinements": refinements, "iterations": settings.peer_iterations}
+    if settings.peer_quantizer and vectors.name == "fbank windows":
+        extra["state"] = compat.load_pickle(settings.peer_quantizer)
+    elif not settings.peer_iterations:
+        return
+    job = Job("multi_quantization", "multi_quantization", num_codebooks, extra)
+    rows, notes, state = _in_process(job, vectors, settings)
+    yield rows, notes
+    if state is not None:
+        extra = {"state": state, "searches": searches}
+        yield _in_process(Job("ours, multi_quantization's codebooks", "ours", num_codebooks, extra), vectors, settings)[
+            :2
+        ]
+
+
+def _in_process(job: Job, vectors: VectorSet, settings: QuantizeBenchConfig) -> tuple[list, list, dict | None]:
+    """Rows, notes and the state dict of one job, run in a fresh process so that its memory is its own."""
+    # A server that has imported everything forks each process: fresh memory without seconds of imports.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["spear.bench.quantize"])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            rows, state = pool.submit(_run, job, vectors, settings.threads).result()
+        except MissingPackageError as error:
+            return [], [f"{job.name} is left out: {error.found}; {error.fix}."], None
+        except BrokenProcessPool:
+            return [], [f"{job.name} on {vectors.name}: its process was killed (out of memory?)."], None
+    return rows, [], state
+
+
+def _run(job: Job, vectors: VectorSet, threads: int) -> tuple[list[tuple], dict | None]:
+    torch.set_num_threads(threads)
+    train_MD, heldout_MD = vectors.train_MD, vectors.heldout_MD
+    build_began, cpu_began = time.monotonic(), time.process_time()
+    base = _memory.resident_bytes()
+    _memory.reset_peak()
+    coders, state = build(job, train_MD)
+    trained = "state" not in job.settings
+    train_seconds = time.monotonic() - build_began if trained else None
+    train_cpu_seconds = time.process_time() - cpu_began if trained else None
+    train_peak = _above(base) if trained else None
+    rows = []
+    for coder in coders:
+        speed, cpu_speed, error, peak = _time_encoder(coder, heldout_MD)
+        first = (train_seconds, train_cpu_seconds) if coder is coders[0] else (None, None)
+        peaks = (train_peak if coder is coders[0] else None, peak)
+        rows.append((vectors.name, job.name, coder.name, *first, speed, cpu_speed, error, *peaks))
+    return rows, state
+
+
+@torch.no_grad()
+def _time_encoder(coder: Coder, x_BD: Tensor) -> tuple[float, float, float, float | None]:
+    """(vectors/s, vectors/CPU s, relative error, peak MB); the fastest of several runs."""
+    coder.encode(x_BD[:64])  # tables and thread pools are made here
+    base = _memory.resident_bytes()
+    _memory.reset_peak()
+    seconds, cpu_seconds, began = [], [], time.monotonic()
+    while not seconds or (time.monotonic() - began < _SECONDS_PER_ENCODER and len(seconds) < 20):
+        start, cpu_start = time.monotonic(), time.process_time()
+        codes = coder.encode(x_BD)
+        seconds.append(time.monotonic() - start)
+        cpu_seconds.append(time.process_time() - cpu_start)
+    peak = _above(base)
+    error = relative_error(x_BD, coder.decode(codes))
+    return len(x_BD) / min(seconds), len(x_BD) / min(cpu_seconds), error, peak
+
+
+def _above(base: int | None) -> float | None:
+    peak = _memory.peak_bytes()
+    return None if base is None or peak is None else (peak - base) / 1e6
