@@ -3,7 +3,6 @@
 Shape suffixes: M, B vectors, N codebooks, D = dim.
 """
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,8 +86,7 @@ def _multi_quantization(job: Job, train_MD: Tensor) -> tuple[list[Coder], dict]:
     peer = require("multi_quantization", "multi_quantization", "this benchmark")
     state, dim, iterations = job.settings.get("state"), train_MD.shape[1], job.settings.get("iterations", 0)
     if state is None:
-        seed_global(0, "multi_quantization")
-        random.seed(0)  # theirs draws from it
+        seed_global(0, "multi_quantization")  # its choice of one or two refinements is not seeded
         trainer = peer.QuantizerTrainer(
             dim=dim,
             bytes_per_frame=job.num_codebooks,
