@@ -1,0 +1,121 @@
+"""SID and ASV from VoxCeleb1 as it is unpacked, `wav/SPEAKER/VIDEO/NUMBER.wav`, with its lists (benchmarks A.2).
+
+SID: `iden_split.txt`; training recordings longer than 8 s come as up to three crops of 8 s, drawn by seed. ASV: trains
+on the development speakers but for `_DEV_SPEAKERS`, drawn by hash, whose trials serve the clean selection; test is the
+cleaned list `veri_test2.txt`. The published protocol also cuts silence away and drops what is then below 2 s; that is
+not done here.
+"""
+
+from pathlib import Path
+
+from spear.errors import DataError
+from spear.evaluate.superb.corpora.writing import (
+    Rows,
+    check_layout,
+    random_trials,
+    share,
+    with_durations,
+    write_task,
+    write_trials,
+)
+from spear.seeds import numpy_rng
+
+_CROP_SECONDS, _CROPS = 8.0, 3
+_DEV_SPEAKERS, _DEV_TRIALS = 40, 5000
+_SPLIT_NAMES = {"1": "train", "2": "dev", "3": "test"}
+_HOW = (
+    "VoxCeleb1 needs a form (robots.ox.ac.uk/~vgg/data/voxceleb; research only, no redistribution), so nothing is "
+    "downloaded here: unpack the audio to wav/ and put iden_split.txt and veri_test2.txt beside it; DATA_ROOT names "
+    "the folder"
+)
+
+
+def prepare(raw: Path, data_dir: Path, seed: int = 0) -> dict[str, dict[str, int]]:
+    """Writes the manifests of SID and ASV; returns the number of rows by task and split.
+
+    Args:
+        raw: holds `wav/` (or dev/wav and test/wav), `iden_split.txt` and `veri_test2.txt`.
+
+    Raises:
+        DataError: a part is missing, or a list does not have its form.
+    """
+    check_layout(raw, ["iden_split.txt", "veri_test2.txt"], "VoxCeleb1", _HOW)
+    places = [p for p in ("wav", "dev/wav", "test/wav") if (raw / p).is_dir()]
+    if not places:
+        raise DataError(f"no wav/ in {raw}", "wav/ or dev/wav and test/wav", _HOW)
+    listed = _identification(raw, places)
+    counts = {"SID": write_task(data_dir, "SID", _with_crops(listed, seed))}
+    return counts | {"ASV": _verification(raw, data_dir, listed)}
+
+
+def _find(raw: Path, places: list[str], name: str) -> str:
+    """Where a recording is, relative to `raw`; in the first place when it is nowhere."""
+    return next((f"{p}/{name}" for p in places if (raw / p / name).exists()), f"{places[0]}/{name}")
+
+
+def _identification(raw: Path, places: list[str]) -> Rows:
+    rows = []
+    for number, line in enumerate((raw / "iden_split.txt").read_text().splitlines(), 1):
+        words = line.split()
+        if len(words) != 2 or words[0] not in _SPLIT_NAMES:
+            raise DataError(f"line {number} of iden_split.txt: '{line}'", "1, 2 or 3 and a path", _HOW)
+        speaker = words[1].split("/")[0]
+        row = {"id": words[1], "path": _find(raw, places, words[1]), "split": _SPLIT_NAMES[words[0]]}
+        rows.append({**row, "speaker": speaker, "target": speaker})
+    return with_durations(rows, raw, "SID")
+
+
+def _with_crops(rows: Rows, seed: int) -> Rows:
+    found = []
+    for row in rows:
+        excess = row["duration"] - _CROP_SECONDS
+        if row["split"] != "train" or excess <= 0:
+            found.append(row)
+            continue
+        starts = numpy_rng(seed, "sid-crops", row["id"]).uniform(0, excess, _CROPS)
+        for number, start in enumerate(starts):
+            crop = {"id": f"{row['id']}#{number}", "crop_of": row["id"], "start": round(float(start), 4)}
+            found.append({**row, **crop, "duration": _CROP_SECONDS})
+    return found
+
+
+def _verification(raw: Path, data_dir: Path, listed: Rows) -> dict[str, int]:
+    trials = []
+    for number, line in enumerate((raw / "veri_test2.txt").read_text().splitlines(), 1):
+        words = line.split()
+        if len(words) != 3 or words[0] not in ("0", "1"):
+            raise DataError(f"line {number} of veri_test2.txt: '{line}'", "0 or 1 and two paths", _HOW)
+        trials.append({"split": "test", "first": words[1], "second": words[2], "same": words[0] == "1"})
+    tested = {trial[side] for trial in trials for side in ("first", "second")}
+    test_speakers = {name.split("/")[0] for name in tested}
+    by_id = {row["id"]: row for row in listed}
+    unknown = sorted(tested - set(by_id))
+    if unknown:
+        raise DataError(
+            f"{len(unknown)} recordings of veri_test2.txt are not in iden_split.txt, such as {unknown[0]}",
+            "two lists of the same corpus",
+            _HOW,
+        )
+    others = sorted({row["speaker"] for row in listed} - test_speakers, key=lambda name: share(name, "asv-dev"))
+    held = set(others[: min(_DEV_SPEAKERS, len(others) // 3)])
+    rows = [{**by_id[name], "split": "test"} for name in sorted(tested)]
+    for row in listed:
+        if row["speaker"] not in test_speakers:
+            rows.append({**row, "split": "dev" if row["speaker"] in held else "train"})
+    speaker_of = {row["id"]: row["speaker"] for row in rows if row["split"] == "dev"}
+    trials = random_trials(_thinned(speaker_of), "dev", _DEV_TRIALS) + trials
+    used = {trial[side] for trial in trials for side in ("first", "second")}
+    rows = [row for row in rows if row["split"] == "train" or row["id"] in used]
+    return write_task(data_dir, "ASV", rows) | write_trials(data_dir, trials)
+
+
+def _thinned(speaker_of: dict[str, str], most: int = 30) -> dict[str, str]:
+    """At most so many recordings of each speaker."""
+    counts: dict[str, int] = {}
+    kept = {}
+    for name in sorted(speaker_of, key=lambda name: share(name, "asv-dev")):
+        speaker = speaker_of[name]
+        counts[speaker] = counts.get(speaker, 0) + 1
+        if counts[speaker] <= most:
+            kept[name] = speaker
+    return kept

@@ -1,0 +1,211 @@
+"""Each corpus from a miniature copy of its real layout, whole and with parts missing."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spear import fs
+from spear.audio import save_audio
+from spear.errors import ConfigError, DataError
+from spear.evaluate.superb.corpora import prepare_corpus
+from spear.evaluate.superb.corpora.speech_commands import WORDS, split_of
+from spear.evaluate.superb.corpora.synthetic import slots_of_command
+from spear.evaluate.superb.run import SuperbConfig, superb
+from spear.evaluate.superb.table import read_table
+from spear.evaluate.superb.tasks import TASKS
+
+REAL_MINI = Path(__file__).resolve().parents[4] / "shared/data/real-mini"
+
+
+def noise(path: Path, seconds: float = 0.5) -> Path:
+    rng = np.random.default_rng(int(hashlib.sha1(path.name.encode()).hexdigest()[:8], 16))
+    save_audio(path, (0.1 * rng.standard_normal(int(16000 * seconds))).astype(np.float32), 16000)
+    return path
+
+
+def rows(data_dir, task):
+    return {row["id"]: row for row in fs.read_jsonl(data_dir / "superb" / f"{task}.jsonl")}
+
+
+@pytest.fixture
+def librispeech(tmp_path):
+    root = tmp_path / "LibriSpeech"
+    for split, speaker in (("train-clean-100", 19), ("dev-clean", 84), ("test-clean", 61)):
+        folder = root / split / str(speaker) / "198"
+        lines = []
+        for number, text in enumerate(("A CAT SAT", "NO CAT", "SAT A QUOKKA")):
+            name = f"{speaker}-198-{number:04d}"
+            noise(folder / f"{name}.flac", 1.0)
+            lines.append(f"{name} {text}")
+        (folder / f"{speaker}-198.trans.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "librispeech-lexicon.txt").write_text(
+        "A AH0\nA EY1\nCAT K AE1 T\nNO  N OW1\nSAT S AE1 T\n"  # the second A is not the first pronunciation
+    )
+    return tmp_path
+
+
+def test_librispeech(librispeech, tmp_path, caplog):
+    counts = prepare_corpus("librispeech", librispeech, tmp_path / "data")
+    assert counts == {task: {"dev": 3, "test": 3, "train": 3} for task in ("ASR", "PR")}
+    assert rows(tmp_path / "data", "PR")["19-198-0000"]["target"] == "AH0 K AE1 T S AE1 T".split()
+    assert rows(tmp_path / "data", "PR")["61-198-0002"]["target"][-1] == "SPN" and "QUOKKA" in caplog.text
+    assert rows(tmp_path / "data", "ASR")["84-198-0001"]["target"] == "NO CAT"
+    config = SuperbConfig(num_jobs=1, max_steps=2, learning_rates=(1e-2,))
+    (run,) = superb(["PR"], ["fbank"], tmp_path / "data", tmp_path / "exp", config)
+    assert run["num_items"] == {"train": 3, "dev": 3, "test": 3} and run["settings"]["hidden_dim"] == 256
+
+
+def test_librispeech_with_parts_missing(librispeech, tmp_path, caplog):
+    (librispeech / "LibriSpeech/test-clean/61/198/61-198-0001.flac").unlink()
+    prepare_corpus("librispeech", librispeech / "LibriSpeech", tmp_path / "data")
+    assert "61-198-0001" in caplog.text
+    table = read_table(tmp_path / "data", "ASR", TASKS["ASR"].refuse)
+    assert [row["id"] for row in table.skipped] == ["61-198-0001"] and "no file" in table.skipped[0]["reason"]
+    (librispeech / "librispeech-lexicon.txt").unlink()
+    with pytest.raises(DataError, match="no lexicon"):
+        prepare_corpus("librispeech", librispeech, tmp_path / "data")
+    (librispeech / "LibriSpeech/dev-clean").rename(librispeech / "LibriSpeech/dev-other")
+    with pytest.raises(DataError, match="lacks dev-clean(.|\n)*openslr.org"):
+        prepare_corpus("librispeech", librispeech, tmp_path / "data")
+
+
+@pytest.fixture
+def speech_commands(tmp_path):
+    raw = tmp_path / "raw"
+    speakers = [hashlib.sha1(str(n).encode()).hexdigest()[:8] for n in range(12)]
+    for word in (*WORDS, "bed", "tree"):
+        for speaker in speakers:
+            noise(raw / "speech_commands_v0.01" / word / f"{speaker}_nohash_0.wav")
+    noise(raw / "speech_commands_v0.01/_background_noise_/white_noise.wav", 4.0)
+    for word in (*WORDS, "_unknown_", "_silence_"):
+        noise(raw / "speech_commands_test_set_v0.01" / word / "0a1b2c3d_nohash_0.wav")
+    return raw
+
+
+def test_speech_commands(speech_commands, tmp_path):
+    counts = prepare_corpus("speech-commands", speech_commands, tmp_path / "data")["KS"]
+    found = rows(tmp_path / "data", "KS")
+    assert {row["target"] for row in found.values()} == {*WORDS, "unknown", "silence"}
+    assert counts["test"] == 12 and sum(row["target"] == "silence" for row in found.values()) == 40 + 10 + 1
+    silence = [row for row in found.values() if row["target"] == "silence" and row["split"] == "train"]
+    assert len({row["start"] for row in silence}) == 40 and {row["duration"] for row in silence} == {1.0}
+    speakers = {split: {r["speaker"] for r in found.values() if r["split"] == split} for split in ("train", "dev")}
+    assert not {s for s in speakers["train"] if len(s) == 8} & {s for s in speakers["dev"] if len(s) == 8}
+
+
+def test_the_split_of_a_speaker_is_that_of_the_corpus():
+    """As the README of the corpus computes it; the number after _nohash_ plays no part."""
+    for speaker in ("00176480", "bbd0bbd0", "004ae714", "0132a06d", "c50f55b8"):
+        digits = int(hashlib.sha1(speaker.encode()).hexdigest(), 16)
+        percent = (digits % 2**27) * 100.0 / (2**27 - 1)
+        expected = "dev" if percent < 10 else None if percent < 20 else "train"
+        assert split_of(f"{speaker}_nohash_0.wav") == split_of(f"{speaker}_nohash_7.wav") == expected
+
+
+def test_speech_commands_with_parts_missing(speech_commands, tmp_path):
+    for path in (speech_commands / "speech_commands_test_set_v0.01/_silence_").iterdir():
+        path.unlink()
+    path.parent.rmdir()
+    with pytest.raises(DataError, match="lacks _silence_"):
+        prepare_corpus("speech_commands", speech_commands, tmp_path / "data")
+    (speech_commands / "speech_commands_test_set_v0.01").rename(speech_commands / "test")
+    with pytest.raises(DataError, match="lacks speech_commands_test_set_v0.01(.|\n)*tensorflow"):
+        prepare_corpus("speech_commands", speech_commands, tmp_path / "data")
+
+
+@pytest.fixture
+def voxceleb(tmp_path):
+    raw = tmp_path / "raw"
+    splits, trials = [], []
+    for speaker in range(10001, 10011):
+        for number in range(5):
+            name = f"id{speaker}/video{number}/00001.wav"
+            noise(raw / "wav" / name, 9.0 if number == 0 else 0.5)
+            splits.append(f"{(1, 1, 1, 2, 3)[number]} {name}")
+    for first in range(5):
+        trials.append(f"1 id10001/video{first}/00001.wav id10001/video{(first + 1) % 5}/00001.wav")
+        trials.append(f"0 id10001/video{first}/00001.wav id10002/video{first}/00001.wav")
+    (raw / "iden_split.txt").write_text("\n".join(splits) + "\n")
+    (raw / "veri_test2.txt").write_text("\n".join(trials) + "\n")
+    return raw
+
+
+def test_voxceleb(voxceleb, tmp_path):
+    counts = prepare_corpus("voxceleb", voxceleb, tmp_path / "data")
+    assert counts["SID"] == {"dev": 10, "test": 10, "train": 20 + 30}
+    crops = [row for row in rows(tmp_path / "data", "SID").values() if row.get("crop_of")]
+    assert len(crops) == 30 and all(row["start"] + row["duration"] <= 9.0 for row in crops)
+    assert counts["ASV"]["test trials"] == 10 and counts["ASV"]["dev trials"] > 10
+    found = rows(tmp_path / "data", "ASV").values()
+    speakers = {split: {row["target"] for row in found if row["split"] == split} for split in ("train", "dev", "test")}
+    assert speakers["test"] == {"id10001", "id10002"} and len(speakers["dev"]) == 2 and len(speakers["train"]) == 6
+    assert not speakers["train"] & (speakers["dev"] | speakers["test"])
+    config = SuperbConfig(num_jobs=1, max_steps=2, learning_rates=(1e-2,))
+    (run,) = superb(["SID"], ["fbank"], tmp_path / "data", tmp_path / "exp", config)
+    assert run["num_items"]["test"] == 10 and run["settings"]["accumulate"] == 4
+
+
+def test_voxceleb_with_parts_missing(voxceleb, tmp_path, caplog):
+    (voxceleb / "wav/id10002/video1/00001.wav").unlink()
+    prepare_corpus("voxceleb", voxceleb, tmp_path / "data")
+    table = read_table(tmp_path / "data", "ASV", TASKS["ASV"].refuse)
+    reasons = [row["reason"] for row in table.skipped]
+    assert "no file 00001.wav" in reasons and any(r.startswith("trial without id10002") for r in reasons)
+    (voxceleb / "veri_test2.txt").write_text("1 id99999/v/00001.wav id10001/video0/00001.wav\n")
+    with pytest.raises(DataError, match="id99999"):
+        prepare_corpus("voxceleb", voxceleb, tmp_path / "data")
+    (voxceleb / "veri_test2.txt").unlink()
+    with pytest.raises(DataError, match="lacks veri_test2.txt(.|\n)*form"):
+        prepare_corpus("voxceleb", voxceleb, tmp_path / "data")
+
+
+def test_unknown_corpora_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="timit"):
+        prepare_corpus("timit", tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text, slots",
+    [
+        ("turn on the lights in the kitchen", [["object", "lights"], ["location", "kitchen"]]),
+        ("make it louder", []),
+        ("lights off in the bedroom", [["object", "lights"], ["location", "bedroom"]]),
+    ],
+)
+def test_slots_of_synthetic_commands(text, slots):
+    parts = slots_of_command(text)
+    assert " ".join(words for _, words in parts) == text
+    assert [part for part in parts if part[0]] == slots
+
+
+@pytest.mark.slow
+def test_the_synthetic_corpus_gives_all_ten_tasks(tmp_path):
+    from spear.audio.synthesis import CorpusConfig, synthesise_corpus
+
+    synthesise_corpus(CorpusConfig(str(tmp_path / "raw"), speech_minutes=2, audio_minutes=0, num_jobs=1))
+    counts = prepare_corpus("synthetic", tmp_path / "raw", tmp_path / "data", num_jobs=1)
+    assert set(counts) == set(TASKS)
+    first = (tmp_path / "data/superb/SD.jsonl").read_bytes()
+    prepare_corpus("synthetic", tmp_path / "raw", tmp_path / "data", num_jobs=1)
+    assert (tmp_path / "data/superb/SD.jsonl").read_bytes() == first
+    for name, task in TASKS.items():
+        assert not read_table(tmp_path / "data", name, task.refuse).skipped
+    dialogue = next(iter(rows(tmp_path / "data", "SD").values()))
+    assert len({name for name, _, _ in dialogue["target"]}) == 2
+    assert all(0 <= start < end <= dialogue["duration"] + 1e-3 for _, start, end in dialogue["target"])
+
+
+@pytest.mark.skipif(not REAL_MINI.exists(), reason="no real-mini beside the checkout")
+def test_real_mini_gives_all_ten_tasks(tmp_path):
+    counts = prepare_corpus("real_mini", REAL_MINI, tmp_path / "data")
+    assert set(counts) == set(TASKS)
+    assert counts["IC"] == {"dev": 2, "test": 4, "train": 6} and counts["ER"] == {"all": 70}
+    for name, task in TASKS.items():
+        table = read_table(tmp_path / "data", name, task.refuse)
+        assert not table.skipped and all(table.of(split) for split in ("dev", "test"))
+    speakers = {}
+    for row in rows(tmp_path / "data", "ASR").values():
+        speakers.setdefault(row["speaker"], set()).add(row["split"])
+    assert all(len(splits) == 1 for splits in speakers.values())
