@@ -24,9 +24,11 @@ dry_run=false
 nproc_per_node=1
 kind=speech
 tasks=
-num_codebooks=4
+speech_layer=-1
+speech_codebooks=4
+audio_layer=2
+audio_codebooks=4
 max_frames=40000
-teacher_layer=-1
 corpus_options=
 teacher_options=
 
@@ -68,7 +70,7 @@ make_teacher() { # DOMAIN
   # shellcheck disable=SC2086
   launch "$here/train.py" --config "$here/conf/teacher_$1.yaml" --exp-dir "$exp_dir/teacher_$1" \
     --data-dir "$data_dir" --seed "$seed" $teacher_options
-  launch -m spear.bin.main embed --teacher "spear:$exp_dir/teacher_$1@$teacher_layer" --seed "$seed" \
+  launch -m spear.bin.main embed --teacher "$(teacher_of "$1")" --seed "$seed" \
     --cuts "$(cuts_of "$1")" --max-frames "$max_frames" --max-seconds 40 --output "$data_dir/embeddings/$1"
 }
 
@@ -79,7 +81,8 @@ make_teachers() {
 }
 
 train_quantizer() { # DOMAIN
-  spear train-quantizer --embeddings "$data_dir/embeddings/$1" --num-codebooks "$num_codebooks" \
+  local codebooks="$1_codebooks"
+  spear train-quantizer --embeddings "$data_dir/embeddings/$1" --num-codebooks "${!codebooks}" \
     --output "$data_dir/quantizer/$1" --seed "$seed"
 }
 
@@ -93,7 +96,7 @@ extract_tokens() {
   renew "$data_dir/tokens" "$data_dir/READY"
   for domain in $(domains); do
     cuts+=("$(cuts_of "$domain")")
-    streams+=(--stream "$domain=spear:$exp_dir/teacher_$domain@$teacher_layer,$data_dir/quantizer/$domain")
+    streams+=(--stream "$domain=$(teacher_of "$domain"),$data_dir/quantizer/$domain")
   done
   launch_side_by_side -m spear.bin.main extract-tokens --cuts "${cuts[@]}" "${streams[@]}" --output "$data_dir/tokens" \
     --max-seconds 40 --unit-seconds 600 --refine-passes 1 --beam 4
@@ -108,8 +111,8 @@ run_stage 2 "fbank" "statistics; with --on-the-fly false features to data/fbank,
   make_fbank "$on_the_fly"
 run_stage 3 "teachers" "pre-trains one for each domain, embeds $max_frames frames of each; 3 minutes, 50 MB" \
   make_teachers "$here/conf/teacher_speech.yaml" "$here/conf/teacher_audio.yaml" "$seed" "$max_frames" \
-  "$teacher_layer" "$teacher_options" "$(declare -f make_teacher)"
-run_stage 4 "quantizers" "$num_codebooks codebooks for each teacher to data/quantizer; under a minute, 5 MB" \
-  train_quantizers "$num_codebooks" "$seed" "$(declare -f train_quantizer)"
+  "$speech_layer" "$audio_layer" "$teacher_options" "$(declare -f make_teacher)"
+run_stage 4 "quantizers" "a few codebooks for each teacher to data/quantizer; under a minute, 5 MB" \
+  train_quantizers "$speech_codebooks" "$audio_codebooks" "$seed" "$(declare -f train_quantizer)"
 run_stage 5 "tokens" "one pass audio -> teachers -> data/tokens (under 2 MB an hour), verified; 30 s" \
   extract_tokens

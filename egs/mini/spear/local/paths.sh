@@ -70,3 +70,8 @@ each_domain() { # FUNCTION: calls it for every domain, side by side where there 
   for job in "${jobs[@]}"; do wait "$job" || status=$?; done
   return "$status"
 }
+
+teacher_of() { # DOMAIN: its checkpoint and the layer whose states become tokens
+  local layer="$1_layer"
+  echo "spear:$exp_dir/teacher_$1@${!layer}"
+}
