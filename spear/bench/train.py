@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from spear import compat, fs
 from spear import config as configuration
@@ -25,9 +24,9 @@ from spear.models.config import SpearConfig
 from spear.models.pretrain import HeadSpec, SpearPretrainModel
 from spear.nn import set_activation_checkpointing, set_batch_count
 from spear.nn.memory import keep_freed_memory
+from spear.train.throughput import matmul_flops
 
 _PEAK_SIZE = 2048
-_MATMULS = ("mm", "addmm", "bmm", "baddbmm")
 
 
 @dataclass
@@ -135,11 +134,7 @@ def measure(case: Case) -> dict:
         times.append(time.perf_counter() - clock)
         cpu_times.append(time.process_time() - cpu)
     peak_bytes = memory.stop()
-    with FlopCounterMode(display=False) as counter:
-        run()
-    flops = sum(
-        count for op, count in counter.get_flop_counts()["Global"].items() if str(op).split(".")[-1] in _MATMULS
-    )
+    flops = matmul_flops(run)
     peak = {name: max(value, again) for (name, value), again in zip(peak.items(), matmul_peak(dtype).values())}
     best, best_cpu = min(times), min(cpu_times)
     return {

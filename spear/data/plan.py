@@ -28,13 +28,14 @@ class PlanLimits:
     """What a batch may cost.
 
     Args:
-        max_seconds: upper limit of the padded seconds of a batch: (longest cut + headroom) x number of cuts.
+        max_seconds: upper limit of the padded seconds of a batch: (longest cut + headroom) x number of cuts; `auto`
+            lets `spear train` measure what the memory holds, and must be replaced before a plan is built.
         max_cuts: upper limit of the number of cuts in a batch.
         num_buckets: batches mix lengths over at most 1/num_buckets of the cuts; more means less padding.
         headroom_seconds: how much mixing may lengthen a cut; a cut never grows to more than twice the longest.
     """
 
-    max_seconds: float = 200.0
+    max_seconds: float | str = 200.0
     max_cuts: int = 150
     num_buckets: int = 30
     headroom_seconds: float = 0.0
@@ -42,7 +43,9 @@ class PlanLimits:
     def __post_init__(self):
         for name, lowest in (("max_seconds", 1e-3), ("max_cuts", 1), ("num_buckets", 1), ("headroom_seconds", 0)):
             value = getattr(self, name)
-            if not value >= lowest:
+            if value == "auto" and name == "max_seconds":
+                continue
+            if isinstance(value, str) or not value >= lowest:
                 raise ConfigError(f"plan.{name} = {value}", f"at least {lowest}", f"correct plan.{name}")
 
     def padded(self, longest_seconds: np.ndarray | float) -> np.ndarray | float:
@@ -189,6 +192,8 @@ def build_plan(
         DataError: a duration is not a positive number, or nothing is left, or fewer cuts are left than ranks.
         ConfigError: a weight is negative or not a number.
     """
+    if limits.max_seconds == "auto":
+        raise ConfigError("plan.max_seconds = auto", "a number of seconds", "measure it first, as spear train does")
     durations = np.asarray(durations_seconds, dtype=np.float64)
     multiple = world_size * accumulation
     rng = numpy_rng(seed, "plan", epoch)

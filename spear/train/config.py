@@ -101,6 +101,7 @@ class TrainConfig:
         average_last_steps: the final model is the average over these last steps (0: no averaging).
         max_non_finite_steps: training stops after this many skipped steps.
         rehearsal_batches: so many of the costliest batches are run before a new run's first step (0: none).
+        memory_limit_gb: memory that a rank may use, for the rehearsal and `plan.max_seconds: auto`; 0: what there is.
         timeout_minutes: a collective that waits longer ends the run; after half of it the stacks are written.
         tensorboard: write event files below exp_dir/tensorboard.
     """
@@ -133,6 +134,7 @@ class TrainConfig:
     average_last_steps: int = 16_000
     max_non_finite_steps: int = 20
     rehearsal_batches: int = 3
+    memory_limit_gb: float = 0.0
     timeout_minutes: float = 10.0
     tensorboard: bool = True
 

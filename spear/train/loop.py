@@ -4,6 +4,7 @@ A run is a function of its configuration and data. Everything random in step s c
 of that step, so that a run that was killed and resumed goes on exactly as if nothing had happened.
 """
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -20,13 +21,15 @@ from spear.nn import set_batch_count
 from spear.nn.memory import keep_freed_memory
 from spear.optim import Eden, ScaledAdam, parameter_groups
 from spear.seeds import numpy_rng, seed_global
-from spear.train import setup, startup
+from spear.train import collapse, setup, startup
 from spear.train.averaging import RunningAverage
 from spear.train.config import TrainConfig
 from spear.train.health import NonFiniteSteps
 from spear.train.metrics import MetricsLog, Window, token_metrics
+from spear.train.rehearsal import Rehearsal, Rehearser, resolve_auto
 from spear.train.saving import Saver
 from spear.train.signals import StopRequest
+from spear.train.throughput import DataWait, matmul_peak
 from spear.train.watch import Watch
 
 logger = get_logger(__name__)
@@ -71,6 +74,11 @@ class Trainer:
         self.valid_pending = False  # a signal came during validation: it is done again after resuming
         self.non_finite = NonFiniteSteps(config.max_non_finite_steps, Path(config.exp_dir))
         self.stop = StopRequest()
+        self.rehearsal: Rehearsal | None = None
+        self.peak_flops = 0.0
+        self.data_wait = DataWait(config.num_workers)
+        self.probe: Batch | None = None
+        self.collapse = collapse.CollapseWatch(patience_steps=max(1000, 2 * int(config.optimizer.warmup_batches)))
 
     def run(self) -> Path:
         """Trains to `num_steps` and returns the directory of the final model.
@@ -81,6 +89,7 @@ class Trainer:
         self.stop.install()
         if self.world.device.type == "cpu":
             keep_freed_memory()
+        self._resolve_auto()
         self.saver = Saver(self)
         self.saver.resume()
         self._compare_ranks()
@@ -108,12 +117,26 @@ class Trainer:
         startup.check_ranks(startup.identity(self.config, plan.hash, self.model, position))
 
     def _rehearse(self) -> None:
-        """Runs the costliest batches of a new run before its first step: what fails, fails now."""
-        if self.step == 0 and self.config.rehearsal_batches:
-            self.wrapped = self.model
-            self._set_batch_count()
-            self.model.train()
-            startup.rehearse(self.model, self.data.train, self.config, self.world, self._forward)
+        """Runs the costliest batches before the first step, one of them after a resume: what fails, fails now."""
+        if self.config.rehearsal_batches:
+            self.watch.beat("in the rehearsal of the costliest batches")
+            count = self.config.rehearsal_batches if self.step == 0 else 1
+            plan = self.data.train.plan(self.epoch, self.world.size, self.config.accumulation)
+            self.rehearsal = self._rehearser().run(plan, self.epoch, count)
+            self.peak_flops = matmul_peak(self.world.device, self.dtype)
+
+    def _resolve_auto(self) -> None:
+        """Replaces `plan.max_seconds: auto` by what the memory holds."""
+        if self.config.plan.max_seconds == "auto":
+            limits = resolve_auto(self.config, self.data.train, self._rehearser())
+            self.data.train.limits = limits
+            self.config.plan = dataclasses.replace(self.config.plan, max_seconds=limits.max_seconds)
+
+    def _rehearser(self) -> Rehearser:
+        self.wrapped = self.model
+        self._set_batch_count()
+        self.model.train()
+        return Rehearser(self.model, self.data.train, self.config, self.world, self._forward)
 
     def _run_epoch(self) -> None:
         loader = make_loader(
@@ -144,7 +167,13 @@ class Trainer:
             number = plan.global_batch(self.batch, self.world.rank)
             last = part == self.config.accumulation - 1
             output = self._forward(batch.to(self.world.device), number, synchronise=last)
-            self.window.add(output.stats, audio_seconds=batch.audio_seconds, wait_seconds=waited)
+            self.window.add(
+                output.stats,
+                batch.seconds,
+                audio_seconds=batch.audio_seconds,
+                wait_seconds=waited,
+                padded_seconds=batch.padded_seconds,
+            )
             ids += batch.ids
             self.batch += 1
         # Padded seconds of the whole step are known to every rank from the plan; no communication is needed.
@@ -199,8 +228,10 @@ class Trainer:
             self.average.update(self.model)
         if step % config.log_every_steps == 0 or step == config.num_steps:
             self._log_window()
-        if self.data.valid and (step % config.valid_every_steps == 0 or step == config.num_steps):
-            self._validate()
+        if step % config.valid_every_steps == 0 or step == config.num_steps:
+            self._look_for_collapse()
+            if self.data.valid:
+                self._validate()
         self._save_if_due()
 
     def _save_if_due(self) -> None:
@@ -221,11 +252,25 @@ class Trainer:
 
     def _log_window(self) -> None:
         row = {"epoch": self.epoch, "seconds": time.perf_counter() - self.log.start, **self.window.reduce()}
+        if self.rehearsal:
+            done = self.rehearsal.flops_per_second * self.window.host["padded_seconds"]
+            row["mfu"] = done / self.window.elapsed / self.peak_flops
+        steps = self.window.batches // self.config.accumulation
+        self.data_wait.add(steps, self.window.host["wait_seconds"], self.window.elapsed, self.window.loading)
         row["lr"] = self.schedule.last_lr[0]
         row["grad_norm"] = self.optimizer.last_grad_norm
         row["clipped_share"] = self.optimizer.fraction_clipped
         self.log.write(self.step, row)
         self.window = Window(list(self.objectives), self.world.device)
+
+    def _look_for_collapse(self) -> None:
+        """Logs how many tokens and directions are in use, on a batch that never changes."""
+        if not self.world.is_main:
+            return
+        if self.probe is None:
+            self.probe = collapse.probe_batch(self.data.valid or self.data.train, self.config.plan.max_seconds)
+        inputs = self._inputs(self.probe.to(self.world.device), collapse.probe_rng())
+        self.log.write(self.step, self.collapse.look(self.model, inputs, self.dtype, self.step), prefix="probe/")
 
     @torch.no_grad()
     def _validate(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -25,17 +26,26 @@ class Window:
         self.streams, self.device = streams, device
         self.start = time.perf_counter()
         self.sums = torch.zeros(len(streams), 2, 3, dtype=torch.float64, device=device)
-        self.host = dict.fromkeys(("audio_seconds", "wait_seconds"), 0.0)
+        self.host = dict.fromkeys(("audio_seconds", "wait_seconds", "padded_seconds"), 0.0)
+        self.loading: Counter = Counter()
+        self.batches = 0
 
-    def add(self, stats: dict[str, Tensor], **host: float) -> None:
-        """Adds a batch's (2, 3) statistics per stream, and numbers known on the host."""
+    def add(self, stats: dict[str, Tensor], loading: dict[str, float], **host: float) -> None:
+        """Adds a batch's (2, 3) statistics per stream, seconds of loading by part, and numbers known on the host."""
+        self.batches += 1
+        self.loading.update(loading)
         self.sums += torch.stack([stats[name] for name in self.streams])
         for name, value in host.items():
             self.host[name] += value
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the window began."""
+        return max(time.perf_counter() - self.start, 1e-9)
+
     def reduce(self) -> dict[str, float]:
         """Means over all ranks: loss and accuracy per stream, masked and unmasked frames apart."""
-        elapsed = max(time.perf_counter() - self.start, 1e-9)
+        elapsed = self.elapsed
         host = torch.tensor([self.host["audio_seconds"], self.host["wait_seconds"], elapsed], dtype=torch.float64)
         host = dist.sum_(host.to(self.device)).tolist()
         sums = dist.sum_(self.sums).cpu()
@@ -107,7 +117,9 @@ class MetricsLog:
         if "lr" in row:
             line += (
                 f", lr {row['lr']:.4f}, {row['audio_seconds_per_second']:.0f} audio-s/s, "
-                f"data wait {100 * row['data_wait_share']:.0f}%, {human_seconds(left)} left"
+                f"data wait {100 * row['data_wait_share']:.0f}%, "
+                + (f"{100 * row['mfu']:.0f}% of the matmul peak, " if "mfu" in row else "")
+                + f"{human_seconds(left)} left"
             )
         return line
 

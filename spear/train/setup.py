@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from spear import config as configuration
-from spear.data import PretrainDataset, load_sources
+from spear.data import PlanLimits, PretrainDataset, load_sources
 from spear.data.sources import read_source
 from spear.data.streams import StreamConfig as TokenStreamConfig
 from spear.errors import CardError, CheckpointError, ConfigError, DataError
@@ -60,10 +60,13 @@ def load_data(config: TrainConfig, num_ranks: int = 1) -> RunData:
     ]
     features = data_dir / "fbank" if (data_dir / "fbank" / "card.json").exists() else None
     loaded = load_sources(sources, streams, items=parts[0])
+    limits = config.plan
+    if limits.max_seconds == "auto":  # the trainer replaces it when it has a model to measure
+        limits = dataclasses.replace(limits, max_seconds=PlanLimits.max_seconds)
     train = PretrainDataset(
         loaded,
         seed=config.seed,
-        limits=config.plan,
+        limits=limits,
         mixing=config.mixing,
         features=features,
         plan_dir=Path(config.exp_dir) / "plan",
@@ -73,7 +76,7 @@ def load_data(config: TrainConfig, num_ranks: int = 1) -> RunData:
     if sum(map(len, parts[1].values())) >= max(num_ranks, 2):
         try:
             held = load_sources(sources, streams, items=parts[1], require_every_source=False)
-            valid = PretrainDataset(held, seed=config.seed, limits=config.plan) if len(held.cuts) >= num_ranks else None
+            valid = PretrainDataset(held, seed=config.seed, limits=limits) if len(held.cuts) >= num_ranks else None
         except DataError as error:
             logger.warning("no validation: %s", error.found)
     return RunData(train, valid, loaded.summary)
@@ -140,7 +143,7 @@ def token_cards(data: RunData) -> dict[str, dict]:
 
 # Settings that may differ between a checkpoint and the run that resumes it without changing what is computed.
 _FREE = ("exp_dir", "data_dir", "num_steps", "num_workers", "device", "tensorboard", "keep_checkpoints")
-_FREE += ("rehearsal_batches", "timeout_minutes", "max_non_finite_steps", "activation_checkpointing")
+_FREE += ("memory_limit_gb", "rehearsal_batches", "timeout_minutes", "max_non_finite_steps", "activation_checkpointing")
 _FREE_SUFFIX = "_every_steps"
 
 

@@ -1,14 +1,12 @@
 """What ranks agree on before the first step: settings, batches, code, weights and position, compared by hash."""
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from spear import config as configuration
 from spear import dist, env, fs
-from spear.data import PretrainDataset
 from spear.errors import ConfigError
 from spear.train.config import TrainConfig
 
@@ -87,34 +85,3 @@ def _remedy(differing: list[str]) -> str:
         "weights": "let all nodes load the same checkpoint with the same torch",
     }
     return "; ".join(remedies[name] for name in differing if name in remedies)
-
-
-def rehearse(
-    model: torch.nn.Module,
-    data: PretrainDataset,
-    config: TrainConfig,
-    world: dist.World,
-    forward_backward: Callable,
-) -> None:
-    """Runs forward and backward passes of the costliest batches of the first epoch and forgets their gradients.
-
-    Args:
-        model: in training mode; its gradients are set to None.
-        data, config, world: of the run.
-        forward_backward: called with a batch on the device, its number, and synchronise=False.
-
-    Raises:
-        ConfigError: a parameter has no gradient; all such are named.
-    """
-    plan = data.plan(0, world.size, config.accumulation)
-    for step, rank in plan.costliest(config.rehearsal_batches):
-        batch = data.batch(plan, 0, step, rank)
-        forward_backward(batch.to(world.device), plan.global_batch(step, rank), synchronise=False)
-        unused = [name for name, param in model.named_parameters() if param.requires_grad and param.grad is None]
-        model.zero_grad(set_to_none=True)
-        if unused:
-            raise ConfigError(
-                f"{len(unused)} parameters without a gradient: {', '.join(unused[:20])}",
-                "every parameter to take part in every batch, or ranks would wait for each other's gradients",
-                "remove them, or set requires_grad to False",
-            )

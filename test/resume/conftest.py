@@ -163,7 +163,7 @@ def read_metrics(exp_dir: Path) -> list[dict]:
     """Rows of metrics.jsonl without what depends on the clock."""
     path = exp_dir / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    timed = ("seconds", "audio_seconds_per_second", "data_wait_share")
+    timed = ("seconds", "audio_seconds_per_second", "data_wait_share", "mfu")
     return [{key: value for key, value in row.items() if key not in timed} for row in rows]
 
 

@@ -1,4 +1,4 @@
-"""What ranks compare before the first step, and the rehearsal of the costliest batches."""
+"""What ranks compare before the first step."""
 
 import copy
 
@@ -32,10 +32,3 @@ def test_ranks_that_agree_share_a_line(monkeypatch):
     assert rows == [["ranks", "code"], ["0,1,2,4", "aaa"], ["3", "bbb"]]
     monkeypatch.setattr(dist, "gather_objects", lambda value: ranks[:3])
     startup.check_ranks(ranks[0])
-
-
-def test_a_parameter_that_takes_no_part_is_named(make_trainer):
-    trainer = make_trainer()
-    trainer.model.forgotten = torch.nn.Parameter(torch.zeros(3))
-    with pytest.raises(ConfigError, match="1 parameters without a gradient: forgotten"):
-        trainer.run()

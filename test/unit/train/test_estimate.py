@@ -1,0 +1,19 @@
+"""Estimates of a run: disk to the byte, and the rest in the right order of magnitude."""
+
+from pathlib import Path
+
+from spear.train.estimate import _size, estimate
+
+
+def test_disk_is_what_the_run_leaves_and_nothing_is_written_before(make_trainer):
+    trainer = make_trainer(num_steps=30, checkpoint_every_steps=5, keep_checkpoints=2, valid_every_steps=10)
+    exp_dir = Path(trainer.config.exp_dir)
+    found = estimate(trainer.config, trainer.world)
+    assert not exp_dir.exists()
+    trainer.run()
+    # One more than is kept: the one that is written while the oldest is still there.
+    left = _size(exp_dir / "checkpoints") + _size(exp_dir / "final")
+    assert left < found.disk_bytes < 1.5 * left + found.checkpoint_bytes
+    assert 0 < found.seconds_per_step < found.seconds and found.peak_bytes > 50e6
+    assert found.audio_hours > 0
+    assert "a checkpoint" in found.table(exp_dir) and "s a step" in found.table(exp_dir)
