@@ -59,6 +59,20 @@ def load_teacher(
         name, path = spec.name, path or spec.path
         layer = spec.layer if layer is None else layer
         options = {**spec.options, **options}
+    factory = _factory(name)
+    known = inspect.signature(factory).parameters
+    unknown = [key for key in options if key not in known]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        allowed = [key for key in known if key not in ("path", "layer", "device")]
+        raise ConfigError(
+            f"option '{unknown[0]}' of teacher '{name}'", f"one of {', '.join(allowed) or 'none'}", "correct the spec"
+        )
+    if layer is not None:
+        options["layer"] = layer
+    return factory(path=path, device=device, **options)
+
+
+def _factory(name: str) -> Callable[..., Teacher]:
     if name not in _FACTORIES:
         near = difflib.get_close_matches(name, _FACTORIES, n=1)
         raise ConfigError(
@@ -70,13 +84,29 @@ def load_teacher(
     if isinstance(factory, str):
         module, attribute = factory.split(":")
         factory = getattr(importlib.import_module(module), attribute)
-    known = inspect.signature(factory).parameters
-    unknown = [key for key in options if key not in known]
-    if unknown and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
-        allowed = [key for key in known if key not in ("path", "layer", "device")]
+    return factory
+
+
+def identity_of(name: str, layer: int | None, dim: int) -> dict:
+    """A fingerprint without the weights, for tokens that were made elsewhere: their hash is "unknown".
+
+    Raises:
+        ConfigError: unknown name, no layer, or a teacher whose frame rate depends on its weights.
+    """
+    factory = _factory(name)
+    rate, rule = getattr(factory, "frame_rate", None), getattr(factory, "frame_rule", None)
+    if layer is None or rate is None or rule is None:
         raise ConfigError(
-            f"option '{unknown[0]}' of teacher '{name}'", f"one of {', '.join(allowed) or 'none'}", "correct the spec"
+            f"teacher '{name}' {'without a layer' if layer is None else 'whose frame rate its weights decide'}",
+            "NAME@LAYER, or NAME:PATH@LAYER to read its weights",
+            "give the whole spec",
         )
-    if layer is not None:
-        options["layer"] = layer
-    return factory(path=path, device=device, **options)
+    return {
+        "teacher": name,
+        "weights_sha256": "unknown",
+        "layer": layer,
+        "frame_rate_hz": float(rate),
+        "sample_rate_hz": int(factory.sample_rate),
+        "dim": dim,
+        "frame_rule": rule,
+    }

@@ -16,6 +16,8 @@ do not depend on the batch. The authors' scripts of SPEAR normalise the whole pa
 batches of one, up to the constant under the root (1e-5 there, 1e-7 in transformers).
 """
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -120,7 +122,10 @@ class Wav2Vec2Teacher(FrozenTeacher):
             self._front.lengths = lengths
         if self._positions is not None:
             self._positions.lengths = frames
-        out = self._model(waves_BS, attention_mask=mask_BS.long())
+        with warnings.catch_warnings():
+            # Of WavLM's attention in transformers, about the types of its two masks.
+            warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
+            out = self._model(waves_BS, attention_mask=mask_BS.long())
         return out.last_hidden_state if self._tap is None else self._tap.take()
 
 

@@ -1,0 +1,47 @@
+"""`spear recipe`: makes a recipe for your own recordings, and examines one that you received.
+
+spear recipe new egs/mine/spear --audio DIR [--kind speech|event|music] [--teacher wavlm:FOLDER@21]
+spear recipe verify egs/mine/spear
+"""
+
+import argparse
+
+from spear.recipe import NewRecipe, new_recipe, verify_recipe
+from spear.recipe.new import SIZES
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses the arguments; the code of `verify` is 1 when there is a problem."""
+    parser = argparse.ArgumentParser(
+        prog="spear recipe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    actions = parser.add_subparsers(dest="action", required=True)
+    new = actions.add_parser("new", help="make a working recipe for a folder of recordings")
+    new.add_argument("path", help="directory to make, such as egs/mine/spear")
+    new.add_argument("--audio", required=True, help="folder of recordings; manifest.tsv in it is used if there is one")
+    new.add_argument("--kind", default="speech", help="speech, event or music (default: speech)")
+    new.add_argument("--speech", dest="kind", action="store_const", const="speech", help="same as --kind speech")
+    new.add_argument("--events", dest="kind", action="store_const", const="event", help="same as --kind event")
+    new.add_argument("--teacher", default="", help="NAME:PATH@LAYER; without one, targets are random projections")
+    new.add_argument("--size", default="", help=f"{', '.join(SIZES)} (default: mini without a GPU, else base)")
+    new.add_argument("--num-codebooks", type=int, default=8, help="bytes of a frame of targets (default: 8)")
+    verify = actions.add_parser("verify", help="examine a recipe without running anything of it")
+    verify.add_argument("path", help="directory of the recipe")
+    arguments = vars(parser.parse_args(argv))
+    action = arguments.pop("action")
+    return _verify(arguments["path"]) if action == "verify" else _new(NewRecipe(**arguments))
+
+
+def _new(settings: NewRecipe) -> int:
+    place = new_recipe(settings)
+    print(f"{place} is ready:\n  {place}/prepare.sh\n  torchrun --nproc_per_node 1 {place}/train.py")
+    return 0
+
+
+def _verify(path: str) -> int:
+    findings = verify_recipe(path)
+    for finding in findings:
+        print(f"{finding.kind}: {finding.where}: {finding.what}")
+    problems = sum(finding.kind == "problem" for finding in findings)
+    print(f"{path}: {problems} problems, {len(findings) - problems} notes")
+    return 1 if problems else 0

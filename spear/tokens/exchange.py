@@ -1,0 +1,122 @@
+"""Tokens made elsewhere become a stream of ours, with a card and checksums like any other."""
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+import spear
+from spear.audio import FbankConfig
+from spear.errors import CardError, DataError
+from spear.fs import sha256_json
+from spear.log import get_logger
+from spear.shards import ShardWriter, is_complete, read_index
+from spear.teachers.align import expected_frames, resampled_samples
+from spear.tokens.card import TokenCard
+from spear.tokens.extract import MAX_FRAME_DIFFERENCE
+
+logger = get_logger(__name__)
+_CUTS_PER_SHARD = 10_000
+
+
+@dataclass
+class ImportReport:
+    """What was imported: cuts and rows written, shards that were there, cuts left out with the reason."""
+
+    cuts: int = 0
+    rows: int = 0
+    shards_before: int = 0
+    quarantined: dict[str, str] = field(default_factory=dict)
+
+
+def imported_card(stream: str, teacher: dict, quantizer: dict, domains: Iterable[str] = ()) -> TokenCard:
+    """The card of an imported stream.
+
+    Args:
+        stream: its name.
+        teacher: a fingerprint; `weights_sha256` may be "unknown".
+        quantizer: content_sha256, num_codebooks and codebook_size.
+        domains: of the cuts that have tokens.
+    """
+    return TokenCard(
+        stream=stream,
+        teacher=teacher,
+        quantizer={key: quantizer[key] for key in ("content_sha256", "num_codebooks", "codebook_size")},
+        frame_rate_hz=float(teacher["frame_rate_hz"]),
+        sample_rate_hz=int(teacher["sample_rate_hz"]),
+        fbank_sha256=FbankConfig().definition_hash(),
+        domains=tuple(sorted(domains)),
+        spear_version=spear.__version__,
+    )
+
+
+def import_tokens(arrays: Iterable, card: TokenCard, directory: Path, name: str) -> ImportReport:
+    """Writes foreign arrays as shards `imported-NAME-NNNNN`; what is already there is not read again.
+
+    Args:
+        arrays: of `spear.manifest.exchange.CutArray` or alike: id, num_samples, load() -> (T, N) integers.
+        card: what they are.
+        directory: of the stream.
+        name: of where they come from.
+
+    Raises:
+        CardError: the directory holds another stream. DataError: arrays of another width, or codes that are too large.
+    """
+    if (directory / "card.json").exists():
+        TokenCard.load(directory).check_compatible(card, "this import", "choose another --output")
+    card.save(directory)
+    report, iterator = ImportReport(), iter(arrays)
+    for number in itertools.count():
+        group = list(itertools.islice(iterator, _CUTS_PER_SHARD))
+        if not group:
+            return report
+        shard = f"imported-{name}-{number:05d}"
+        unit_sha256 = sha256_json([card.sha256, [[item.id, item.num_samples] for item in group]])
+        if is_complete(directory, shard, unit_sha256=unit_sha256):
+            report.shards_before += 1
+        else:
+            _write_shard(directory, shard, unit_sha256, group, card)
+        index = read_index(directory, shard)
+        report.cuts += len(index["ids"])
+        report.rows += index["num_rows"]
+        report.quarantined |= {entry["id"]: entry["reason"] for entry in index["quarantined"]}
+
+
+def _write_shard(directory: Path, shard: str, unit_sha256: str, group: list, card: TokenCard) -> None:
+    extra = {"unit_sha256": unit_sha256, "quarantined": [], "trimmed": 0}
+    with ShardWriter(directory, shard, np.uint8, card.num_codebooks, extra) as writer:
+        for item in group:
+            rows, reason = _rows(item, card)
+            if reason:
+                logger.warning("left out %s: %s", item.id, reason)
+                writer.extra["quarantined"].append({"id": item.id, "reason": reason})
+            else:
+                writer.add(item.id, rows)
+        writer.extra["quarantined"].sort(key=lambda entry: entry["id"])
+
+
+def _rows(item, card: TokenCard) -> tuple[np.ndarray, str]:
+    """A cut's tokens as they should be, or why they cannot be used."""
+    try:
+        array = np.asarray(item.load())
+    except Exception as error:  # each storage of lhotse has errors of its own
+        return np.zeros(0), f"cannot be read ({type(error).__name__}: {str(error)[:100]})"
+    if array.ndim != 2 or array.shape[1] != card.num_codebooks or array.dtype.kind not in "iu":
+        raise CardError(
+            f"an array of shape {array.shape} and type {array.dtype} for cut '{item.id}'",
+            f"(frames, {card.num_codebooks}) whole numbers, as the quantizer has {card.num_codebooks} codebooks",
+            "give the quantizer that these tokens were made with",
+        )
+    if array.size and not 0 <= int(array.min()) <= int(array.max()) < card.codebook_size:
+        raise DataError(
+            f"codes from {array.min()} to {array.max()} for cut '{item.id}'",
+            f"0 to {card.codebook_size - 1}",
+            "give the quantizer that these tokens were made with",
+        )
+    frames = expected_frames(resampled_samples(item.num_samples, card.sample_rate_hz), card.teacher)
+    # Longer arrays are padding of a batch; shorter by more than a frame is other audio.
+    if len(array) < frames - MAX_FRAME_DIFFERENCE:
+        return np.zeros(0), f"{len(array)} rows; its {item.num_samples} samples give {frames}"
+    return array[:frames].astype(np.uint8), ""
