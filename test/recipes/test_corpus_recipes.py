@@ -119,10 +119,10 @@ def test_another_teacher_is_refused_before_anything_is_lost(teachers, tmp_path):
 
 def test_what_is_absent_is_said_in_three_parts(tmp_path):
     here = copy("librispeech", tmp_path)
+    dry = succeed("bash", here / "prepare.sh", "--dry-run", "--librispeech-dir", tmp_path, cwd="/")
+    assert dry.count("dry run: nothing is done") == 6 and not (here / "data").exists()
     done = call("bash", here / "prepare.sh", cwd="/")
     text = done.stdout + done.stderr
     assert done.returncode == 1 and "expected: the corpus librispeech" in text and "--librispeech-dir DIR" in text
     done = call("bash", here / "prepare.sh", "--librispeech-dir", tmp_path / "nowhere", cwd="/")
     assert done.returncode == 1 and "nowhere" in done.stdout + done.stderr
-    dry = succeed("bash", here / "prepare.sh", "--dry-run", "--librispeech-dir", tmp_path, cwd="/")
-    assert dry.count("dry run: nothing is done") == 6 and not (here / "data").exists()
