@@ -1,4 +1,4 @@
-"""`spear superb`: scores frozen encoders on the SUPERB tasks; `spear superb prepare CORPUS` writes their manifests."""
+"""`spear superb`: scores frozen encoders on the SUPERB tasks; `spear superb fetch|prepare CORPUS` make their data."""
 
 import argparse
 import shlex
@@ -7,8 +7,6 @@ from pathlib import Path
 
 from spear.bin.decode import default_upstreams
 from spear.bin.main import guard
-
-PREPARE = "prepare"
 
 
 def parser(here: Path | None = None, tasks: str = "all", protocol: str = "superb") -> argparse.ArgumentParser:
@@ -21,8 +19,8 @@ def parser(here: Path | None = None, tasks: str = "all", protocol: str = "superb
     result = argparse.ArgumentParser(
         prog="spear superb" if here is None else "decode",
         description="Frozen encoders on the SUPERB tasks: features once, all learning rates side by side, selection on "
-        "dev. `spear superb prepare CORPUS --help` writes the manifests; `spear superb rescore RUN.json` computes the "
-        "scores of a run file again from its predictions.",
+        "dev. `spear superb fetch CORPUS` downloads a corpus, `spear superb prepare CORPUS` writes the manifests, and "
+        "`spear superb rescore RUN.json` computes scores again from predictions; each has --help.",
     )
     base = here or Path()
     result.add_argument(
@@ -62,10 +60,9 @@ def _numbers(text: str) -> tuple[float, ...]:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == [PREPARE]:
-        return _prepare(argv[1:])
-    if argv[:1] == ["rescore"]:
-        return _rescore(argv[1:])
+    other = {"prepare": _prepare, "fetch": _fetch, "rescore": _rescore}
+    if argv and argv[0] in other:
+        return other[argv[0]](argv[1:])
     return _run(parser().parse_args(argv), shlex.join(["spear", "superb", *argv]))
 
 
@@ -133,6 +130,20 @@ def _prepare(argv: list[str]) -> int:
     counts = prepare_corpus(*names, **{key: value for key, value in arguments.items() if value is not None})
     for task, splits in counts.items():
         print(f"{task:4} " + ", ".join(f"{name} {count}" for name, count in splits.items()))
+    return 0
+
+
+def _fetch(argv: list[str]) -> int:
+    from spear import log
+    from spear.evaluate.superb.corpora.fetch import ARCHIVES, fetch
+
+    reader = argparse.ArgumentParser(prog="spear superb fetch", description="Downloads, checks and unpacks a corpus.")
+    reader.add_argument("corpus", choices=sorted(ARCHIVES))
+    reader.add_argument("--raw", type=Path, required=True, help="the folder that receives it")
+    arguments = reader.parse_args(argv)
+    log.setup()
+    made = fetch(arguments.corpus, arguments.raw.absolute())
+    print(f"{arguments.raw}: " + (f"downloaded {', '.join(made)}" if made else "nothing had to be downloaded"))
     return 0
 
 

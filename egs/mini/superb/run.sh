@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# All ten SUPERB tasks on a small corpus with three upstreams: the student of egs/mini/spear, its untrained twin, fbank.
+#
+#   egs/mini/superb/run.sh                                  # after egs/mini/spear/run.sh; under 12 minutes on 2 cores
+#   egs/mini/superb/run.sh --audio-dir DIR                  # real recordings
+#   egs/mini/superb/run.sh --upstreams "fbank NAME=SPEC"    # other encoders; see spear superb --help
+# Stages: 0-1 prepare (see prepare.sh --help), 2 scores, table, RESULTS and a page of plots in exp/.
+set -euo pipefail
+
+stage=0
+stop_stage=2
+audio_dir=
+data_dir=
+raw_dir=
+exp_dir=
+student_dir=
+upstreams=
+tasks=all
+num_jobs=0
+seed=42
+dry_run=false
+corpus_options=
+decode_options=
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+. "$here/shared/parse_options.sh"
+. "$here/shared/stages.sh"
+. "$here/shared/setup_environment.sh"
+setup_environment
+
+suffix=""
+if [[ -n "$audio_dir" ]]; then suffix="_$(basename "$audio_dir")"; fi
+data_dir="${data_dir:-$here/data$suffix}"
+exp_dir="${exp_dir:-$here/exp$suffix}"
+student_dir="${student_dir:-$here/../spear/exp}"
+
+score() {
+  local words=(--student-dir "$student_dir") spec
+  for spec in $upstreams; do words+=(--upstream "$spec"); done
+  # shellcheck disable=SC2086
+  "$here/decode_superb.py" --data-dir "$data_dir" --exp-dir "$exp_dir" --tasks "$tasks" --num-jobs "$num_jobs" \
+    --results "$exp_dir/RESULTS.md" "${words[@]}" $decode_options
+}
+
+if ((stage <= 1)); then
+  "$here/prepare.sh" --stage "$stage" --stop-stage "$((stop_stage < 1 ? stop_stage : 1))" --audio-dir "$audio_dir" \
+    --data-dir "$data_dir" --raw-dir "$raw_dir" --num-jobs "$num_jobs" --seed "$seed" --dry-run "$dry_run" \
+    --corpus-options="$corpus_options"
+fi
+stage_dir="$exp_dir/.stages"
+run_stage 2 "scores" "features once, heads side by side; run files in $exp_dir/superb; minutes on 2 cores" \
+  score "$tasks" "$upstreams" "$decode_options" "$student_dir" "$data_dir"

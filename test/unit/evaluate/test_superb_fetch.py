@@ -1,0 +1,86 @@
+"""Downloads from a server that works, one that is absent, and one that sends something else."""
+
+import functools
+import hashlib
+import http.server
+import tarfile
+import threading
+
+import pytest
+
+from spear.errors import DataError
+from spear.evaluate.superb.corpora.fetch import ARCHIVES, LICENCES, Archive, fetch
+
+
+class Ranged(http.server.SimpleHTTPRequestHandler):
+    """Serves files, and the rest of a file where asked."""
+
+    asked: list[str] = []
+
+    def do_GET(self):
+        span = self.headers.get("Range")
+        type(self).asked.append(f"{self.path} {span}")
+        data = open(self.translate_path(self.path), "rb").read()
+        start = int(span.removeprefix("bytes=").rstrip("-")) if span else 0
+        self.send_response(206 if span else 200)
+        self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        self.wfile.write(data[start:])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path):
+    """(address, archive path) of a tar with corpus/a.txt."""
+    folder = tmp_path / "served"
+    (folder / "corpus").mkdir(parents=True)
+    (folder / "corpus/a.txt").write_text("hello" * 1000)
+    with tarfile.open(folder / "corpus.tar.gz", "w:gz") as tar:
+        tar.add(folder / "corpus", "corpus")
+    Ranged.asked = []
+    handler = functools.partial(Ranged, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}", folder / "corpus.tar.gz"
+        httpd.shutdown()
+
+
+def archive(path, *urls, checksum=""):
+    checksum = checksum or "md5:" + hashlib.md5(path.read_bytes()).hexdigest()
+    return (Archive("corpus.tar.gz", urls, checksum, "corpus/a.txt"),)
+
+
+def test_the_second_mirror_serves_and_a_second_call_does_nothing(server, tmp_path):
+    address, path = server
+    wanted = archive(path, "http://127.0.0.1:1/corpus.tar.gz", f"{address}/corpus.tar.gz")
+    assert fetch("x", tmp_path / "raw", wanted) == ["corpus.tar.gz"]
+    assert (tmp_path / "raw/corpus/a.txt").read_text() == "hello" * 1000
+    assert fetch("x", tmp_path / "raw", wanted) == [] and len(Ranged.asked) == 1
+    assert [p.name for p in (tmp_path / "raw").iterdir()] == ["corpus"]
+
+
+def test_an_interrupted_download_continues(server, tmp_path):
+    address, path = server
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/corpus.tar.gz.part").write_bytes(path.read_bytes()[:50])
+    fetch("x", tmp_path / "raw", archive(path, f"{address}/corpus.tar.gz"))
+    assert Ranged.asked == ["/corpus.tar.gz bytes=50-"] and (tmp_path / "raw/corpus/a.txt").exists()
+
+
+def test_a_file_with_another_checksum_is_refused(server, tmp_path):
+    address, path = server
+    wanted = archive(path, f"{address}/corpus.tar.gz", checksum="md5:" + "0" * 32)
+    with pytest.raises(DataError, match="another checksum"):
+        fetch("x", tmp_path / "raw", wanted)
+    assert not list((tmp_path / "raw").iterdir())
+
+
+def test_every_archive_has_mirrors_and_every_corpus_a_licence():
+    assert set(ARCHIVES) == set(LICENCES)
+    for archives in ARCHIVES.values():
+        for entry in archives:
+            assert len(entry.urls) >= 2 and all(url.startswith("https://") for url in entry.urls)
+            kind, _, digest = entry.checksum.partition(":")
+            assert len(digest) == {"md5": 32, "sha256": 64, "": 0}[kind]
