@@ -36,6 +36,7 @@ setup(
     ],
     extras_require={
         "test": ["pytest>=8", "pytest-timeout", "hypothesis>=6", "ruff>=0.8", "kaldi-native-fbank>=1.20"],
+        "superb": ["flashlight-text"],  # decoding with a lexicon and a language model
         "dask": ["distributed"],
         "slurm": ["submitit"],
         "k2": ["k2"],

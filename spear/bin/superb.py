@@ -41,6 +41,8 @@ def parser(here: Path | None = None, tasks: str = "all", protocol: str = "superb
     result.add_argument("--max-steps", type=int, help="replaces the declared number of head training steps")
     result.add_argument("--cache-gigabytes", type=float, default=20.0, help="most hidden states for one upstream")
     result.add_argument("--live", action="store_true", help="no cache: run the encoder whenever features are needed")
+    result.add_argument("--lexicon", default="", help="ASR: a word list; decodes test with it as well")
+    result.add_argument("--language-model", default="", help="ASR: a KenLM file for that")
     result.add_argument("--force", action="store_true", help="score again although nothing has changed")
     result.add_argument("--page", type=Path, help="the page of plots; default: EXP_DIR/superb.html")
     result.add_argument("--results", type=Path, help="a RESULTS.md to put the table into")
@@ -98,6 +100,8 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
         max_steps=arguments.max_steps,
         cache_gigabytes=arguments.cache_gigabytes,
         live=arguments.live,
+        lexicon=arguments.lexicon,
+        language_model=arguments.language_model,
         force=arguments.force,
     )
     upstreams = arguments.upstream or default_upstreams(arguments.student_dir or arguments.exp_dir)

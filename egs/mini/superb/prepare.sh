@@ -33,6 +33,7 @@ raw_dir="${audio_dir:-${raw_dir:-$here/../spear/data/raw}}"
 stage_dir="$data_dir/.stages"
 
 obtain_data() {
+  renew
   mkdir -p "$data_dir"
   if [[ "$corpus" == real_mini ]]; then
     echo "licence: that of the recordings; see $raw_dir/README.md (nothing is copied)"

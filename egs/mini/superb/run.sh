@@ -35,6 +35,7 @@ exp_dir="${exp_dir:-$here/exp$suffix}"
 student_dir="${student_dir:-$here/../spear/exp}"
 
 score() {
+  renew
   local words=(--student-dir "$student_dir") spec
   for spec in $upstreams; do words+=(--upstream "$spec"); done
   # shellcheck disable=SC2086

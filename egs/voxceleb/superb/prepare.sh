@@ -23,6 +23,7 @@ raw_dir="${raw_dir:-${DATA_ROOT:-$data_dir/raw}}"
 stage_dir="$data_dir/.stages"
 
 obtain_data() {
+  renew
   mkdir -p "$data_dir"
   spear superb fetch voxceleb --raw "$raw_dir"
 }

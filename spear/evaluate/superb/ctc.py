@@ -11,10 +11,14 @@ from torch.nn import functional
 from spear.errors import DataError
 from spear.evaluate.cache import FeatureStore
 from spear.evaluate.superb.banks import Bank
+from spear.evaluate.superb.lexicon_beam import LexiconBeam
 from spear.evaluate.superb.modules import joined_lengths
 from spear.evaluate.superb.problems import FrameProblem, Splits
 from spear.evaluate.superb.protocol import Settings
 from spear.evaluate.units import BLANK, collapse
+
+BEAM = "lexicon beam"
+"""A variant of test alone: it is reported beside the greedy score and takes no part in the selection."""
 
 
 class Symbols:
@@ -78,6 +82,9 @@ class SequenceProblem(FrameProblem):
         self.symbols = Symbols(spelled["train"], end)
         self._numbers = {name: [self.symbols.encode(target) for target in spelled[name]] for name in spelled}
         self._read, self._make_bank = read, make_bank
+        self._beam = None
+        if settings.lexicon:
+            self._beam = LexiconBeam(self.symbols.names, settings.lexicon, settings.language_model)
         most = settings.max_rnn_rate_hz if recurrent else 0.0
         self._join = max(1, int(self.frame_rate_hz / most + 0.5)) if most else 1
         self.details = {"num_outputs": self.symbols.size, "infeasible_train_items": self._infeasible()}
@@ -121,9 +128,10 @@ class SequenceProblem(FrameProblem):
         return [self._ctc(values_BTC, lens_B, "train", batch).mean() for values_BTC in log_probs]
 
     def predict(self, bank: Bank, split: str) -> tuple[list[dict[str, list[Any]]], list[float]]:
-        """Greedy hypotheses."""
+        """Greedy hypotheses; on test also those of the lexicon beam, where there is one."""
         count, total = len(self.settings.heads), len(self._splits[split])
         found: list[list[Any]] = [[None] * total for _ in range(count)]
+        beams: list[list[Any]] = [[None] * total for _ in range(count if self._beam and split == "test" else 0)]
         losses = [0.0] * count
         for places in self.in_batches(split):
             log_probs, lens_B = self._log_probs(bank, split, places)
@@ -133,7 +141,12 @@ class SequenceProblem(FrameProblem):
                 for row, place in enumerate(places):
                     symbols = self.symbols.decode(collapse(picks_BT[row][: int(lens_B[row])]))
                     found[head][place] = self._read(symbols)
-        return [{"": hypotheses} for hypotheses in found], [loss / max(1, total) for loss in losses]
+                    if beams:
+                        beams[head][place] = self._beam(values_BTC[row, : int(lens_B[row])].numpy())
+        variants = [{"": hypotheses} for hypotheses in found]
+        for variant, hypotheses in zip(variants, beams):
+            variant[BEAM] = hypotheses
+        return variants, [loss / max(1, total) for loss in losses]
 
     def rows(self, split: str) -> list[dict]:
         """See `Problem`."""

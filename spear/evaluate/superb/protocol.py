@@ -28,6 +28,8 @@ class Settings(ProbeConfig):
         max_rnn_rate_hz: ASR and SF: frames are joined until a recurrent head sees no more of them a second than this
             (half as many again are let through); 0 takes the upstream's frames as they are.
         spec_augment: time warp and masks on the weighted features (ASR, SF).
+        lexicon: ASR: a word list; test is also decoded with it, see `lexicon_beam`.
+        language_model: ASR: a KenLM file for that.
         chunk_frames: SD trains on chunks of so many frames.
         embedding_dim: ASV: channels of the x-vector head and size of its embedding.
         pooled_dim: ASV: channels before the statistics.
@@ -43,6 +45,8 @@ class Settings(ProbeConfig):
     rnn_layers: int = 2
     dropout: float = 0.2
     max_rnn_rate_hz: float = 0.0
+    lexicon: str = ""
+    language_model: str = ""
     spec_augment: bool = False
     chunk_frames: int = 2000
     embedding_dim: int = 512

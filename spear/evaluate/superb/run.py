@@ -18,6 +18,7 @@ from spear import env, fs
 from spear.errors import ConfigError, DataError
 from spear.evaluate.cache import CacheConfig, FeatureCache, FeatureStore, LiveStore
 from spear.evaluate.superb import engine
+from spear.evaluate.superb.ctc import BEAM
 from spear.evaluate.superb.folds import interval_of_folds, score_folds
 from spear.evaluate.superb.protocol import Settings, settings_of
 from spear.evaluate.superb.table import Row, Table, present_tasks, read_table
@@ -47,6 +48,7 @@ class SuperbConfig:
         max_steps: replaces the declared number of steps.
         cache_gigabytes: most hidden states on disk for one upstream.
         live: no cache: the encoder runs whenever its features are asked for.
+        lexicon, language_model: ASR is decoded with them as well (`lexicon_beam`).
         force: score again although nothing has changed.
     """
 
@@ -59,11 +61,15 @@ class SuperbConfig:
     max_steps: int | None = None
     cache_gigabytes: float = 20.0
     live: bool = False
+    lexicon: str = ""
+    language_model: str = ""
     force: bool = False
 
     def settings(self, task: str) -> Settings:
         """The grid of a task."""
         changes = {"learning_rates": self.learning_rates, "max_steps": self.max_steps}
+        if task == "ASR":
+            changes |= {"lexicon": self.lexicon, "language_model": self.language_model}
         return settings_of(self.protocol, task, changes)
 
     def cache(self) -> CacheConfig:
@@ -214,7 +220,7 @@ def _inputs_hash(task: Task, place: dict, table: Table, config: SuperbConfig) ->
             "upstream": place["hash"],
             "cache": "live" if config.live else Path(place["cache_dir"]).name,
             "table": table.content_hash(),
-            "settings": dataclasses.asdict(config.settings(task.name)),
+            "settings": {k: v for k, v in dataclasses.asdict(config.settings(task.name)).items() if v != ""},
             "seed": config.seed,
         }
     )
@@ -336,6 +342,9 @@ def score_task(
     rows = engine.gather(grids, "test", choice.learning_rate, choice.variant)
     scores = {name: score_folds(name, rows) for name in task.metrics}
     extra = {name: scores[name] for name in task.metrics[1:]}
+    if BEAM in grids[0].hypotheses["test"][0]:
+        decoded = engine.gather(grids, "test", choice.learning_rate, BEAM)
+        extra |= {f"{name} with {BEAM}": score_folds(name, decoded) for name in task.metrics}
     legacy = _legacy(task, table, store, settings, grids, label)
     if legacy is not None:
         extra[f"legacy {metric}"] = legacy["score"]

@@ -1,0 +1,88 @@
+"""ASR with a lexicon and a language model: the beam search of flashlight-text (benchmarks A.2, the LM column).
+
+Words are those of a lexicon file (a word on each line; what follows it is ignored), spelled by letters. The language
+model is what KenLM reads, where flashlight-text was built with it; without a model the lexicon alone restricts the
+search.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from spear.errors import DataError, MissingPackageError, require
+
+BEAM_SIZE, BEAM_THRESHOLD, LM_WEIGHT, WORD_SCORE, SILENCE_SCORE = 5, 25.0, 2.0, -1.0, 0.0
+
+
+class LexiconBeam:
+    """Decodes log-probabilities of CTC symbols to words of a lexicon.
+
+    Args:
+        symbols: of the head, numbered from 1; `|` ends words, 0 is the blank.
+        lexicon: a file whose lines begin with a word.
+        language_model: a KenLM file; empty for none.
+
+    Raises:
+        MissingPackageError: flashlight-text is absent, or has no KenLM and a model is given.
+        DataError: no word of the lexicon can be spelled.
+    """
+
+    def __init__(self, symbols: Sequence[str], lexicon: str | Path, language_model: str | Path = ""):
+        decoder = require("flashlight.lib.text.decoder", "flashlight-text", "decoding with a lexicon")
+        numbers = {symbol: number for number, symbol in enumerate(symbols, 1)}
+        path = Path(lexicon)
+        if not path.exists():
+            raise DataError(f"no file {path}", "a lexicon with a word on each line", "correct --lexicon")
+        lines = path.read_text(encoding="utf-8").splitlines()
+        words = sorted({line.split()[0].upper() for line in lines if line.strip()})
+        self._words = [word for word in words if all(letter in numbers for letter in word)]
+        if not self._words or "|" not in numbers:
+            raise DataError(
+                f"{path}: no word can be spelled with {len(symbols)} symbols", "words in letters", "check it"
+            )
+        model = self._model(decoder, str(language_model))
+        trie = decoder.Trie(len(symbols) + 1, numbers["|"])
+        start = model.start(False)
+        for place, word in enumerate(self._words):
+            _, score = model.score(start, place)
+            trie.insert([numbers[letter] for letter in word] + [numbers["|"]], place, score)
+        trie.smear(decoder.SmearingMode.MAX)
+        options = decoder.LexiconDecoderOptions(
+            beam_size=BEAM_SIZE,
+            beam_size_token=len(symbols) + 1,
+            beam_threshold=BEAM_THRESHOLD,
+            lm_weight=LM_WEIGHT if language_model else 0.0,
+            word_score=WORD_SCORE,
+            unk_score=float("-inf"),
+            sil_score=SILENCE_SCORE,
+            log_add=False,
+            criterion_type=decoder.CriterionType.CTC,
+        )
+        # The trie must outlive the decoder, which only refers to it.
+        self._kept = (trie, model)
+        self._decoder = decoder.LexiconDecoder(options, trie, model, numbers["|"], 0, len(self._words), [], False)
+
+    def _model(self, decoder, language_model: str):
+        if not language_model:
+            return decoder.ZeroLM()
+        if not hasattr(decoder, "KenLM"):
+            raise MissingPackageError(
+                "flashlight-text without KenLM",
+                "KenLM to be installed, because --language-model needs it",
+                "pip install kenlm",
+            )
+        from flashlight.lib.text.dictionary import Dictionary
+
+        dictionary = Dictionary()
+        for word in self._words:
+            dictionary.add_entry(word)
+        return decoder.KenLM(language_model, dictionary)
+
+    def __call__(self, log_probs_TC: np.ndarray) -> str:
+        """The best word sequence of one utterance; empty when the beam ends without a word."""
+        emissions_TC = np.ascontiguousarray(log_probs_TC, dtype=np.float32)
+        results = self._decoder.decode(emissions_TC.ctypes.data, *emissions_TC.shape)
+        if not results:
+            return ""
+        return " ".join(self._words[place] for place in results[0].words if 0 <= place < len(self._words))
