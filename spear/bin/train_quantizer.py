@@ -2,8 +2,8 @@
 
     spear train-quantizer --embeddings data/embeddings/speech --num-codebooks 8 --output data/quantizer/speech
 
-Reads the shards of `spear embed`; writes quantizer.safetensors and card.json. An output of the same embeddings and
-settings is kept, and a killed run continues from its last round.
+Reads the shards of `spear embed`; writes quantizer.safetensors, card.json and report.html. An output of the same
+embeddings and settings is kept, and a killed run continues from its last round.
 """
 
 import dataclasses
@@ -17,7 +17,14 @@ import torch
 
 from spear import config, fs, log
 from spear.errors import CardError, ConfigError, SpearError
-from spear.quantize import QuantizerTrainConfig, fit, load_quantizer, save_quantizer
+from spear.quantize import (
+    QuantizerTrainConfig,
+    bits_per_second,
+    fit,
+    load_quantizer,
+    save_quantizer,
+    write_quantizer_report,
+)
 from spear.seeds import numpy_rng
 from spear.shards import ShardStore, read_index
 
@@ -100,7 +107,11 @@ def _train(settings: TrainQuantizerConfig, store: ShardStore, device: str, input
         settings.normalise,
         state_path=output / ".training.safetensors",
     )
-    save_quantizer(output, trained.quantizer, trained.mean, trained.std, teacher, metrics, {"inputs": inputs})
+    if "frame_rate_hz" in teacher:
+        codes = (settings.num_codebooks, settings.train.codebook_size)
+        metrics["bits_per_second"] = bits_per_second(*codes, teacher["frame_rate_hz"])
+    card = save_quantizer(output, trained.quantizer, trained.mean, trained.std, teacher, metrics, {"inputs": inputs})
+    write_quantizer_report(output, card)
     (output / ".training.safetensors").unlink(missing_ok=True)
     errors = metrics["relative_error"]
     print(
@@ -152,6 +163,8 @@ def _is_kept(output: Path, inputs: dict, overwrite: bool) -> bool:
         if overwrite:
             return False
         raise
+    # Quantizers made before a setting existed were made with its default.
+    found = {**found, "train": {**dataclasses.asdict(QuantizerTrainConfig()), **found.get("train", {})}}
     if found == inputs:
         return True
     old, new = ({**each, **each.get("train", {})} for each in (found, inputs))

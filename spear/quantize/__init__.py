@@ -4,6 +4,7 @@ from spear.quantize.codec import Quantizer
 from spear.quantize.controls import KMeans, RandomProjectionQuantizer
 from spear.quantize.fit import channel_statistics, fit
 from spear.quantize.metrics import bits_per_second, code_use, mutual_information, relative_error
+from spear.quantize.report import write_quantizer_report
 from spear.quantize.store import TrainedQuantizer, load_quantizer, save_authors_file, save_quantizer
 from spear.quantize.stream import StreamSample, sample_stream
 from spear.quantize.trainer import QuantizerTrainConfig, train_quantizer
@@ -26,4 +27,5 @@ __all__ = [
     "save_authors_file",
     "save_quantizer",
     "train_quantizer",
+    "write_quantizer_report",
 ]

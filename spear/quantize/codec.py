@@ -91,12 +91,13 @@ class Quantizer(nn.Module):
         """Codes of vectors, deterministic and in bounded memory whatever the number of vectors.
 
         With 0 passes the codes are the likeliest of the linear layer. Each pass then sweeps over all codebooks with
-        `beam` kept combinations, from that guess and from a greedy one. More passes never raise a vector's error.
+        `beam` kept combinations, from that guess and from a greedy one. More passes never raise a vector's error
+        beyond the rounding of float32.
         Zeros are coded like any vector; an empty batch gives an empty result.
 
         Args:
             x: (..., D) floating point; computed in float32.
-            refine_passes: sweeps; vectors that no longer change are finished early.
+            refine_passes: sweeps; a vector that a sweep did not improve is finished early.
             beam: combinations kept in a sweep: more is slower and more exact.
 
         Returns:

@@ -158,7 +158,7 @@ def refine(
         x_BD: float32 vectors; at most a few thousand (`chunk_size`).
         codes_BSN: int32 codes of S >= 1 combinations to begin with. Only the first can be returned unchanged, so
             that the result is never worse than it and more passes are never worse than fewer.
-        passes: sweeps; a vector whose beam no longer changes is finished early.
+        passes: sweeps; a vector that a sweep did not improve is finished early.
         beam: combinations kept for each vector; 1 is plain coordinate descent.
         scores_BC: `tables.scores(x_BD)`, if known already.
 
@@ -173,7 +173,6 @@ def refine(
     rows = torch.arange(len(best_BN), device=x_BD.device)
     state = _Beam(tables, tables.scores(x_BD) if scores_BC is None else scores_BC, codes_BSN, start_errors_BS, beam)
     for number in range(passes):
-        before = state.keys_BH
         for n in range(tables.num_codebooks):
             state.step(n)
         first_BN = state.codes()
@@ -181,13 +180,13 @@ def refine(
         better = errors_B < best_errors_B[rows]
         best_BN[rows[better]] = first_BN[better]
         best_errors_B[rows[better]] = errors_B[better]
-        if before.shape == state.keys_BH.shape:
-            moving = (before != state.keys_BH).any(dim=1).nonzero().squeeze(1)
-            if not len(moving):
-                break
-            if len(moving) < 0.9 * len(rows):  # a few finished vectors cost less than copying the others
-                state.keep(moving)
-                rows = rows[moving]
+        # The first pass widens the beam, which may pay in the second.
+        moving = better.nonzero().squeeze(1) if number else torch.arange(len(rows), device=rows.device)
+        if number + 1 == passes or not len(moving):
+            break
+        if len(moving) < 0.9 * len(rows):  # a few finished vectors cost less than copying the others
+            state.keep(moving)
+            rows = rows[moving]
     return best_BN
 
 

@@ -26,7 +26,7 @@ PLACES = {
     "lhotse": {"manifest", "data"},
     "soundfile": {"audio"},
     "soxr": {"audio"},
-    "matplotlib": {"evaluate", "train"},
+    "matplotlib": {"evaluate", "train", "quantize"},
     "sentencepiece": {"evaluate"},
     "distributed": {"executor"},
     "submitit": {"executor"},

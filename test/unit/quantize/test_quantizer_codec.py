@@ -98,7 +98,8 @@ def test_extreme_scales_are_coded(trained, frames, scale):
     quantizer, _ = trained
     x = frames[:50] * scale
     codes = quantizer.encode(x)
-    assert (errors(quantizer, x, codes) <= errors(quantizer, x, quantizer.encode(x, 0))).all()
+    # Far from all codes float32 errors differ by less than their rounding: nothing more can be promised there.
+    assert (errors(quantizer, x, codes) <= errors(quantizer, x, quantizer.encode(x, 0)) * (1 + 1e-6)).all()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])

@@ -1,5 +1,9 @@
 """`spear train-quantizer` on shards of embeddings."""
 
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +14,7 @@ from spear.fs import read_json, write_json
 from spear.quantize import load_quantizer
 from spear.shards import ShardStore, ShardWriter
 
-TEACHER = {"teacher": "spear", "layer": -1, "dim": 24}
+TEACHER = {"teacher": "spear", "layer": -1, "dim": 24, "frame_rate_hz": 50.0}
 SMALL = ["--codebook-size", "16", "--train.rounds", "3", "--train.logits-epochs", "1", "--num-codebooks", "2"]
 
 
@@ -36,9 +40,13 @@ def test_trains_says_so_and_keeps_what_is_there(embeddings, tmp_path, capsys, fr
     assert run(embeddings, output) == 0
     said = capsys.readouterr().out
     assert "about" in said and "relative error" in said
-    assert {path.name for path in output.iterdir()} == {"quantizer.safetensors", "card.json"}
+    assert {path.name for path in output.iterdir()} == {"quantizer.safetensors", "card.json", "report.html"}
     quantizer = load_quantizer(output)
     quantizer.check(dim=24, teacher=TEACHER)
+    assert quantizer.card["metrics"]["bits_per_second"] == 400
+    page = (output / "report.html").read_text()
+    assert quantizer.card["content_sha256"] in page and "400 bits per second" in page and "<svg" in page
+    assert "http" not in page.split("</metadata>")[1].replace("http://www.w3.org", "")  # nothing is fetched
     assert quantizer.card["normalise"] and quantizer.encode(frames[:5].half()).shape == (5, 2)
 
     times = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
@@ -108,3 +116,27 @@ def test_embeddings_with_nan_are_refused(tmp_path, frames):
     with pytest.raises(DataError, match="1 of 600 rows"):
         run(tmp_path / "e", tmp_path / "q")
     assert torch.isfinite(frames).all()
+
+
+def test_a_process_that_is_killed_loses_at_most_a_round(embeddings, tmp_path):
+    settings = [*SMALL, "--train.rounds", "40", "--embeddings", str(embeddings)]
+    words = [sys.executable, "-m", "spear.bin.main", "train-quantizer", *settings, "--output"]
+    victim = subprocess.Popen([*words, str(tmp_path / "killed")], stderr=subprocess.PIPE, text=True)
+    last = 0
+    for line in victim.stderr:
+        if "] round " in line:
+            last = int(line.split("] round ")[1].split(":")[0])
+        if last == 4:
+            victim.send_signal(signal.SIGKILL)
+            break
+    assert victim.wait(60) == -signal.SIGKILL and last == 4
+    victim.stderr.close()
+    assert not (tmp_path / "killed" / "card.json").exists()
+    done = [
+        subprocess.run([*words, str(tmp_path / name)], capture_output=True, text=True, timeout=300)
+        for name in ("killed", "whole")
+    ]
+    assert [one.returncode for one in done] == [0, 0], done[0].stderr
+    assert int(done[0].stderr.split("continuing from round ")[1].split()[0]) >= last
+    cards = [read_json(tmp_path / name / "card.json") for name in ("killed", "whole")]
+    assert cards[0]["content_sha256"] == cards[1]["content_sha256"]
