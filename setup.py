@@ -37,6 +37,7 @@ setup(
     extras_require={
         "test": ["pytest>=8", "pytest-timeout", "hypothesis>=6", "ruff>=0.8", "kaldi-native-fbank>=1.20"],
         "superb": ["flashlight-text"],  # decoding with a lexicon and a language model
+        "bench": ["multi_quantization", "h5py", "faiss-cpu"],
         "dask": ["distributed"],
         "slurm": ["submitit"],
         "k2": ["k2"],

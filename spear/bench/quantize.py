@@ -62,7 +62,6 @@ class QuantizeBenchConfig:
     peer_iterations: int = _setting(0, "iterations of multi_quantization in each phase (its default is 10000); 0: none")
     peer_quantizer: str = _setting("", "a quantizer that multi_quantization trained on the fbank windows (.pt)")
     threads: int = _setting(2, "of torch and faiss")
-    stream_frames: int = _setting(0, "vectors to stream through the encoder, to see the peak of memory")
     output: str = _setting("", "Markdown file for the tables; they are printed in any case")
     quick: bool = _setting(False, "small sizes of everything, about a minute")
 
