@@ -12,8 +12,12 @@
 # Arguments that remain are in $@.
 
 _options_script="${BASH_SOURCE[1]}"
-_options_known="$(sed -n -e '/^\. .*parse_options\.sh/q' -e '/^source .*parse_options\.sh/q' \
-  -e 's/^\([a-z][a-z0-9_]*\)=.*/\1/p' "$_options_script" | grep -vxE 'here|root' | sort -u)"
+_options_known="$({
+  sed -n -e '/^\. .*parse_options\.sh/q' -e '/^source .*parse_options\.sh/q' \
+    -e 's/^\([a-z][a-z0-9_]*\)=.*/\1/p' "$_options_script"
+  # A file of options common to several scripts says where it is.
+  if [[ -n "${_options_also:-}" ]]; then sed -n 's/^\([a-z][a-z0-9_]*\)=.*/\1/p' "$_options_also"; fi
+} | grep -vxE 'here|root' | sort -u)"
 
 _options_fail() {
   {

@@ -58,28 +58,15 @@ _PREPARE = """\
 # one per core) apply to stages 1 and 2, --nproc-per-node to 3 and 5.
 set -euo pipefail
 
-stage=0
-stop_stage=5
+here="$(cd "$(dirname "${{BASH_SOURCE[0]}}")" && pwd)"
+. "$here/shared/corpora_options.sh"
+
 {name}_dir=
-data_dir=
 {stream}_teacher={teacher}
 {stream}_codebooks={codebooks}
 {stream}_normalise=true
 max_frames={max_frames}
-max_seconds=200
-unit_seconds=1800
-refine_passes=5
-max_bad_fraction=0.5
-on_the_fly=true
-decode=true
-overwrite=false
-executor=local
-num_jobs=0
-nproc_per_node=1
-seed=42
-dry_run=false
 
-here="$(cd "$(dirname "${{BASH_SOURCE[0]}}")" && pwd)"
 . "$here/shared/parse_options.sh"
 . "$here/shared/corpora.sh"
 

@@ -10,29 +10,15 @@
 # mert, usad or spear. --executor local|dask|slurm and --num-jobs (0: one per core) apply to stages 1 and 2.
 set -euo pipefail
 
-stage=0
-stop_stage=5
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+. "$here/shared/corpora_options.sh"
+
 librispeech_dir=
 download=false
-data_dir=
 speech_teacher=wavlm:microsoft/wavlm-large@21
 speech_codebooks=16
 speech_normalise=true
-max_frames=500000
-max_seconds=200
-unit_seconds=7200
-refine_passes=5
-max_bad_fraction=0.5
-on_the_fly=true
-decode=true
-overwrite=false
-executor=local
-num_jobs=0
-nproc_per_node=1
-seed=42
-dry_run=false
 
-here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/shared/parse_options.sh"
 . "$here/shared/corpora.sh"
 

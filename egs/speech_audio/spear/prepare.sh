@@ -11,8 +11,9 @@
 # skips what is done. Teachers are NAME:FOLDER_OR_HUB_NAME@LAYER,option=value. --nproc-per-node applies to stages 3 and 5.
 set -euo pipefail
 
-stage=0
-stop_stage=5
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+. "$here/shared/corpora_options.sh"
+
 librispeech_dir=
 libriheavy_dir=
 gigaspeech_dir=
@@ -25,28 +26,13 @@ vggsound_dir=
 mtg_jamendo_dir=
 music4all_dir=
 fsd50k_dir=
-data_dir=
 speech_teacher=wavlm:microsoft/wavlm-large@21
 speech_codebooks=16
 speech_normalise=true
 audio_teacher=dasheng:mispeech/dasheng-1.2B@-1
 audio_codebooks=8
 audio_normalise=false
-max_frames=500000
-max_seconds=200
-unit_seconds=7200
-refine_passes=5
-max_bad_fraction=0.5
-on_the_fly=true
-decode=true
-overwrite=false
-executor=local
-num_jobs=0
-nproc_per_node=1
-seed=42
-dry_run=false
 
-here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/shared/parse_options.sh"
 . "$here/shared/corpora.sh"
 
