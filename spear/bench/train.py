@@ -104,7 +104,9 @@ def _run(case: Case) -> dict:
     command = [sys.executable, "-m", "spear.bench.train", "--case", json.dumps(asdict(case))]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        return {"error": (done.stderr.strip().splitlines() or ["no message"])[-1][:200]}
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["no message"]
+        count = 3 if lines[-1].startswith("to fix:") else 1
+        return {"error": " ".join(lines[-count:])[:300]}
     return json.loads(done.stdout.splitlines()[-1])
 
 
