@@ -24,7 +24,7 @@ BARS = [
     ("SID", "accuracy", 0.6, True),
     ("IC", "accuracy", 0.15, True),
     ("ER", "accuracy", 0.7, True),
-    ("PR", "per", 0.6, False),
+    ("PR", "per", 0.75, False),
     ("ASR", "wer", 0.5, False),
     ("SF", "slot_f1", 0.8, True),
     ("QbE", "mtwv", 0.2, True),
