@@ -229,7 +229,7 @@ def _some(ids: list[str]) -> str:
 class ShardStore:
     """Reads items by id from a directory of shards.
 
-    The index lives in a few NumPy arrays (about 40 bytes and the id for each item), which forked workers share and
+    The index lives in a few NumPy arrays (about 44 bytes and the id for each item), which forked workers share and
     spawned ones receive by pickle. Items are read with `pread` from at most `max_open_files` descriptors: unlike pages
     of a memory map this adds nothing to a worker's resident memory, and a file cut short while we read it is an error
     with a name instead of a bus error. `memory_map` gives a whole shard where that is wanted.
@@ -249,7 +249,7 @@ class ShardStore:
         self._reset()
 
     def _load_indexes(self) -> None:
-        names, offsets, starts, lengths = [], [], [], [0]
+        names, offsets, starts, checksums, lengths = [], [], [], [], [0]
         for name in self.shards:
             index = read_index(self.directory, name)
             _check_file(self.directory / f"{name}.npy", index)
@@ -265,9 +265,11 @@ class ShardStore:
             names.extend(item.encode() for item in index["ids"])
             starts.append(np.asarray(index["offsets"][:-1], dtype=np.int64))
             offsets.append(np.asarray(index["offsets"][1:], dtype=np.int64))
+            checksums.append(np.asarray(index["crc32"], dtype=np.uint32))
             lengths.append(lengths[-1] + len(index["ids"]))
         self._shard_starts = np.asarray(lengths, dtype=np.int64)
         self._row_starts, self._row_stops = np.concatenate(starts), np.concatenate(offsets)
+        self._crc32 = np.concatenate(checksums)
         self._id_bytes = np.frombuffer(b"".join(names), dtype=np.uint8)
         self._id_offsets = np.concatenate([[0], np.cumsum([len(n) for n in names], dtype=np.int64)]).astype(np.int64)
         keys = np.asarray([_key(name) for name in names], dtype=np.uint64)
@@ -346,7 +348,7 @@ class ShardStore:
         """A writable copy of an item's (rows, width) array.
 
         Raises:
-            DataError: no such id, or the file was cut short or removed (named).
+            DataError: no such id, or the file was cut short, removed, or changed since it was written (named).
         """
         index = self._require(item_id)
         start, stop = int(self._row_starts[index]), int(self._row_stops[index])
@@ -358,6 +360,9 @@ class ShardStore:
         if len(data) != count:
             path = self.directory / f"{self.shards[shard]}.npy"
             raise DataError(f"{path} ends inside '{item_id}'", f"{count} bytes of it", _again(path))
+        if zlib.crc32(data) != int(self._crc32[index]):
+            path = self.directory / f"{self.shards[shard]}.npy"
+            raise DataError(f"{path} is damaged at '{item_id}'", "the bytes that its checksum is of", _again(path))
         return np.frombuffer(bytearray(data), dtype=self.dtype).reshape(-1, self.width)
 
     def _descriptor(self, shard: int) -> int:

@@ -57,6 +57,13 @@ def test_flipped_byte_names_shard_and_ids(tmp_path):
     path.write_bytes(data)
     problems = verify_shards(tmp_path)
     assert len(problems) == 1 and "unit-00001" in problems[0] and "été/1-" in problems[0]
+    store, refused = ShardStore(tmp_path), []
+    for name in store.ids:  # whoever only reads, such as training, is told too
+        try:
+            store.read(name)
+        except DataError as error:
+            refused.append(str(error))
+    assert len(refused) == 1 and "unit-00001.npy is damaged at 'été/1-" in refused[0]
 
 
 def test_truncated_foreign_and_mismatched_are_refused_by_name(tmp_path):
