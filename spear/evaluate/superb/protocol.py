@@ -99,7 +99,7 @@ _FEW = Settings(
 )
 _FEW_RECURRENT = dataclasses.replace(
     _FEW,
-    learning_rates=(3e-3, 1e-2),
+    learning_rates=(1e-3, 3e-3, 1e-2),
     batch_size=12,
     default_rate=3e-3,
     hidden_dim=128,
@@ -113,13 +113,13 @@ _MINI = {
     "IC": _FEW,
     "SID": _FEW,
     "ER": dataclasses.replace(_FEW, max_steps=200, eval_every=200),
-    "PR": dataclasses.replace(_FEW, learning_rates=(1e-2, 3e-2), batch_size=8, max_steps=300, default_rate=3e-2),
+    "PR": dataclasses.replace(_FEW, learning_rates=(1e-2, 3e-2, 1e-1), batch_size=8, default_rate=3e-2),
     "ASR": dataclasses.replace(_FEW_RECURRENT, max_steps=400, eval_every=400),
     "SF": _FEW_RECURRENT,
     "QbE": Settings((0.0,), max_steps=0),
     "ASV": dataclasses.replace(
         _FEW,
-        learning_rates=(1e-3, 3e-3),
+        learning_rates=(3e-4, 1e-3, 3e-3),
         default_rate=1e-3,
         batch_size=16,
         max_steps=200,
@@ -130,10 +130,17 @@ _MINI = {
         pooled_dim=128,
     ),
     "SD": dataclasses.replace(
-        _FEW, learning_rates=(3e-3, 1e-2), default_rate=3e-3, batch_size=8, max_steps=200, eval_every=100, rnn_dim=96
+        _FEW,
+        learning_rates=(1e-3, 3e-3, 1e-2),
+        default_rate=3e-3,
+        batch_size=8,
+        max_steps=200,
+        eval_every=100,
+        rnn_dim=96,
+        rnn_layers=1,
+        chunk_frames=400,
     ),
 }
-_MINI["SD"] = dataclasses.replace(_MINI["SD"], rnn_layers=1, chunk_frames=400)
 PROTOCOLS = {"superb": _SUPERB, "mini": _MINI}
 
 
