@@ -24,6 +24,7 @@ from torch import Tensor
 
 from spear import fs
 from spear.errors import ConfigError, DataError, SpearError
+from spear.evaluate.excerpt import Excerpt
 from spear.evaluate.upstream import MIN_SAMPLES, Upstream, upstream_hash
 from spear.log import Progress, get_logger
 from spear.manifest import Item
@@ -54,9 +55,10 @@ class CacheConfig:
 
 
 def item_key(item: Item) -> str:
-    """The item's id with a hash of where its audio is cut from and how large its file is: edited audio is a new key."""
+    """The item's id with a hash of where its audio is cut from, how large its file is and how an excerpt is changed."""
     size = item.path.stat().st_size if item.path.exists() else -1
-    return f"{item.id}@{fs.sha256_json([size, item.start_seconds, item.num_samples])[:12]}"
+    changes = [item.gain_db, item.kept] if isinstance(item, Excerpt) else []
+    return f"{item.id}@{fs.sha256_json([size, item.start_seconds, item.num_samples, *changes])[:12]}"
 
 
 class FeatureStore:
@@ -242,8 +244,12 @@ def read_wave(item: Item, sample_rate: int) -> np.ndarray:
     """
     from spear.audio import load_audio
 
+    changed = isinstance(item, Excerpt)
+    if changed and item.kept:
+        return item.change(load_audio(item.path, sample_rate), sample_rate)
     duration = item.duration_seconds if item.start_seconds or item.duration_seconds else None
-    return load_audio(item.path, sample_rate, item.start_seconds, duration)
+    wave = load_audio(item.path, sample_rate, item.start_seconds, duration)
+    return item.change(wave, sample_rate) if changed else wave
 
 
 def _stacked(states: list[Tensor], row: int, frames: int) -> Tensor:

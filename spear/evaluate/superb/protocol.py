@@ -35,6 +35,7 @@ class Settings(ProbeConfig):
         pooled_dim: ASV: channels before the statistics.
         max_frames: a batch of more frames, padding included, is halved until it is below (SUPERB halves batches with
             long utterances).
+        gain_db: added to the level of every recording (sox's gain in KS, QbE and ASV).
     """
 
     seeds: tuple[int, ...] = (0,)
@@ -52,6 +53,7 @@ class Settings(ProbeConfig):
     embedding_dim: int = 512
     pooled_dim: int = 1500
     max_frames: int = 60_000
+    gain_db: float = 0.0
     standardise: bool = False
     early_stopping: bool = True
     patience: int = 1_000_000
@@ -62,8 +64,9 @@ _UTTERANCE = Settings(_GRID, max_steps=200_000, batch_size=32, eval_every=5000, 
 _RECURRENT = dataclasses.replace(
     _UTTERANCE, learning_rates=(1e-5, 1e-4, 1e-3), eval_every=2000, spec_augment=True, hidden_dim=1024
 )
+_GAIN_DB = -3.0
 _SUPERB = {
-    "KS": _UTTERANCE,
+    "KS": dataclasses.replace(_UTTERANCE, gain_db=_GAIN_DB),
     "IC": _UTTERANCE,
     "SID": dataclasses.replace(_UTTERANCE, batch_size=8, accumulate=4),
     "ER": dataclasses.replace(_UTTERANCE, max_steps=30_000, batch_size=4, accumulate=8, eval_every=1000),
@@ -72,7 +75,7 @@ _SUPERB = {
     ),
     "ASR": _RECURRENT,
     "SF": _RECURRENT,
-    "QbE": Settings((0.0,), max_steps=0),
+    "QbE": Settings((0.0,), max_steps=0, gain_db=_GAIN_DB),
     "ASV": dataclasses.replace(
         _UTTERANCE,
         learning_rates=(1e-5, 5e-5, 1e-4, 5e-4),
@@ -82,6 +85,7 @@ _SUPERB = {
         max_gradient_norm=1000.0,
         weight_decay=0.01,
         early_stopping=False,
+        gain_db=_GAIN_DB,
     ),
     "SD": dataclasses.replace(
         _UTTERANCE, max_steps=30_000, batch_size=8, accumulate=4, eval_every=500, rnn_dim=512, rnn_layers=1

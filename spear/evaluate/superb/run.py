@@ -28,7 +28,7 @@ from spear.evaluate.upstream import load_upstream
 from spear.executor import run_units
 from spear.log import get_logger, human_seconds
 
-VERSION = "superb-1"
+VERSION = "superb-2"
 """Changes when equal inputs would give other numbers; part of the inputs' hash."""
 
 logger = get_logger(__name__)
@@ -122,6 +122,8 @@ def superb(
     config = config or SuperbConfig()
     data_dir, exp_dir = Path(data_dir).absolute(), Path(exp_dir).absolute()
     chosen = find_tasks(data_dir, tasks)
+    for task in chosen:
+        config.settings(task.name)  # an unknown protocol is refused before anything is computed
     common = {"data_dir": str(data_dir), "exp_dir": str(exp_dir), "config": dataclasses.asdict(config)}
     units = [
         {"name": f"features-{number}", "spec": spec, "tasks": [task.name for task in chosen], **common}
@@ -136,7 +138,7 @@ def superb(
         )
     units, runs = [], {}
     for task in chosen:
-        table = _table(str(data_dir), task.name, config.max_items)
+        table = _table(str(data_dir), task.name, config)
         for place in places:
             inputs = _inputs_hash(task, place, table, config)
             path = exp_dir / "superb" / task.name / f"{place['name']}.json"
@@ -163,13 +165,13 @@ def _run(function, units: list[dict], num_jobs: int, label: str) -> list[dict]:
 
 
 @functools.lru_cache(maxsize=16)
-def _read(data_dir: str, task: str, max_items: int | None) -> Table:
-    return read_table(data_dir, task, TASKS[task].refuse, max_items)
+def _read(data_dir: str, task: str, max_items: int | None, gain_db: float) -> Table:
+    return read_table(data_dir, task, TASKS[task].refuse, max_items, gain_db)
 
 
-def _table(data_dir: str, task: str, max_items: int | None) -> Table:
+def _table(data_dir: str, task: str, config: SuperbConfig) -> Table:
     """The table of a task, of which the caller may change the lists."""
-    table = _read(data_dir, task, max_items)
+    table = _read(data_dir, task, config.max_items, config.settings(task).gain_db)
     return Table(list(table.rows), list(table.skipped), list(table.trials))
 
 
@@ -186,7 +188,7 @@ def prepare_upstream(unit: dict) -> dict:
     upstream = load_upstream(unit["spec"], config.device, config.seed)
     items, frame_keys = {}, set()
     for name in unit["tasks"]:
-        for row in _table(unit["data_dir"], name, config.max_items).rows:
+        for row in _table(unit["data_dir"], name, config).rows:
             items[row.key] = row.item
             if TASKS[name].needs_frames:
                 frame_keys.add(row.key)
@@ -266,7 +268,7 @@ def score_unit(unit: dict) -> dict:
     start, cpu_start = time.monotonic(), time.process_time()
     config, task, place = _config(unit), TASKS[unit["task"]], unit["upstream"]
     settings = config.settings(task.name)
-    table = _table(unit["data_dir"], task.name, config.max_items)
+    table = _table(unit["data_dir"], task.name, config)
     if config.live:
         upstream = load_upstream(place["spec"], config.device, config.seed)
         store = LiveStore(upstream, [row.item for row in table.rows], config.cache())

@@ -1,7 +1,9 @@
 """Manifests of the SUPERB tasks: one JSONL file for each task in `DATA_DIR/superb`, read and checked here.
 
 A row is {id, path, split, start, duration, speaker, target, ...}: `path` is relative to DATA_DIR or absolute; `split`
-is train, dev or test, or all; `start` and `duration` in seconds may be left out for whole recordings of known length.
+is train, dev or test, or all; `start` and `duration` in seconds may be left out for whole recordings of known length;
+`kept`, a list of [start, stop] in samples at 16 kHz, names what is left of a recording whose silence is cut; `unused`
+is the reason why a row is not used.
 Each task's file says what its target is. ASV has a second file `ASV_trials.jsonl` with rows {split, first, second,
 same}. Rows without a target, or without a recording, are left out, counted and listed with the reason.
 """
@@ -15,6 +17,7 @@ from typing import Any
 from spear import fs
 from spear.errors import DataError
 from spear.evaluate.cache import item_key
+from spear.evaluate.excerpt import Excerpt
 from spear.log import get_logger
 from spear.manifest import Item
 
@@ -71,13 +74,18 @@ def present_tasks(data_dir: str | Path, known: Sequence[str]) -> list[str]:
 
 
 def read_table(
-    data_dir: str | Path, task: str, refuse: Callable[[Any], str | None], max_items: int | None = None
+    data_dir: str | Path,
+    task: str,
+    refuse: Callable[[Any], str | None],
+    max_items: int | None = None,
+    gain_db: float = 0.0,
 ) -> Table:
     """Reads the manifest of a task.
 
     Args:
         refuse: gives the reason why a target cannot be used, None for a good one.
         max_items: at most this many rows of each split, chosen by a hash of the id.
+        gain_db: added to the level of every recording.
 
     Raises:
         DataError: no manifest, a row without id, path or split, an id twice, or a split of train and test without rows.
@@ -95,8 +103,12 @@ def read_table(
                 f"line {number} of {path}: {problem}", "id, path, split (train, dev, test, all)", "correct it"
             )
         seen.add(values["id"])
-        item = _item(values, Path(data_dir))
-        reason = refuse(values.get("target")) or (None if item.path.exists() else f"no file {item.path.name}")
+        item = _item(values, Path(data_dir), gain_db)
+        reason = (
+            values.get("unused")
+            or refuse(values.get("target"))
+            or (None if item.path.exists() else f"no file {item.path.name}")
+        )
         if reason:
             skipped.append({"id": values["id"], "split": values["split"], "reason": reason})
             continue
@@ -119,9 +131,11 @@ def _malformed(values: dict, seen: set[str]) -> str:
     return f"id '{values['id']}' for the second time" if values["id"] in seen else ""
 
 
-def _item(values: dict, data_dir: Path) -> Item:
+def _item(values: dict, data_dir: Path, gain_db: float) -> Item:
     start, duration = float(values.get("start") or 0.0), float(values.get("duration") or 0.0)
-    return Item(
+    changes = {"gain_db": gain_db, "kept": tuple((int(a), int(b)) for a, b in values.get("kept") or ())}
+    changes = changes if any(changes.values()) else {}
+    return (Excerpt if changes else Item)(
         id=values["id"],
         path=data_dir / values["path"],
         start_seconds=start,
@@ -130,11 +144,12 @@ def _item(values: dict, data_dir: Path) -> Item:
         domain="speech",
         kind="speech",
         speaker=values.get("speaker"),
+        **changes,
     )
 
 
 def _extra(values: dict) -> dict:
-    known = ("id", "path", "split", "start", "duration", "target")
+    known = ("id", "path", "split", "start", "duration", "target", "kept")
     return {key: value for key, value in values.items() if key not in known}
 
 

@@ -9,12 +9,15 @@ import pytest
 from spear import fs
 from spear.audio import save_audio
 from spear.errors import ConfigError, DataError
+from spear.evaluate.cache import FeatureCache
 from spear.evaluate.superb.corpora import prepare_corpus
 from spear.evaluate.superb.corpora.speech_commands import WORDS, split_of
 from spear.evaluate.superb.corpora.synthetic import slots_of_command
+from spear.evaluate.superb.protocol import settings_of
 from spear.evaluate.superb.run import SuperbConfig, superb
 from spear.evaluate.superb.table import read_table
 from spear.evaluate.superb.tasks import TASKS
+from spear.evaluate.upstream import FbankUpstream
 
 REAL_MINI = Path(__file__).resolve().parents[4] / "shared/data/real-mini"
 
@@ -27,6 +30,13 @@ def noise(path: Path, seconds: float = 0.5) -> Path:
 
 def rows(data_dir, task):
     return {row["id"]: row for row in fs.read_jsonl(data_dir / "superb" / f"{task}.jsonl")}
+
+
+def cached(table, folder):
+    """Features of all rows of a table."""
+    cache = FeatureCache(folder / "cache", FbankUpstream())
+    cache.ensure([row.item for row in table.rows], {row.key for row in table.rows})
+    return cache
 
 
 @pytest.fixture
@@ -122,7 +132,7 @@ def voxceleb(tmp_path):
     for speaker in range(10001, 10011):
         for number in range(5):
             name = f"id{speaker}/video{number}/00001.wav"
-            noise(raw / "wav" / name, 9.0 if number == 0 else 0.5)
+            noise(raw / "wav" / name, (9.0, 0.5, 2.1, 2.1, 2.1)[number])
             splits.append(f"{(1, 1, 1, 2, 3)[number]} {name}")
     for first in range(5):
         trials.append(f"1 id10001/video{first}/00001.wav id10001/video{(first + 1) % 5}/00001.wav")
@@ -142,9 +152,44 @@ def test_voxceleb(voxceleb, tmp_path):
     speakers = {split: {row["target"] for row in found if row["split"] == split} for split in ("train", "dev", "test")}
     assert speakers["test"] == {"id10001", "id10002"} and len(speakers["dev"]) == 2 and len(speakers["train"]) == 6
     assert not speakers["train"] & (speakers["dev"] | speakers["test"])
+    short = [row for row in found if "unused" in row]
+    assert len(short) == counts["ASV"]["train"] / 5 and all(row["duration"] == 0.5 for row in short)
+    table = read_table(tmp_path / "data", "ASV", TASKS["ASV"].refuse, gain_db=-3.0)
+    assert {row["reason"] for row in table.skipped} == {"less than 2 s without silence"}
+    (problem,) = TASKS["ASV"].problems(table, cached(table, tmp_path), settings_of("superb", "ASV")).values()
+    assert problem.details["items_with_silence_cut"] == len(table.rows) == len(found) - len(short)
     config = SuperbConfig(num_jobs=1, max_steps=2, learning_rates=(1e-2,))
     (run,) = superb(["SID"], ["fbank"], tmp_path / "data", tmp_path / "exp", config)
     assert run["num_items"]["test"] == 10 and run["settings"]["accumulate"] == 4
+
+
+def test_asv_leaves_silence_out(voxceleb, tmp_path):
+    sound = np.where(np.arange(3 * 16000) % 2, 0.1, -0.1)
+    save_audio(voxceleb / "wav/id10001/video0/00001.wav", np.concatenate([sound, np.zeros(16000), sound]), 16000)
+    save_audio(voxceleb / "wav/id10001/video1/00001.wav", np.zeros(16000, np.float32), 16000)
+    prepare_corpus("voxceleb", voxceleb, tmp_path / "data", num_jobs=1)
+    found = rows(tmp_path / "data", "ASV")
+    (first, second) = found["id10001/video0/00001.wav"]["kept"]
+    assert first == [0, 48319] and second == [64000, 112000]
+    assert found["id10001/video0/00001.wav"]["duration"] == round((48319 + 48000) / 16000, 4)
+    table = read_table(tmp_path / "data", "ASV", TASKS["ASV"].refuse)
+    reasons = {row["reason"] for row in table.skipped}
+    assert {"silence alone", "trial without id10001/video1/00001.wav"} < reasons
+
+
+def test_crops_are_drawn_anew_and_only_one_of_a_recording(voxceleb, tmp_path):
+    prepare_corpus("voxceleb", voxceleb, tmp_path / "data", num_jobs=1)
+    table = read_table(tmp_path / "data", "SID", TASKS["SID"].refuse)
+    (problem,) = TASKS["SID"].problems(table, cached(table, tmp_path), settings_of("superb", "SID")).values()
+    train = table.of("train")
+    passes = [[train[i].id for batch in problem.train_batches(epoch) for i in batch] for epoch in range(6)]
+    names = [{name.partition("#")[0] for name in ids} for ids in passes]
+    assert all(len(ids) == 30 and found == names[0] for ids, found in zip(passes, names))
+    drawn = [tuple(name for name in sorted(ids) if "#" in name) for ids in passes]
+    assert len(set(drawn)) == 6  # another choice at every pass, not the same turn for all
+    for one, two in zip(drawn, drawn[1:]):
+        moves = {(int(b[-1]) - int(a[-1])) % 3 for a, b in zip(one, two)}
+        assert len(moves) > 1
 
 
 def test_voxceleb_with_parts_missing(voxceleb, tmp_path, caplog):

@@ -3,7 +3,6 @@
 Twelve classes: ten words, unknown, silence. Train and dev by the hash of the speaker, as the corpus prescribes: below
 10 % dev, from 10 to 20 % left out, the rest train. Silence is one second of background noise: `_SILENCE_CROPS` crops of
 each noise file, drawn by seed, where the published code draws new ones at every load. Test is the official archive.
-The published protocol also lowers the level by 3 dB, which is not done here.
 """
 
 import hashlib

@@ -2,13 +2,18 @@
 
 SID: `iden_split.txt`; training recordings longer than 8 s come as up to three crops of 8 s, drawn by seed. ASV: trains
 on the development speakers but for `_DEV_SPEAKERS`, drawn by hash, whose trials serve the clean selection; test is the
-cleaned list `veri_test2.txt`. The published protocol also cuts silence away and drops what is then below 2 s; that is
-not done here.
+cleaned list `veri_test2.txt`. Silence is cut as sox does it in the published protocol, after the level is lowered by
+3 dB; of the development speakers' recordings, those with less than 2 s left are not used.
 """
 
 from pathlib import Path
 
-from spear.errors import DataError
+import numpy as np
+
+from spear import fs
+from spear.audio.load import load_audio
+from spear.errors import DataError, SpearError
+from spear.evaluate.excerpt import sounding
 from spear.evaluate.superb.corpora.writing import (
     Rows,
     check_layout,
@@ -18,9 +23,12 @@ from spear.evaluate.superb.corpora.writing import (
     write_task,
     write_trials,
 )
+from spear.evaluate.superb.protocol import settings_of
+from spear.executor import run_units
 from spear.seeds import numpy_rng
 
 _CROP_SECONDS, _CROPS = 8.0, 3
+_RATE_HZ, _LEAST_SECONDS, _UNIT_ROWS = 16000, 2.0, 500
 _DEV_SPEAKERS, _DEV_TRIALS = 40, 5000
 _SPLIT_NAMES = {"1": "train", "2": "dev", "3": "test"}
 _HOW = (
@@ -30,11 +38,12 @@ _HOW = (
 )
 
 
-def prepare(raw: Path, data_dir: Path, seed: int = 0) -> dict[str, dict[str, int]]:
+def prepare(raw: Path, data_dir: Path, seed: int = 0, num_jobs: int = 0) -> dict[str, dict[str, int]]:
     """Writes the manifests of SID and ASV; returns the number of rows by task and split.
 
     Args:
         raw: holds `wav/` (or dev/wav and test/wav), `iden_split.txt` and `veri_test2.txt`.
+        num_jobs: processes that look for silence; 0: one for each core.
 
     Raises:
         DataError: a part is missing, or a list does not have its form.
@@ -45,7 +54,7 @@ def prepare(raw: Path, data_dir: Path, seed: int = 0) -> dict[str, dict[str, int
         raise DataError(f"no wav/ in {raw}", "wav/ or dev/wav and test/wav", _HOW)
     listed = _identification(raw, places)
     counts = {"SID": write_task(data_dir, "SID", _with_crops(listed, seed))}
-    return counts | {"ASV": _verification(raw, data_dir, listed)}
+    return counts | {"ASV": _verification(raw, data_dir, listed, num_jobs)}
 
 
 def _find(raw: Path, places: list[str], name: str) -> str:
@@ -79,7 +88,7 @@ def _with_crops(rows: Rows, seed: int) -> Rows:
     return found
 
 
-def _verification(raw: Path, data_dir: Path, listed: Rows) -> dict[str, int]:
+def _verification(raw: Path, data_dir: Path, listed: Rows, num_jobs: int) -> dict[str, int]:
     trials = []
     for number, line in enumerate((raw / "veri_test2.txt").read_text().splitlines(), 1):
         words = line.split()
@@ -102,7 +111,8 @@ def _verification(raw: Path, data_dir: Path, listed: Rows) -> dict[str, int]:
     for row in listed:
         if row["speaker"] not in test_speakers:
             rows.append({**row, "split": "dev" if row["speaker"] in held else "train"})
-    speaker_of = {row["id"]: row["speaker"] for row in rows if row["split"] == "dev"}
+    rows = _without_silence(rows, data_dir, num_jobs)
+    speaker_of = {row["id"]: row["speaker"] for row in rows if row["split"] == "dev" and not row.get("unused")}
     trials = random_trials(_thinned(speaker_of), "dev", _DEV_TRIALS) + trials
     used = {trial[side] for trial in trials for side in ("first", "second")}
     rows = [row for row in rows if row["split"] == "train" or row["id"] in used]
@@ -119,3 +129,37 @@ def _thinned(speaker_of: dict[str, str], most: int = 30) -> dict[str, str]:
         if counts[speaker] <= most:
             kept[name] = speaker
     return kept
+
+
+def _without_silence(rows: Rows, data_dir: Path, num_jobs: int) -> Rows:
+    """The rows with what is left of them (`kept`), its duration, and the reason where it is too little (`unused`)."""
+    units = []
+    for start in range(0, len(rows), _UNIT_ROWS):
+        part = [[row["path"], row["duration"]] for row in rows[start : start + _UNIT_ROWS]]
+        units.append({"name": f"silence-{start // _UNIT_ROWS:05d}", "recordings": part})
+    done = data_dir / "superb" / ".done" / f"silence-{fs.sha256_json(units)[:12]}"
+    results = run_units(_find_silence, units, done, num_jobs=num_jobs, label="silence")
+    found = []
+    for row, kept in zip(rows, (kept for result in results for kept in result["kept"])):
+        if kept is None:  # unreadable: every run file lists it
+            found.append(row)
+            continue
+        seconds = sum(stop - start for start, stop in kept) / _RATE_HZ
+        if not kept:
+            row = {**row, "unused": "silence alone"}
+        elif row["split"] != "test" and seconds < _LEAST_SECONDS:
+            row = {**row, "unused": f"less than {_LEAST_SECONDS:g} s without silence"}
+        found.append({**row, "kept": kept, "duration": round(seconds, 4)})
+    return found
+
+
+def _find_silence(unit: dict) -> dict:
+    """Unit of work: what is left of some recordings; None for one that cannot be read."""
+    gain = np.float32(10 ** (settings_of("superb", "ASV").gain_db / 20))
+    found: list[list[tuple[int, int]] | None] = []
+    for path, _ in unit["recordings"]:
+        try:
+            found.append(sounding(gain * load_audio(path, _RATE_HZ)))
+        except SpearError:
+            found.append(None)
+    return {"kept": found}

@@ -1,7 +1,8 @@
 """Tasks whose answer is a label or several: SID, IC, and what KS and ER share with them.
 
-SID: `target` is the speaker. Training recordings longer than 8 s come as several crops of 8 s, of which every epoch
-uses one (the published protocol draws a crop at each step; F.2). IC: `target` is {slot: label}; all must be right.
+SID: `target` is the speaker. Training recordings longer than 8 s come as several crops of 8 s; whenever a batch takes
+the recording, one of them is drawn (the published protocol draws any crop; F.2). IC: `target` is {slot: label}; all
+must be right.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ def with_lists(splits: Splits) -> Splits:
 
 
 class CropProblem(MeanProblem):
-    """Training rows that are crops of one recording (extra column `crop_of`) take turns over the epochs."""
+    """Of training rows that are crops of one recording (extra column `crop_of`), a batch that takes it draws one."""
 
     def __init__(self, splits: Splits, store: FeatureStore, settings: Settings):
         super().__init__(splits, store, settings)
@@ -39,7 +40,9 @@ class CropProblem(MeanProblem):
 
     def train_batches(self, epoch: int) -> Iterator[np.ndarray]:
         """See `Problem`."""
-        places = np.asarray([group[epoch % len(group)] for group in self._groups])
+        sizes = np.asarray([len(group) for group in self._groups])
+        drawn = numpy_rng(0, "superb-crops", epoch).integers(sizes)
+        places = np.asarray([group[number] for group, number in zip(self._groups, drawn)])
         order = places[numpy_rng(0, "superb-batches", epoch).permutation(len(places))]
         for start in range(0, len(order), self.settings.batch_size):
             yield order[start : start + self.settings.batch_size]

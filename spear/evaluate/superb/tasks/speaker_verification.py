@@ -44,7 +44,9 @@ class VerificationProblem(FrameProblem):
         self._places = {split: {row.id: place for place, row in enumerate(splits[split])} for split in ("dev", "test")}
         self._crop_frames = max(1, round(_CROP_SECONDS * self.frame_rate_hz))
         self._epoch = 0
+        cut = sum(bool(getattr(row.item, "kept", ())) for rows in splits.values() for row in rows)
         self.details = {"num_speakers": len(names), "num_trials": {s: len(t) for s, t in self._trials.items()}}
+        self.details["items_with_silence_cut"] = cut
 
     def make_bank(self) -> Bank:
         """See `Problem`."""
