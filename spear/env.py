@@ -91,16 +91,33 @@ def describe_hardware() -> str:
 
 
 def git_commit() -> str:
-    """Short hash of the checkout that the package runs from ('-dirty' when tracked files differ), or 'unknown'."""
+    """Short hash of the checkout that the package runs from, or 'unknown' where it does not run from one.
+
+    '-dirty' follows when tracked files differ, '-unchecked' when git is absent or too slow to say.
+    """
     root = PACKAGE_DIR.parent
-    try:
-        # A package installed below somebody else's repository must not report that repository's commit.
-        if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root:
-            return "unknown"
-        dirty = _git(root, "status", "--porcelain", "--untracked-files=no")
-        return _git(root, "rev-parse", "--short=12", "HEAD") + ("-dirty" if dirty else "")
-    except (OSError, subprocess.SubprocessError):
+    # A package installed below somebody else's repository must not report that repository's commit.
+    if not (root / ".git").exists():
         return "unknown"
+    try:
+        commit = _git(root, "rev-parse", "--short=12", "HEAD")
+        return commit + ("-dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        head = _head(root / ".git")
+        return f"{head[:12]}-unchecked" if head else "unknown"
+
+
+def _head(git: Path) -> str:
+    """The commit that HEAD names, read from the repository's files."""
+    if git.is_file():  # a worktree's names its folder in the repository
+        git = git.parent / _read(str(git)).strip().removeprefix("gitdir: ")
+    head = _read(str(git / "HEAD")).strip()
+    if not head.startswith("ref: "):
+        return head
+    name = head.removeprefix("ref: ")
+    common = git / (_read(str(git / "commondir")).strip() or ".")
+    packed = re.search(rf"^(\w+) {re.escape(name)}$", _read(str(common / "packed-refs")), re.MULTILINE)
+    return _read(str(common / name)).strip() or (packed.group(1) if packed else "")
 
 
 def package_versions() -> dict[str, str | None]:
@@ -199,7 +216,11 @@ def _look_at_limits(found: Diagnosis, directory: Path) -> None:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=5, check=True)
+    # A checkout of another user (a container, a shared disk) is ours to read; GIT_DIR and its kin, which git sets for its
+    # hooks, would name another repository.
+    surroundings = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    words = ["git", "-c", f"safe.directory={root}", "-C", str(root), "--no-optional-locks", *arguments]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True, env=surroundings)
     return done.stdout.strip()
 
 

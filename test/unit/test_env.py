@@ -25,7 +25,7 @@ def test_versions_and_commit():
     assert versions["torch"].startswith(torch.__version__.split("+")[0]) and "spear" in versions
     assert not {"pytest", "k2", "distributed"} & set(versions)
     commit = env.git_commit()
-    assert commit == "unknown" or len(commit.removesuffix("-dirty")) == 12
+    assert commit == "unknown" or len(commit.partition("-")[0]) == 12
 
 
 def test_commit_of_a_foreign_repository_is_not_ours(tmp_path, monkeypatch):
@@ -33,6 +33,39 @@ def test_commit_of_a_foreign_repository_is_not_ours(tmp_path, monkeypatch):
     monkeypatch.setattr(env, "PACKAGE_DIR", tmp_path / "venv" / "spear")
     (tmp_path / "venv" / "spear").mkdir(parents=True)
     assert env.git_commit() == "unknown"
+
+
+def test_the_commit_of_a_checkout_is_never_unknown(tmp_path, monkeypatch):
+    """Not inside a hook of another repository, not without git, not in a worktree, not with packed references."""
+
+    def git(*words):
+        names = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(["git", *names, *map(str, words)], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    root, tree = tmp_path / "checkout", tmp_path / "tree"
+    git("init", "-q", root)
+    (root / "spear").mkdir()
+    (root / "spear/a.py").write_text("1")
+    git("-C", root, "add", ".")
+    git("-C", root, "commit", "-q", "-m", "first")
+    git("-C", root, "worktree", "add", "-q", tree)
+    commit = git("-C", root, "rev-parse", "HEAD")[:12]
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))
+    for place in (root, tree):
+        monkeypatch.setattr(env, "PACKAGE_DIR", place / "spear")
+        assert env.git_commit() == commit
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", str(tmp_path))
+            assert env.git_commit() == f"{commit}-unchecked"
+    monkeypatch.delenv("GIT_DIR")
+    git("-C", root, "pack-refs", "--all")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert env.git_commit() == f"{commit}-unchecked"
+    (tree / "spear/a.py").write_text("2")
+    monkeypatch.undo()
+    monkeypatch.setattr(env, "PACKAGE_DIR", tree / "spear")
+    assert env.git_commit() == f"{commit}-dirty"
 
 
 def test_doctor_answers_in_two_seconds_and_names_the_first_thing_to_fix(tmp_path, capsys, monkeypatch):
