@@ -216,8 +216,8 @@ def _look_at_limits(found: Diagnosis, directory: Path) -> None:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    # A checkout of another user (a container, a shared disk) is ours to read; GIT_DIR and its kin, which git sets for its
-    # hooks, would name another repository.
+    # A checkout of another user (a container, a shared disk) is ours to read; GIT_DIR and its kin, which git sets for
+    # its hooks, would name another repository.
     surroundings = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     words = ["git", "-c", f"safe.directory={root}", "-C", str(root), "--no-optional-locks", *arguments]
     done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True, env=surroundings)
