@@ -83,7 +83,13 @@ setup_environment() {
     if [[ "$lacks" == *" torch "* ]]; then
       _environment_install "$(grep '^torch==' "$root/requirements.txt")"
     fi
-    for file in "${files[@]}"; do _environment_install -r "$file"; done
+    for file in "${files[@]}"; do # what X-no-deps.txt lists comes without the packages it asks for
+      if [[ "$file" == *-no-deps.txt ]]; then
+        _environment_install --no-deps -r "$file"
+      else
+        _environment_install -r "$file"
+      fi
+    done
   fi
   python="$(_environment_spear)"
   if [[ -z "$python" ]]; then

@@ -15,7 +15,7 @@ timeout_seconds=600
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 . "$root/shared/parse_options.sh"
 . "$root/shared/setup_environment.sh"
-setup_environment "$root/test/requirements.txt"
+setup_environment "$root/test/requirements.txt" "$root/test/requirements-no-deps.txt"
 cd "$root"
 
 # One thread for each process: the tests start processes of their own, and more threads than cores is slow and flaky.
