@@ -186,6 +186,23 @@ def test_folders_of_one_kind_have_ids_of_their_own(tmp_path):
         assert [(i.id, i.kind, i.domain) for i in items["train"]] == [(f"{corpus}/a/1", "event", "audio")]
 
 
+def test_voxpopuli_in_its_two_forms(tmp_path):
+    """Segments by language and year, and whole sessions, which are cut into windows; a damaged file is listed."""
+    raw = tmp_path / "raw"
+    for language, year in (("en", 2009), ("de", 2019)):
+        name = f"{year}0112-0900-PLENARY-3_{language}"
+        miniatures.noise(raw / f"unlabelled_data/{language}/{year}/{name}_0.ogg", 2)
+        miniatures.noise(raw / f"raw_audios/{language}/{year}/{name}.ogg", 25)
+    (raw / "unlabelled_data/en/2009/20090113-0900-PLENARY-4_en_7.ogg").write_bytes(b"OggS and nothing more")
+    items, summary = make("voxpopuli", raw, tmp_path / "data/manifests", "--max-seconds", "10")
+    assert not items["heldout"] and {(i.kind, i.domain) for i in items["train"]} == {("speech", "speech")}
+    ids = [item.id for item in items["train"]]
+    assert "voxpopuli/unlabelled_data/de/2019/20190112-0900-PLENARY-3_de_0" in ids
+    assert sum(name.startswith("voxpopuli/raw_audios/en/2009/20090112-0900-PLENARY-3_en-w") for name in ids) == 3
+    assert sum(item.duration_seconds for item in items["train"]) == pytest.approx(54, abs=0.01)
+    assert summary["coverage"]["bad"] == 1 and len(ids) == len(set(ids)) == 8
+
+
 def test_headers_alone_can_be_read(tmp_path):
     raw = miniatures.librispeech(tmp_path / "raw", 4)
     victim = next(path for path in miniatures.audio_files(raw) if "train" in str(path))
