@@ -28,7 +28,7 @@ def parser(here: Path | None = None, tasks: str = "all", protocol: str = "superb
         action="append",
         help="[NAME=]fbank, CHECKPOINT, random:CHECKPOINT, teacher:NAME:PATH or python:MODULE:FACTORY; repeatable",
     )
-    result.add_argument("--tasks", default=tasks, help="all, or names joined by commas: PR,ASR,KS,QbE,SID,ASV,SD,...")
+    result.add_argument("--tasks", default=tasks, help="all, sg, or names joined by commas: PR,ASR,KS,QbE,SID,...")
     result.add_argument("--data-dir", "--data_dir", type=Path, default=base / "data", help="holds superb/<TASK>.jsonl")
     result.add_argument("--exp-dir", "--exp_dir", type=Path, default=base / "exp", help="receives superb/ and cache/")
     result.add_argument("--student-dir", type=Path, help="without --upstream: EXP_DIR of a recipe that has a student")
@@ -152,10 +152,12 @@ def _fetch(argv: list[str]) -> int:
 
 
 def _rescore(argv: list[str]) -> int:
+    from spear.evaluate.metrics import shown, unit
     from spear.evaluate.superb.run import rescore
 
     reader = argparse.ArgumentParser(prog="spear superb rescore", description="Scores from predictions alone.")
     reader.add_argument("runs", type=Path, nargs="+", help="run files, EXP_DIR/superb/<TASK>/<UPSTREAM>.json")
     for path in reader.parse_args(argv).runs:
-        print(path, ", ".join(f"{name} {100 * value:.4f} %" for name, value in rescore(path).items()))
+        found = rescore(path).items()
+        print(path, ", ".join(f"{name} {shown(name, value):.4f} {unit(name)}" for name, value in found))
     return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from spear import fs
-from spear.evaluate.metrics import HIGHER_IS_BETTER
+from spear.evaluate.metrics import HIGHER_IS_BETTER, shown, unit
 from spear.evaluate.results import index_runs, task_names, upstream_names
 from spear.shards import ShardStore
 
@@ -197,12 +197,14 @@ def scores_figure(runs: Sequence[dict]):
             run = index.get((tasks[place], name))
             if run is None:
                 continue
-            low, high = (100 * value for value in run["interval"])
+            low, high = (shown(run["metric"], value) for value in run["interval"])
             axis.plot([low, high], [row, row], color=colours[name], linewidth=2, alpha=0.5, solid_capstyle="butt")
-            axis.plot(100 * run["score"], row, "o", color=colours[name], markersize=6)
+            axis.plot(shown(run["metric"], run["score"]), row, "o", color=colours[name], markersize=6)
         metric = next(run["metric"] for run in runs if run["task"] == tasks[place])
         axis.set_title(tasks[place].replace("_", " "))
-        axis.set_xlabel(f"{metric} %, {'right' if HIGHER_IS_BETTER[metric] else 'left'} is better", fontsize=8)
+        axis.set_xlabel(
+            f"{metric} {unit(metric)}, {'right' if HIGHER_IS_BETTER[metric] else 'left'} is better", fontsize=8
+        )
         axis.set_yticks(range(len(names)), names if place % columns == 0 else [""] * len(names))
         axis.set_ylim(len(names) - 0.5, -0.5)
         axis.grid(axis="x", color="#e3e5e8", linewidth=0.7)
@@ -251,15 +253,16 @@ def learning_rates_figure(runs: Sequence[dict]):
             if run is None:
                 continue
             rates = sorted({row["learning_rate"] for row in run["grid"]})
-            means = [100 * np.mean([r["dev_score"] for r in run["grid"] if r["learning_rate"] == x]) for x in rates]
+            found = [[r["dev_score"] for r in run["grid"] if r["learning_rate"] == x] for x in rates]
+            means = [shown(run["metric"], float(np.mean(scores))) for scores in found]
             axis.plot(rates, means, ".-", color=colours[name], linewidth=1.2, label=name)
             chosen = rates.index(run["learning_rate"])
             axis.plot(rates[chosen], means[chosen], "o", color=colours[name], markersize=8, fillstyle="none")
         metric = next(run["metric"] for run in runs if run["task"] == tasks[place])
         axis.set_xscale("log")
         axis.set_title(tasks[place].replace("_", " "))
-        axis.set_ylabel(f"dev {metric} %", fontsize=8)
-        if metric != "accuracy":
+        axis.set_ylabel(f"dev {metric} {unit(metric)}", fontsize=8)
+        if metric != "accuracy" and unit(metric) == "%":
             axis.set_ylim(0, min(110, axis.get_ylim()[1]))
         if place == 0:
             axis.legend(fontsize=7.5)

@@ -18,16 +18,29 @@ HIGHER_IS_BETTER = {"accuracy": True, "per": False, "wer": False, "cer": False}
 """The metrics of the decode tasks and their direction; those of SUPERB follow below."""
 
 DECODE_METRICS = tuple(HIGHER_IS_BETTER)
-HIGHER_IS_BETTER |= {"slot_f1": True, "slot_cer": False, "eer": False, "der": False, "mtwv": True}
+HIGHER_IS_BETTER |= {"slot_f1": True, "slot_cer": False, "eer": False, "der": False, "mtwv": True, "si_sdri": True}
 
 TITLES = {"accuracy": "accuracy", "per": "phone error rate", "wer": "word error rate", "cer": "character error rate"}
 TITLES |= {"slot_f1": "F1 of slot types", "slot_cer": "character error rate of slot values"}
 TITLES |= {"eer": "equal error rate", "der": "diarization error rate", "mtwv": "maximum term-weighted value"}
+TITLES |= {"si_sdri": "improvement of the scale-invariant signal-to-distortion ratio"}
+UNITS = {"si_sdri": "dB"}
+"""Of the scores that are no shares; all others are shown in percent."""
 
 
 def is_better(metric: str, first: float, second: float) -> bool:
     """Whether score `first` is strictly better than `second` under `metric`."""
     return first > second if HIGHER_IS_BETTER[metric] else first < second
+
+
+def unit(metric: str) -> str:
+    """The unit in which a metric is shown; its name may have words around it, such as "legacy der"."""
+    return next((UNITS[word] for word in metric.split() if word in UNITS), "%")
+
+
+def shown(metric: str, score: float) -> float:
+    """A score in its unit."""
+    return 100 * score if unit(metric) == "%" else score
 
 
 def units(metric: str, text: str | Sequence[str]) -> list[str]:

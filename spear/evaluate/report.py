@@ -114,7 +114,7 @@ def scores_part(runs: list[dict], head: str = "linear head") -> str:
     header, rows, best = table_cells(runs)
     note = (
         f"Frozen encoder, softmax-weighted sum of all hidden states, {head}; the learning rate is selected on dev. "
-        "Percent, with the 95 % bootstrap interval over test items; best of a row in bold."
+        "With the 95 % bootstrap interval over test items; best of a row in bold."
     )
     return f'<p class="note">{note}</p>' + _table(header, rows, best) + _figure(figures.scores_figure(runs))
 

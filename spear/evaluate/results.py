@@ -8,7 +8,7 @@ import numpy as np
 
 from spear import fs
 from spear.errors import DataError
-from spear.evaluate.metrics import HIGHER_IS_BETTER, is_better
+from spear.evaluate.metrics import HIGHER_IS_BETTER, is_better, shown, unit
 from spear.evaluate.run import DecodeConfig, decode
 from spear.evaluate.tasks import read_tasks
 
@@ -47,10 +47,11 @@ def best_upstream(runs: Sequence[dict]) -> dict | None:
 
 
 def format_score(run: dict, with_interval: bool = True) -> str:
-    """'87.5 [84.1, 90.2]', in percent."""
-    text = f"{100 * run['score']:.1f}"
+    """'87.5 [84.1, 90.2]', in the metric's unit."""
+    text = f"{shown(run['metric'], run['score']):.1f}"
     if with_interval and np.isfinite(run["interval"]).all():
-        text += f" [{100 * run['interval'][0]:.1f}, {100 * run['interval'][1]:.1f}]"
+        low, high = (shown(run["metric"], value) for value in run["interval"])
+        text += f" [{low:.1f}, {high:.1f}]"
     return text
 
 
@@ -63,12 +64,12 @@ def table_cells(runs: Sequence[dict]) -> tuple[list[str], list[list[str]], list[
         present = [run for run in found if run]
         arrow = "higher is better" if HIGHER_IS_BETTER[present[0]["metric"]] else "lower is better"
         cells = [format_score(run) if run else "-" for run in found]
-        rows.append([task, f"{present[0]['metric']} % ({arrow})", *cells])
+        rows.append([task, f"{present[0]['metric']} {unit(present[0]['metric'])} ({arrow})", *cells])
         best.append(2 + found.index(best_upstream(present)))
         for extra in present[0].get("extra_scores", {}):
             values = [run.get("extra_scores", {}).get(extra) if run else None for run in found]
-            cells = ["-" if value is None else f"{100 * value:.1f}" for value in values]
-            rows.append(["", f"{extra} % (for information)", *cells])
+            cells = ["-" if value is None else f"{shown(extra, value):.1f}" for value in values]
+            rows.append(["", f"{extra} {unit(extra)} (for information)", *cells])
             best.append(-1)
     return ["task", "metric", *upstreams], rows, best
 

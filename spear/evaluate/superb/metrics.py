@@ -1,8 +1,9 @@
 """Scores of the SUPERB tasks from prediction rows, and their bootstrap (benchmarks A.2, F.6).
 
 A prediction row is {id, reference, hypotheses}, with one hypothesis for each head seed; a score is the mean over seeds.
-Three kinds of metric: ratios of sums over items (accuracy, error rates, slot F1 and CER, diarization error), which
-`spear.evaluate.metrics` sums; the equal error rate, over trials; and the maximum term-weighted value, over queries.
+Three kinds of metric: ratios of sums over items (accuracy, error rates, slot F1 and CER, diarization error, the mean of
+what separation gained), which `spear.evaluate.metrics` sums; the equal error rate, over trials; and the maximum
+term-weighted value, over queries.
 The bootstrap resamples items, trials and queries.
 """
 
@@ -54,6 +55,8 @@ def row_counts(metric: str, reference, hypothesis) -> tuple[float, float]:
     if metric == "der":
         errors = diarization_errors(reference, hypothesis)
         return errors["missed"] + errors["false_alarm"] + errors["confused"], errors["speech"]
+    if metric == "si_sdri":
+        return hypothesis["si_sdr"] - hypothesis["mixture"], 1
     return ratios.item_counts(metric, reference, hypothesis)
 
 

@@ -91,6 +91,16 @@ _SUPERB = {
         _UTTERANCE, max_steps=30_000, batch_size=8, accumulate=4, eval_every=500, rnn_dim=512, rnn_layers=1
     ),
 }
+_SUPERB["SS"] = dataclasses.replace(
+    _UTTERANCE,
+    max_steps=150_000,
+    batch_size=8,
+    eval_every=2000,
+    rnn_dim=896,
+    rnn_layers=3,
+    dropout=0.5,
+    weight_decay=0.01,
+)
 _FEW = Settings(
     (3e-3, 1e-2, 3e-2),
     max_steps=300,
@@ -145,6 +155,7 @@ _MINI = {
         chunk_frames=400,
     ),
 }
+_MINI["SS"] = dataclasses.replace(_MINI["SD"], dropout=0.1)
 PROTOCOLS = {"superb": _SUPERB, "mini": _MINI}
 
 

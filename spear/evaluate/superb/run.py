@@ -78,24 +78,24 @@ class SuperbConfig:
 
 
 def find_tasks(data_dir: str | Path, names: Sequence[str]) -> list[Task]:
-    """Tasks by name, whatever the case; `all` stands for those that the data folder has.
+    """Tasks by name, whatever the case; `all` and `sg` stand for those of SUPERB and of SUPERB-SG that the folder has.
 
     Raises:
         ConfigError: no such task.
-        DataError: `all`, and the folder has none.
+        DataError: `all` or `sg`, and the folder has none of them.
     """
     by_name = {name.lower(): task for name, task in TASKS.items()}
     chosen: dict[str, Task] = {}
     for name in names:
-        if name == "all":
-            present = present_tasks(data_dir, list(TASKS))
+        if name in ("all", "sg"):
+            present = present_tasks(data_dir, [task.name for task in TASKS.values() if task.board == name])
             if not present:
                 raise DataError(f"no manifest in {Path(data_dir) / 'superb'}", "<TASK>.jsonl", "run prepare.sh")
             chosen |= {task: TASKS[task] for task in present}
         elif name.lower() in by_name:
             chosen[by_name[name.lower()].name] = by_name[name.lower()]
         else:
-            raise ConfigError(f"task '{name}'", f"all, or some of {', '.join(TASKS)}", "correct --tasks")
+            raise ConfigError(f"task '{name}'", f"all, sg, or some of {', '.join(TASKS)}", "correct --tasks")
     return list(chosen.values())
 
 
@@ -151,7 +151,7 @@ def superb(
     if runs:
         logger.info("%d scores are up to date and kept", len(runs))
     # Recurrent heads take longest: first, so that no worker is left with one at the end.
-    order = ("ASR", "SF", "SD", "PR", "ASV", "QbE", "SID")
+    order = ("ASR", "SS", "SF", "SD", "PR", "ASV", "QbE", "SID")
     units.sort(key=lambda unit: order.index(unit["task"]) if unit["task"] in order else len(order))
     for unit, _ in zip(units, _run(score_unit, units, config.num_jobs, "heads")):
         runs[unit["task"], unit["upstream"]["name"]] = fs.read_json(unit["path"])

@@ -17,6 +17,7 @@ class Task:
         title: for tables.
         metrics: the first one selects on dev.
         needs_frames: whether time means of the hidden states do not suffice.
+        board: `all`, the ten of SUPERB, or `sg`, those of SUPERB-SG; `--tasks` takes either word.
         trained_splits: splits that must not be empty.
         legacy: why the published protocol's own number can differ: `test` (it selects on test), `dev` (it resamples
             dev, see `legacy_dev`), `folds` (its dev items share speakers with training, see `folds`), or nothing.
@@ -26,6 +27,7 @@ class Task:
     title: str
     metrics: tuple[str, ...]
     needs_frames = True
+    board = "all"
     trained_splits: tuple[str, ...] = SPLITS
     legacy = ""
 

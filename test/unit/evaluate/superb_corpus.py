@@ -59,6 +59,7 @@ def make_superb_corpus(data_dir: Path, counts=(60, 12, 18)) -> Path:
     write(data_dir, "ASV_trials", trials)
     write(data_dir, "QbE", _queries(data_dir, spoken, rng))
     write(data_dir, "SD", _dialogues(data_dir, rng))
+    write(data_dir, "SS", _pairs(data_dir, rng))
     return data_dir
 
 
@@ -93,6 +94,21 @@ def _queries(data_dir, spoken, rng) -> list:
             rows.append({**row, "duration": 0.5, "role": "query", "target": word})
     documents = [row for row in spoken if row["split"] != "train"]
     return rows + [{**row, "role": "document", "split": "all", "target": row["words"]} for row in documents]
+
+
+def _pairs(data_dir, rng) -> list:
+    """Two at once: one says do, the other fa, which a mask can tell apart by pitch."""
+    rows = []
+    for split, count in (("train", 16), ("dev", 4), ("test", 4)):
+        for number in range(count):
+            name = f"pair-{split}-{number}"
+            waves = [0.5 * say([word] * 3, str(rng.choice(SPEAKERS)), rng) for word in ("do", "fa")]
+            files = [f"{name}.wav", f"{name}-s1.wav", f"{name}-s2.wav"]
+            for file, wave in zip(files, (sum(waves), *waves)):
+                save_audio(data_dir / "audio" / file, wave, 16000)
+            row = {"id": name, "path": f"audio/{files[0]}", "split": split, "duration": len(waves[0]) / 16000}
+            rows.append({**row, "target": files[1:]})
+    return rows
 
 
 def _dialogues(data_dir, rng) -> list:

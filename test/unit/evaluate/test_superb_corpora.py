@@ -231,7 +231,7 @@ def test_the_synthetic_corpus_gives_all_ten_tasks(tmp_path):
 
     synthesise_corpus(CorpusConfig(str(tmp_path / "raw"), speech_minutes=2, audio_minutes=0, num_jobs=1))
     counts = prepare_corpus("synthetic", tmp_path / "raw", tmp_path / "data", num_jobs=1)
-    assert set(counts) == set(TASKS)
+    assert set(counts) == set(TASKS)  # SS of SUPERB-SG as well
     first = (tmp_path / "data/superb/SD.jsonl").read_bytes()
     prepare_corpus("synthetic", tmp_path / "raw", tmp_path / "data", num_jobs=1)
     assert (tmp_path / "data/superb/SD.jsonl").read_bytes() == first
@@ -245,10 +245,10 @@ def test_the_synthetic_corpus_gives_all_ten_tasks(tmp_path):
 @pytest.mark.skipif(not REAL_MINI.exists(), reason="no real-mini beside the checkout")
 def test_real_mini_gives_all_ten_tasks(tmp_path):
     counts = prepare_corpus("real_mini", REAL_MINI, tmp_path / "data")
-    assert set(counts) == set(TASKS)
+    assert set(counts) == {name for name, task in TASKS.items() if task.board == "all"}
     assert counts["IC"] == {"dev": 2, "test": 4, "train": 6} and counts["ER"] == {"all": 70}
-    for name, task in TASKS.items():
-        table = read_table(tmp_path / "data", name, task.refuse)
+    for name in counts:
+        table = read_table(tmp_path / "data", name, TASKS[name].refuse)
         assert not table.skipped and all(table.of(split) for split in ("dev", "test"))
     speakers = {}
     for row in rows(tmp_path / "data", "ASR").values():

@@ -30,13 +30,14 @@ BARS = [
     ("QbE", "mtwv", 0.2, True),
     ("ASV", "eer", 0.3, False),
     ("SD", "der", 0.3, False),
+    ("SS", "si_sdri", 3.0, True),
 ]
 
 STEPS = {
     "KS SID IC ER QbE": SuperbConfig(protocol="mini", num_jobs=1, max_steps=100),
     "PR": SuperbConfig(protocol="mini", num_jobs=1, max_steps=150, learning_rates=(1e-2,)),
     "ASR SF": SuperbConfig(protocol="mini", num_jobs=1, max_steps=150, learning_rates=(1e-2,)),
-    "SD ASV": SuperbConfig(protocol="mini", num_jobs=1, max_steps=50, learning_rates=(3e-3,)),
+    "SD ASV SS": SuperbConfig(protocol="mini", num_jobs=1, max_steps=50, learning_rates=(3e-3,)),
 }
 
 
@@ -47,7 +48,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scored(data, tmp_path_factory):
-    """All ten tasks on the filterbank."""
+    """All tasks on the filterbank."""
     exp = tmp_path_factory.mktemp("exp")
     runs = []
     for tasks, config in STEPS.items():

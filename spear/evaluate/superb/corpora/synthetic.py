@@ -1,9 +1,9 @@
-"""All ten tasks from the embedded synthetic corpus (`spear synthesize`), with two kinds of recordings made here.
+"""All ten tasks, and SS, from the embedded synthetic corpus (`spear synthesize`); some recordings are made here.
 
 KS, IC, SID, PR, ASR and SF use the corpus's own recordings and splits; SF's slots are the places and objects said in
 commands. ASV trains on the speakers whose keywords are training material and is tested on pairs of the others. QbE
-looks for keywords of held-out speakers in sentences and commands. SD gets dialogues of two talkers, ER four manners of
-speaking.
+looks for keywords of held-out speakers in sentences and commands. SD gets dialogues of two talkers, SS two talkers at
+once with each of them alone, ER four manners of speaking.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ _QUERIES, _DOCUMENTS, _TRIALS = 24, 160, 400
 
 
 def prepare(raw: Path, data_dir: Path, seed: int = 42, num_jobs: int = 0) -> dict[str, dict[str, int]]:
-    """Writes the manifests of all ten tasks; returns the number of rows by task and split.
+    """Writes the manifests of all tasks; returns the number of rows by task and split.
 
     Args:
         raw: the folder of `spear synthesize`.
@@ -52,6 +52,7 @@ def prepare(raw: Path, data_dir: Path, seed: int = 42, num_jobs: int = 0) -> dic
     }
     counts["ASV"] = _verification(data_dir, part["keyword"], said)
     counts["SD"] = write_task(data_dir, "SD", _dialogues(data_dir, part["sentence"], seed, num_jobs))
+    counts["SS"] = write_task(data_dir, "SS", _pairs(data_dir, part["sentence"], seed, num_jobs))
     counts["ER"] = write_task(data_dir, "ER", _emotions(data_dir, seed, num_jobs))
     return counts
 
@@ -132,19 +133,41 @@ def _verification(data_dir: Path, keywords: list[dict], said: list[dict]) -> dic
 
 
 def _dialogues(data_dir: Path, sentences: list[dict], seed: int, num_jobs: int) -> Rows:
+    return _made(_make_dialogue, _of_two("dialogue", _TURNS, sentences, seed), data_dir, "dialogues", num_jobs)
+
+
+def _pairs(data_dir: Path, sentences: list[dict], seed: int, num_jobs: int) -> Rows:
+    return _made(_make_pair, _of_two("pair", 2, sentences, seed), data_dir, "pairs", num_jobs)
+
+
+def _of_two(kind: str, num_turns: int, sentences: list[dict], seed: int) -> list[dict]:
+    """Units of work: sentences of two speakers of one split in turn, drawn by seed."""
     units = []
     for split, count in _DIALOGUES.items():
         pool = [entry for entry in sentences if entry["split"] == split]
         for number in range(count):
-            rng = numpy_rng(seed, "dialogue", split, number)
+            rng = numpy_rng(seed, kind, split, number)
             first, second = rng.choice(sorted({e["speaker"] for e in pool}), size=2, replace=False)
             turns = []
-            for turn in range(_TURNS):
+            for turn in range(num_turns):
                 mine = [e for e in pool if e["speaker"] == (first, second)[turn % 2]]
                 chosen = mine[rng.integers(len(mine))]
                 turns.append([chosen["speaker"], chosen["path"]])
-            units.append({"name": f"dialogue-{split}-{number:03d}", "split": split, "turns": turns, "seed": seed})
-    return _made(_make_dialogue, units, data_dir, "dialogues", num_jobs)
+            units.append({"name": f"{kind}-{split}-{number:03d}", "split": split, "turns": turns, "seed": seed})
+    return units
+
+
+def _make_pair(unit: dict) -> dict:
+    """Two talkers at once, as long as the shorter of the two, with levels up to 5 dB apart."""
+    rng = numpy_rng(unit["seed"], "levels", unit["name"])
+    waves = [load_audio(path) for _, path in unit["turns"]]
+    size = min(map(len, waves))
+    sources = [0.35 * wave[:size] * 10 ** (rng.uniform(-2.5, 2.5) / 20) for wave in waves]
+    names = [f"{unit['name']}-s{number}" for number in (1, 2)]
+    for name, source in zip(names, sources):
+        _saved(unit, name, source, None)
+    row = _saved(unit, unit["name"], sources[0] + sources[1], [f"{name}.flac" for name in names])
+    return {"rows": [row | {"split": unit["split"]}]}
 
 
 def _make_dialogue(unit: dict) -> dict:

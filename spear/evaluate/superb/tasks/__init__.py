@@ -8,11 +8,13 @@ from spear.evaluate.superb.tasks.labels import IntentClassification, SpeakerIden
 from spear.evaluate.superb.tasks.phoneme_recognition import PhonemeRecognition
 from spear.evaluate.superb.tasks.query_by_example import QueryByExample
 from spear.evaluate.superb.tasks.slot_filling import SlotFilling
+from spear.evaluate.superb.tasks.source_separation import SourceSeparation
 from spear.evaluate.superb.tasks.speaker_verification import SpeakerVerification
 from spear.evaluate.superb.tasks.speech_recognition import SpeechRecognition
 
 _ALL = (
     *(PhonemeRecognition, SpeechRecognition, KeywordSpotting, QueryByExample, SpeakerIdentification),
     *(SpeakerVerification, Diarization, IntentClassification, SlotFilling, EmotionRecognition),
+    SourceSeparation,
 )
 TASKS: dict[str, Task] = {task.name: task() for task in _ALL}

@@ -1,0 +1,141 @@
+"""SS of SUPERB-SG: two talkers apart, by masks on the mixture's spectrum; SI-SDR improvement (benchmarks A.3).
+
+`target` names the files of the two sources, beside the mixture's own file and as long as it. A hypothesis holds the
+SI-SDR of the separated sources, under the better assignment, and that of the mixture itself, in dB.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from spear.audio.load import load_audio
+from spear.evaluate.cache import FeatureStore
+from spear.evaluate.superb.banks import Bank, ModuleBank
+from spear.evaluate.superb.modules import RecurrentHead
+from spear.evaluate.superb.problems import FrameProblem, Splits
+from spear.evaluate.superb.protocol import Settings
+from spear.evaluate.superb.table import Table
+from spear.evaluate.superb.task import Task
+
+NUM_SOURCES = 2
+_RATE_HZ, _FFT = 16000, 512
+_BINS = _FFT // 2 + 1
+
+
+def si_sdr(estimate_S: Tensor, source_S: Tensor) -> float:
+    """Scale-invariant signal-to-distortion ratio in dB: the estimate's part along the source against the rest."""
+    source_S, estimate_S = source_S.double(), estimate_S.double()
+    part_S = source_S * (estimate_S @ source_S) / (source_S @ source_S).clamp(min=1e-10)
+    rest_S = estimate_S - part_S
+    return float(10 * torch.log10((part_S @ part_S).clamp(min=1e-10) / (rest_S @ rest_S).clamp(min=1e-10)))
+
+
+def mask_loss(masks_BTSF: Tensor, mixture_BTF: Tensor, targets_BTSF: Tensor, lens_B: Tensor) -> Tensor:
+    """Mean squared error of the masked magnitudes under the better assignment of each item's outputs."""
+    valid_BT = (torch.arange(masks_BTSF.shape[1]) < lens_B[:, None]).float()
+    masked_BTSF = masks_BTSF * mixture_BTF[:, :, None]
+    errors = [(masked_BTSF - targets).square().mean(dim=(2, 3)) for targets in (targets_BTSF, targets_BTSF.flip(2))]
+    sums_B = torch.stack([(error_BT * valid_BT).sum(dim=1) for error_BT in errors]).min(dim=0).values
+    return (sums_B / lens_B).mean()
+
+
+class SeparationProblem(FrameProblem):
+    """Masks at the upstream's frames, applied to the mixture's spectrum with the same shift."""
+
+    def __init__(self, splits: Splits, store: FeatureStore, settings: Settings):
+        super().__init__(splits, store, settings)
+        self._hop = round(_RATE_HZ / self.frame_rate_hz)
+        self.details = {"hop_samples": self._hop}
+
+    def make_bank(self) -> Bank:
+        """See `Problem`."""
+        settings = self.settings
+
+        def make_head() -> RecurrentHead:
+            sizes = (settings.rnn_dim, settings.rnn_layers, NUM_SOURCES * _BINS)
+            return RecurrentHead(self.dim, 0, *sizes, dropout=settings.dropout)
+
+        return ModuleBank(self.num_layers, make_head, settings)
+
+    def _waves(self, split: str, place: int) -> Tensor:
+        """Mixture and sources, (1 + NUM_SOURCES, samples)."""
+        row = self._splits[split][place]
+        paths = [row.item.path, *(row.item.path.parent / name for name in row.target)]
+        waves = [torch.from_numpy(load_audio(path, _RATE_HZ)) for path in paths]
+        size = len(waves[0])
+        return torch.stack([functional.pad(wave, (0, max(0, size - len(wave))))[:size] for wave in waves])
+
+    def _spectra(self, waves_KS: Tensor) -> Tensor:
+        """Complex spectra (K, T, F) of centred Hann windows."""
+        window = torch.hann_window(_FFT)
+        return torch.stft(waves_KS, _FFT, self._hop, window=window, return_complex=True).transpose(1, 2)
+
+    def _batch(self, split: str, places: np.ndarray) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Magnitudes of mixtures, phase-sensitive targets and their lengths at the features' frames; and the waves."""
+        waves = [self._waves(split, int(place)) for place in places]
+        lens_B = torch.from_numpy(self.lengths[split][places])
+        mixture_BTF = torch.zeros(len(waves), int(lens_B.max()), _BINS)
+        targets_BTSF = torch.zeros(len(waves), int(lens_B.max()), NUM_SOURCES, _BINS)
+        for row, (waves_KS, frames) in enumerate(zip(waves, lens_B.tolist())):
+            spectra_KTF = self._spectra(waves_KS)[:, :frames]
+            mixture_TF, count = spectra_KTF[0], spectra_KTF.shape[1]
+            mixture_BTF[row, :count] = mixture_TF.abs()
+            # The part of each source that has the mixture's phase, never negative.
+            along_STF = (spectra_KTF[1:] * (mixture_TF.conj() / mixture_TF.abs().clamp(min=1e-9))).real.clamp(min=0)
+            targets_BTSF[row, :count] = along_STF.transpose(0, 1)
+        return mixture_BTF, targets_BTSF, lens_B, waves
+
+    def _masks(self, bank: Bank, split: str, places: np.ndarray) -> list[Tensor]:
+        return [out.unflatten(2, (NUM_SOURCES, _BINS)).relu() for out in bank.outputs(*self.features(split, places))]
+
+    def losses(self, bank: Bank, batch: np.ndarray) -> list[Tensor]:
+        """See `Problem`."""
+        mixture_BTF, targets_BTSF, lens_B, _ = self._batch("train", batch)
+        return [mask_loss(m, mixture_BTF, targets_BTSF, lens_B) for m in self._masks(bank, "train", batch)]
+
+    def predict(self, bank: Bank, split: str) -> tuple[list[dict[str, list[Any]]], list[float]]:
+        """See the module's docstring."""
+        count, total = len(self.settings.heads), len(self._splits[split])
+        found: list[list[Any]] = [[None] * total for _ in range(count)]
+        losses = [0.0] * count
+        for places in self.in_batches(split):
+            mixture_BTF, targets_BTSF, lens_B, waves = self._batch(split, places)
+            for head, masks_BTSF in enumerate(self._masks(bank, split, places)):
+                losses[head] += float(mask_loss(masks_BTSF, mixture_BTF, targets_BTSF, lens_B)) * len(places)
+                for row, place in enumerate(places):
+                    found[head][place] = self._measure(masks_BTSF[row, : int(lens_B[row])], waves[row])
+        return [{"": hypotheses} for hypotheses in found], [loss / max(1, total) for loss in losses]
+
+    def _measure(self, masks_TSF: Tensor, waves_KS: Tensor) -> dict[str, float]:
+        spectrum_TF = self._spectra(waves_KS[:1])[0]
+        missing = max(0, len(spectrum_TF) - len(masks_TSF))  # the last mask is repeated
+        masks_TSF = torch.cat([masks_TSF, masks_TSF[-1:].expand(missing, -1, -1)])[: len(spectrum_TF)]
+        masked_SFT = (masks_TSF * spectrum_TF[:, None]).permute(1, 2, 0)
+        window = torch.hann_window(_FFT)
+        estimates = torch.istft(masked_SFT, _FFT, self._hop, window=window, length=waves_KS.shape[1])
+        sources = waves_KS[1:]
+        orders = [[si_sdr(e, s) for e, s in zip(estimates, order)] for order in (sources, sources.flip(0))]
+        mixture = [si_sdr(waves_KS[0], source) for source in sources]
+        return {"si_sdr": round(float(max(map(np.mean, orders))), 4), "mixture": round(float(np.mean(mixture)), 4)}
+
+    def rows(self, split: str) -> list[dict]:
+        """See `Problem`."""
+        return [{"id": row.id, "reference": row.target} for row in self._splits[split]]
+
+
+class SourceSeparation(Task):
+    """See the module's docstring."""
+
+    name, title, metrics, board = "SS", "Source separation", ("si_sdri",), "sg"
+
+    def refuse(self, target: Any) -> str | None:
+        """Two sources, by the names of their files."""
+        good = isinstance(target, list) and len(target) == NUM_SOURCES and all(isinstance(n, str) for n in target)
+        return None if good else "not two sources"
+
+    def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> SeparationProblem:
+        """See `Task`."""
+        return SeparationProblem(splits, store, settings)

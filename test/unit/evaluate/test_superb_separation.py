@@ -1,0 +1,51 @@
+"""SS of SUPERB-SG by values worked out by hand, and what the board's words stand for."""
+
+import numpy as np
+import pytest
+import superb_corpus
+import torch
+
+from spear.errors import DataError
+from spear.evaluate.metrics import shown, unit
+from spear.evaluate.superb.metrics import score_rows
+from spear.evaluate.superb.run import find_tasks
+from spear.evaluate.superb.tasks import TASKS
+from spear.evaluate.superb.tasks.source_separation import mask_loss, si_sdr
+
+
+def test_si_sdr_by_hand():
+    source, rest = torch.tensor([1.0, 1.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 0.1, 0.1])
+    assert si_sdr(source + rest, source) == pytest.approx(20.0, abs=1e-4)
+    assert si_sdr(7 * (source + rest), source) == pytest.approx(20.0, abs=1e-4)  # whatever the scale
+    assert si_sdr(source + 10 * rest, source) == pytest.approx(0.0, abs=1e-4)
+    assert np.isfinite([si_sdr(torch.zeros(4), source), si_sdr(source, torch.zeros(4)), si_sdr(source, source)]).all()
+
+
+def test_the_loss_takes_the_better_assignment_and_leaves_padding_out():
+    mixture_BTF = torch.full((1, 2, 1), 2.0)
+    targets_BTSF = torch.tensor([[[[2.0], [0.0]], [[50.0], [50.0]]]])
+    masks_BTSF = torch.tensor([[[[0.0], [0.5]], [[0.0], [0.0]]]])
+    # One frame counts; masked magnitudes 0 and 1 against 0 and 2 (swapped): (0 + 1) / 2.
+    assert float(mask_loss(masks_BTSF, mixture_BTF, targets_BTSF, torch.tensor([1]))) == pytest.approx(0.5)
+
+
+def test_the_score_is_the_mean_gain_in_decibels():
+    rows = [{"hypotheses": [{"si_sdr": a, "mixture": b}], "reference": []} for a, b in ((8.0, 1.0), (2.0, 5.0))]
+    assert score_rows("si_sdri", rows) == pytest.approx(2.0)
+    assert (unit("si_sdri"), shown("si_sdri", 2.0)) == ("dB", 2.0)
+    assert (unit("legacy der"), shown("legacy der", 0.25)) == ("%", 25.0)
+
+
+def test_all_and_sg_are_the_two_boards(tmp_path):
+    with pytest.raises(DataError, match="no manifest"):
+        find_tasks(tmp_path, ["sg"])
+    for name in ("KS", "SS", "SD"):
+        superb_corpus.write(tmp_path, name, [])
+    assert [task.name for task in find_tasks(tmp_path, ["all"])] == ["KS", "SD"]
+    assert [task.name for task in find_tasks(tmp_path, ["sg"])] == ["SS"]
+    assert sum(task.board == "all" for task in TASKS.values()) == 10
+
+
+def test_rows_without_two_sources_are_refused():
+    refuse = TASKS["SS"].refuse
+    assert refuse(["a.wav", "b.wav"]) is None and {refuse(t) for t in (["a"], [1, 2], None)} == {"not two sources"}
