@@ -32,6 +32,9 @@ class StreamConfig:
         codebook_size: random projection only.
         projection_dim: random projection only: dimension in which codes are looked up.
         stacked_frames: random projection only: fbank rows that one target sees.
+        smoothed_frames: random projection only: odd number of fbank rows over which the normalised features are averaged
+            before that. The bins of one frame of a noise scatter by several dB, which nothing can predict; what lasts
+            longer (a pitch, a voice, a room) is left.
         normalise: random projection only: `utterance` takes away each mel bin's mean over the utterance (what is said,
             not how it was recorded), `level` one mean over all bins (keeps the spectrum, forgets the gain), `harmonics`
             each frame's spectral envelope (keeps the fine structure, so the pitch; forgets the timbre).
@@ -45,11 +48,16 @@ class StreamConfig:
     codebook_size: int = 256
     projection_dim: int = 16
     stacked_frames: int = 4
+    smoothed_frames: int = 1
     normalise: str = "utterance"
 
     def __post_init__(self):
         _choice("streams.*.objective", self.objective, ("tokens", "random_projection"))
         _choice("streams.*.normalise", self.normalise, ("utterance", "level", "harmonics"))
+        if self.smoothed_frames < 1 or self.smoothed_frames % 2 == 0:
+            raise ConfigError(
+                f"streams.*.smoothed_frames = {self.smoothed_frames}", "an odd number from 1 on", "correct the value"
+            )
 
 
 @dataclass

@@ -89,6 +89,8 @@ class RandomProjectionObjective:
     def targets(self, batch: Batch, student_lens_B: Tensor) -> Tensor:
         """See `Objective`."""
         normalised_BTF = _normalise(batch.features_BTF, batch.feature_lens_B, self.config.normalise)
+        if self.config.smoothed_frames > 1:
+            normalised_BTF = _smooth(normalised_BTF, batch.feature_lens_B, self.config.smoothed_frames)
         num_frames, stacked = int(student_lens_B.max()), self.config.stacked_frames
         # Centre the window on the rows that frame t stands for: rows t*d ... t*d + d - 1.
         before = (stacked - self.downsampling) // 2
@@ -116,3 +118,13 @@ def _normalise(features_BTF: Tensor, lens_B: Tensor, how: str) -> Tensor:
     if how == "level":
         mean_B1F = mean_B1F.mean(dim=2, keepdim=True)
     return (features_BTF - mean_B1F) * valid_BT1
+
+
+def _smooth(x_BTF: Tensor, lens_B: Tensor, num_frames: int) -> Tensor:
+    """Moving average over `num_frames` valid rows around each row; padding (zeros) does not count and stays 0."""
+    valid_BT1 = (torch.arange(x_BTF.shape[1], device=lens_B.device) < lens_B[:, None])[:, :, None].to(x_BTF.dtype)
+
+    def sums(x_BTC: Tensor) -> Tensor:
+        return torch.nn.functional.avg_pool1d(x_BTC.transpose(1, 2), num_frames, 1, num_frames // 2).transpose(1, 2)
+
+    return sums(x_BTF) / sums(valid_BT1).clamp(min=1e-6) * valid_BT1

@@ -5,6 +5,7 @@ import torch
 
 from spear.audio.fbank import LOG_FLOOR
 from spear.data.collate import Batch
+from spear.errors import ConfigError
 from spear.models.heads import IGNORE
 from spear.train.config import StreamConfig
 from spear.train.objectives import RandomProjectionObjective
@@ -52,9 +53,10 @@ def test_targets_fill_the_students_frames_and_no_others(cuts, normalise, stacked
     assert len(targets_BTC[0].unique()) > 8  # they tell frames apart
 
 
+@pytest.mark.parametrize("smoothed", [1, 9])
 @pytest.mark.parametrize("normalise", ["utterance", "level", "harmonics"])
-def test_other_cuts_and_padding_change_nothing(cuts, normalise):
-    objective, batch = make(normalise=normalise), batch_of(cuts, num_frames=130)
+def test_other_cuts_and_padding_change_nothing(cuts, normalise, smoothed):
+    objective, batch = make(normalise=normalise, smoothed_frames=smoothed), batch_of(cuts, num_frames=130)
     together = objective.targets(batch, student_lens(batch))
     for number, cut in enumerate(cuts):
         alone = batch_of([cut])
@@ -74,6 +76,29 @@ def test_all_forget_the_gain_and_utterance_the_spectrum_too(cuts):
         assert (objective.targets(louder, lens_B) == targets).float().mean() > 0.99
         share[how] = (objective.targets(tilted, lens_B) == targets).float().mean()
     assert share["utterance"] > 0.99 and share["level"] < 0.9
+
+
+def test_smoothed_targets_last_and_are_those_of_the_average(cuts):
+    """Noise around a spectrum that stays: its targets, averaged over 15 rows, change less often than single frames'."""
+    batch = batch_of(cuts)
+    lens_B = student_lens(batch)
+    plain, smoothed = (make(normalise="level", smoothed_frames=count) for count in (1, 15))
+
+    def changes(objective) -> float:
+        targets_TC = objective.targets(batch, lens_B)[0, : int(lens_B[0])]
+        return float((targets_TC[1:] != targets_TC[:-1]).float().mean())
+
+    assert changes(smoothed) < 0.7 * changes(plain)
+    level_TF = cuts[0] - cuts[0].mean()
+    averaged_TF = torch.stack([level_TF[max(0, t - 7) : t + 8].mean(0) for t in range(len(level_TF))])
+    # Codes are compared by angle, and the mean that `level` takes away again is no longer zero: a few near ties turn.
+    same = plain.targets(batch_of([averaged_TF]), lens_B[:1])[0] == smoothed.targets(batch_of([cuts[0]]), lens_B[:1])[0]
+    assert same.float().mean() > 0.95
+
+
+def test_an_even_number_of_smoothed_frames_is_refused():
+    with pytest.raises(ConfigError, match="odd number"):
+        make(smoothed_frames=4)
 
 
 def test_targets_follow_from_the_seed_and_the_name(cuts):
