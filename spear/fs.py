@@ -84,20 +84,29 @@ def read_jsonl(path: str | Path) -> list[dict]:
     Raises:
         DataError: the file is missing, or a line is not JSON; the message names the file and the line.
     """
+    return list(iter_jsonl(path))
+
+
+def iter_jsonl(path: str | Path) -> Iterator[dict]:
+    """The objects of a JSONL file, one after the other, so that no more than one is in memory.
+
+    Raises:
+        DataError: see `read_jsonl`.
+    """
     path = Path(path)
     if not path.exists():
         raise DataError(f"no file {path}", "a JSONL file", "run the stage that writes it, or correct the path")
-    items = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            items.append(json.loads(line))
-        except ValueError as error:
-            raise DataError(
-                f"line {number} of {path} is not JSON ({error})",
-                "one JSON object on every line",
-                "delete the file and run its stage again",
-            ) from error
-    return items
+    with open(path, encoding="utf-8") as handle:
+        for number, line in enumerate(handle, 1):
+            try:
+                item = json.loads(line)
+            except ValueError as error:
+                raise DataError(
+                    f"line {number} of {path} is not JSON ({error})",
+                    "one JSON object on every line",
+                    "delete the file and run its stage again",
+                ) from error
+            yield item
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -1,5 +1,6 @@
 """One cut as the rest of spear sees it, and reading cuts from JSONL."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,7 +47,12 @@ class Item:
 
 
 def read_items(path: str | Path) -> list[Item]:
-    """Reads a lhotse cuts JSONL file, such as `data/manifests/cuts_speech_train.jsonl`.
+    """All of `iter_items` at once."""
+    return list(iter_items(path))
+
+
+def iter_items(path: str | Path) -> Iterator[Item]:
+    """Reads a lhotse cuts JSONL file, such as `data/manifests/cuts_speech_train.jsonl`, one cut after the other.
 
     Recordings named relatively are found from the folder above the manifest's (`data/` for `data/manifests/x.jsonl`).
     Cuts of other origin work too: missing fields take their defaults, and `custom.kind` that of speech. The lines are
@@ -56,17 +62,16 @@ def read_items(path: str | Path) -> list[Item]:
         DataError: the file is missing, a line is not JSON, or it is not a cut of a recording in a file.
     """
     root = Path(path).absolute().parent.parent
-    items = []
-    for number, cut in enumerate(fs.read_jsonl(path), 1):
+    for number, cut in enumerate(fs.iter_jsonl(path), 1):
         try:
-            items.append(_item(cut, root))
+            item = _item(cut, root)
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise DataError(
                 f"line {number} of {path} is not a cut of a recording ({type(error).__name__}: {error})",
                 "a lhotse MonoCut or MultiCut whose recording is a file",
                 "run the manifests stage again",
             ) from error
-    return items
+        yield item
 
 
 def _item(cut: dict, root: Path) -> Item:
