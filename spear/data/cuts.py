@@ -1,14 +1,19 @@
-"""A table of cuts in a few NumPy arrays: workers share it, and ten million cuts are no ten million objects."""
+"""Tables of cuts in a few NumPy arrays: workers share them, and ten million cuts are no ten million objects."""
 
 import os
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from spear.seeds import derive
+from spear.shards import id_key
+
 SAMPLE_RATE_HZ = 16000
 DOMAINS = ("speech", "audio")
+NUM_DRAWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -28,52 +33,118 @@ class Cut:
         return round(self.duration_seconds * SAMPLE_RATE_HZ)
 
 
-class _Strings:
-    """Strings as one byte array with offsets."""
-
-    def __init__(self, texts: list[str]):
-        encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
-        self.offsets = np.concatenate([[0], np.cumsum([len(e) for e in encoded], dtype=np.int64)]).astype(np.int64)
-        self.data = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-
-    def __getitem__(self, index: int) -> str:
-        piece = self.data[self.offsets[index] : self.offsets[index + 1]]
-        return piece.tobytes().decode("utf-8", "surrogateescape")
-
-
-class CutTable:
-    """Cuts by index.
+class Columns:
+    """All cuts of one manifest, by row.
 
     Args:
         items: `spear.manifest.Item` or anything with id, path, start_seconds, duration_seconds and domain.
-        source: number of the source that they come from, one for all or one each.
+
+    Attributes (all of them arrays, which may be memory-mapped):
+        duration: seconds.
+        domain: index into `DOMAINS`.
+        key: `spear.shards.id_key` of the id; two ids with the same one are not to be expected.
+        draw: 0 to `NUM_DRAWS` - 1, from the id alone: not from the seed, the order or other cuts.
     """
 
-    def __init__(self, items: Iterable, source: int | Iterable[int] = 0):
-        items = list(items)
-        self._ids = _Strings([item.id for item in items])
-        # Recordings lie in few folders: those are stored once.
-        folders: dict[str, int] = {}
-        paths = [os.path.split(item.path) for item in items]
-        self._folder = np.asarray([folders.setdefault(folder, len(folders)) for folder, _ in paths], dtype=np.int32)
-        self._folders = _Strings(list(folders))
-        self._names = _Strings([name for _, name in paths])
-        self._start = np.asarray([item.start_seconds for item in items], dtype=np.float64)
-        self._duration = np.asarray([item.duration_seconds for item in items], dtype=np.float64)
-        self._domain = np.asarray([DOMAINS.index(item.domain) for item in items], dtype=np.uint8)
-        self._source = np.broadcast_to(np.asarray(source, dtype=np.int16), (len(items),)).copy()
+    ARRAYS = ("ids", "id_offsets", "folders", "folder_offsets", "names", "name_offsets")
+    ARRAYS += ("folder", "start", "duration", "domain", "key", "draw")
+
+    def __init__(self, items: Iterable):
+        ids, names, folders, offsets = bytearray(), bytearray(), {}, [array("q", [0]), array("q", [0])]
+        columns = [array(code) for code in "iddBQH"]
+        for item in items:
+            # Recordings lie in few folders: those are stored once.
+            folder, name = os.path.split(item.path)
+            ids += _bytes(item.id)
+            names += _bytes(name)
+            offsets[0].append(len(ids))
+            offsets[1].append(len(names))
+            values = [folders.setdefault(folder, len(folders)), item.start_seconds, item.duration_seconds]
+            values += [DOMAINS.index(item.domain), id_key(item.id), derive(0, "valid", item.id) % NUM_DRAWS]
+            for column, value in zip(columns, values):
+                column.append(value)
+        encoded = [_bytes(folder) for folder in folders]
+        self.ids, self.id_offsets = _array(ids), np.asarray(offsets[0], dtype=np.int64)
+        self.names, self.name_offsets = _array(names), np.asarray(offsets[1], dtype=np.int64)
+        self.folders = _array(b"".join(encoded))
+        self.folder_offsets = np.asarray([0, *np.cumsum([len(folder) for folder in encoded])], dtype=np.int64)
+        self.folder, self.start, self.duration, self.domain, self.key, self.draw = map(np.asarray, columns)
 
     def __len__(self) -> int:
-        return len(self._duration)
+        return len(self.duration)
+
+    def id(self, row: int) -> str:
+        """The id of a cut."""
+        return _text(self.ids, self.id_offsets, row)
+
+    def path(self, row: int) -> Path:
+        """The recording of a cut."""
+        folder = _text(self.folders, self.folder_offsets, self.folder[row])
+        return Path(folder, _text(self.names, self.name_offsets, row))
+
+    def save(self, directory: Path) -> None:
+        """Writes every array as a NumPy file."""
+        for name in self.ARRAYS:
+            np.save(directory / f"{name}.npy", getattr(self, name))
+
+    @classmethod
+    def load(cls, directory: Path) -> "Columns":
+        """Memory-maps what `save` wrote."""
+        columns = cls([])
+        for name in cls.ARRAYS:
+            # An empty array cannot be mapped.
+            path = directory / f"{name}.npy"
+            setattr(columns, name, np.load(path, mmap_mode="r" if path.stat().st_size > 128 else None))
+        return columns
+
+
+class CutTable:
+    """The cuts that are used, by index.
+
+    Args:
+        items: see `Columns`.
+        source: number of the source that they come from.
+    """
+
+    def __init__(self, items: Iterable, source: int = 0):
+        columns = items if isinstance(items, Columns) else Columns(items)
+        self._choose({source: columns}, {source: np.arange(len(columns))}, {source: columns.domain})
+
+    @classmethod
+    def chosen(
+        cls, columns: dict[int, Columns], rows: dict[int, np.ndarray], domains: dict[int, np.ndarray]
+    ) -> "CutTable":
+        """Some rows of the columns of each source, one source after the other.
+
+        Args:
+            columns: by number of the source.
+            rows: indexes into them.
+            domains: of each of these rows.
+        """
+        table = cls.__new__(cls)
+        table._choose(columns, rows, domains)
+        return table
+
+    def _choose(self, columns: dict, rows: dict, domains: dict) -> None:
+        self._columns = columns
+        self._row = np.concatenate([rows[number] for number in columns]).astype(np.int32)
+        self._source = np.repeat(np.asarray(list(columns), dtype=np.int16), [len(rows[number]) for number in columns])
+        self._duration = np.concatenate([columns[number].duration[rows[number]] for number in columns])
+        self._domain = np.concatenate([domains[number] for number in columns]).astype(np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._row)
 
     def __getitem__(self, index: int) -> Cut:
+        source, row = int(self._source[index]), int(self._row[index])
+        columns = self._columns[source]
         return Cut(
-            id=self._ids[index],
-            path=Path(self._folders[self._folder[index]], self._names[index]),
-            start_seconds=float(self._start[index]),
-            duration_seconds=float(self._duration[index]),
+            id=columns.id(row),
+            path=columns.path(row),
+            start_seconds=float(columns.start[row]),
+            duration_seconds=float(columns.duration[row]),
             domain=DOMAINS[self._domain[index]],
-            source=int(self._source[index]),
+            source=source,
         )
 
     @property
@@ -85,3 +156,15 @@ class CutTable:
     def is_speech(self) -> np.ndarray:
         """(num_cuts,) whether a cut is speech."""
         return self._domain == DOMAINS.index("speech")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _array(data: bytes) -> np.ndarray:
+    return np.frombuffer(bytes(data), dtype=np.uint8)
+
+
+def _text(data: np.ndarray, offsets: np.ndarray, index: int) -> str:
+    return data[offsets[index] : offsets[index + 1]].tobytes().decode("utf-8", "surrogateescape")

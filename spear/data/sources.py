@@ -1,13 +1,12 @@
 """Weighted corpora: from manifests and token streams to one table of cuts that can be trained on."""
 
-import collections
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from spear.data.cuts import DOMAINS, SAMPLE_RATE_HZ, CutTable
+from spear.data.cuts import DOMAINS, SAMPLE_RATE_HZ, Columns, CutTable
+from spear.data.index import read_columns
 from spear.data.streams import StreamConfig, TokenStream
 from spear.errors import ConfigError, DataError
 from spear.log import get_logger
@@ -61,30 +60,22 @@ class Sources:
     summary: dict
 
 
-class _Item(NamedTuple):
-    """An item with the source's domain."""
-
-    id: str
-    path: str | Path
-    start_seconds: float
-    duration_seconds: float
-    domain: str
-
-
 def load_sources(
     sources: list[SourceConfig],
-    streams: list[StreamConfig] | None = None,
+    streams: list[StreamConfig | TokenStream] | None = None,
     limits: CutLimits | None = None,
-    items: dict[str, list] | None = None,
+    items: dict[str, list | Columns] | None = None,
+    chosen: dict[str, np.ndarray] | None = None,
     require_every_source: bool = True,
 ) -> Sources:
     """Reads the manifests, opens the streams, and drops (with a count for each reason) what cannot be trained on.
 
     Args:
         sources: the corpora.
-        streams: token streams; none for objectives that need no tokens.
+        streams: token streams, opened already or not; none for objectives that need no tokens.
         limits: of the length of a cut.
-        items: items by source name, instead of reading `cuts`.
+        items: items (or `read_source`) by source name, instead of reading `cuts`.
+        chosen: by source name, whether an item may be used at all, (num_items,) bool.
         require_every_source: refuse a source all of whose cuts are dropped; False for small subsets (validation).
 
     Raises:
@@ -94,44 +85,44 @@ def load_sources(
     """
     limits = limits or CutLimits()
     _check_configs(sources)
-    opened = [TokenStream(s, [c.tokens.get(s.name, s.path) for c in sources]) for s in streams or []]
-    kept, weights, numbers, summary = [], [], [], {}
-    owner: dict[str, str] = {}
+    opened = [
+        s if isinstance(s, TokenStream) else TokenStream(s, [c.tokens.get(s.name, s.path) for c in sources])
+        for s in streams or []
+    ]
+    columns: dict[int, Columns] = {}
+    rows: dict[int, np.ndarray] = {}
+    domains: dict[int, np.ndarray] = {}
+    weights, summary = [], {}
     for number, config in enumerate(sources):
-        dropped: dict[str, list[float]] = collections.defaultdict(list)
-        item_weights = _read_item_weights(config)
-        before = len(kept)
-        for item in items[config.name] if items is not None else read_source(config):
-            domain = config.domain or item.domain
-            reason = _unusable(item, domain, number, opened, limits)
-            if reason:
-                dropped[reason].append(item.duration_seconds)
-                continue
-            if item.id in owner:
-                raise DataError(
-                    f"cut '{item.id}' in source '{config.name}' and before it in '{owner[item.id]}'",
-                    "every id once over all sources",
-                    "remove the duplicate; to repeat cuts, use the source's weight",
-                )
-            owner[item.id] = config.name
-            kept.append(_Item(item.id, item.path, item.start_seconds, item.duration_seconds, domain))
-            weights.append(config.weight * item_weights.get(item.id, 1.0))
-            numbers.append(number)
-        summary[config.name] = _report(config.name, kept[before:], dropped, limits)
-        if require_every_source and dropped and len(kept) == before:
+        given = read_source(config) if items is None else items[config.name]
+        columns[number] = given if isinstance(given, Columns) else Columns(given)
+        candidates = np.arange(len(columns[number])) if chosen is None else np.flatnonzero(chosen[config.name])
+        domain = columns[number].domain[candidates]
+        if config.domain:
+            domain = np.full_like(domain, DOMAINS.index(config.domain))
+        dropped = _unusable(columns[number], candidates, domain, number, opened, limits)
+        usable = np.ones(len(candidates), dtype=bool)
+        for places in dropped.values():
+            usable[places] = False
+        rows[number], domains[number] = candidates[usable], domain[usable]
+        weights.append(config.weight * _item_weights(config, columns[number], rows[number]))
+        seconds = {reason: columns[number].duration[candidates[places]] for reason, places in dropped.items()}
+        summary[config.name] = _report(config.name, columns[number].duration[rows[number]], seconds, limits)
+        if require_every_source and dropped and not len(rows[number]):
             raise DataError(
                 f"no usable cut in source '{config.name}': " + ", ".join(f"{len(d)} {r}" for r, d in dropped.items()),
                 f"cuts of {limits.min_seconds:g} to {limits.max_seconds:g} s that have the tokens of their domain",
                 "extract the missing tokens, correct the stream's domains, or remove the source",
             )
-    if not kept:
+    if not sum(map(len, rows.values())):
         raise DataError(
             f"no cut in {', '.join(c.cuts or c.name for c in sources) or 'an empty list of sources'}",
             "at least one cut to train on",
             "check the manifests stage and its quarantine.jsonl",
         )
-    weights = np.asarray(weights, dtype=np.float64)
-    return Sources(CutTable(kept, numbers), None if np.all(weights == 1) else weights, opened, summary)
+    _refuse_duplicates(sources, columns, rows)
+    table, all_weights = CutTable.chosen(columns, rows, domains), np.concatenate(weights)
+    return Sources(table, None if np.all(all_weights == 1) else all_weights, opened, summary)
 
 
 def _check_configs(sources: list[SourceConfig]) -> None:
@@ -145,8 +136,8 @@ def _check_configs(sources: list[SourceConfig]) -> None:
             raise ConfigError(f"weight {config.weight} of source '{config.name}'", "zero or more", "correct it")
 
 
-def read_source(config: SourceConfig) -> list:
-    """The items of a source's manifest.
+def read_source(config: SourceConfig) -> Columns:
+    """The cuts of a source's manifest.
 
     Raises:
         DataError: there is no such file.
@@ -157,14 +148,18 @@ def read_source(config: SourceConfig) -> list:
             "a JSONL file of cuts",
             "run the manifests stage (prepare.sh --stage 1 --stop-stage 1), or correct the path",
         )
-    from spear.manifest import read_items  # imports lhotse, which takes seconds; only where it is needed
+    return read_columns(config.cuts)
 
-    return read_items(config.cuts)
+
+def _item_weights(config: SourceConfig, columns: Columns, rows: np.ndarray) -> np.ndarray:
+    """(num_rows,) factors from the file `item_weights`; 1 without one."""
+    if not config.item_weights:
+        return np.ones(len(rows))
+    stated = _read_item_weights(config)
+    return np.asarray([stated.get(columns.id(row), 1.0) for row in rows], dtype=np.float64)
 
 
 def _read_item_weights(config: SourceConfig) -> dict[str, float]:
-    if not config.item_weights:
-        return {}
     weights = {}
     for number, line in enumerate(Path(config.item_weights).read_text(encoding="utf-8").splitlines(), 1):
         item_id, _, value = line.partition("\t")
@@ -177,31 +172,57 @@ def _read_item_weights(config: SourceConfig) -> dict[str, float]:
     return weights
 
 
-def _unusable(item, domain: str, source: int, streams: list[TokenStream], limits: CutLimits) -> str:
-    """Why a cut cannot be trained on; empty when it can."""
-    if not item.duration_seconds >= limits.min_seconds or round(item.duration_seconds * SAMPLE_RATE_HZ) < 1:
-        return "too short"
-    if item.duration_seconds > limits.max_seconds:
-        return "too long"
+def _unusable(
+    columns: Columns, rows: np.ndarray, domain: np.ndarray, source: int, streams: list[TokenStream], limits: CutLimits
+) -> dict[str, np.ndarray]:
+    """Places in `rows` of the cuts that cannot be trained on, by reason; each has one reason, the first that holds."""
+    seconds = columns.duration[rows]
+    short = ~(seconds >= limits.min_seconds) | (np.round(seconds * SAMPLE_RATE_HZ) < 1)
+    reasons = {"too short": short, "too long": seconds > limits.max_seconds}
     for stream in streams:
-        if domain in stream.config.domains and not stream.has(item.id, source):
-            return f"no tokens of {stream.name}"
-    return ""
+        wanted = np.isin(domain, [DOMAINS.index(name) for name in stream.config.domains])
+        reasons[f"no tokens of {stream.name}"] = wanted & ~stream.has_keys(columns.key[rows], source)
+    dropped, known = {}, np.zeros(len(rows), dtype=bool)
+    for reason, holds in reasons.items():
+        places = np.flatnonzero(holds & ~known)
+        known |= holds
+        if len(places):
+            dropped[reason] = places
+    return dropped
 
 
-def _report(name: str, kept: list[_Item], dropped: dict[str, list[float]], limits: CutLimits) -> dict:
-    """Logs and returns the counts of one source."""
-    seconds = sum(item.duration_seconds for item in kept)
-    logger.info("source %s: %d cuts, %.2f h", name, len(kept), seconds / 3600)
+def _refuse_duplicates(sources: list[SourceConfig], columns: dict[int, Columns], rows: dict[int, np.ndarray]) -> None:
+    keys = np.concatenate([columns[number].key[rows[number]] for number in columns])
+    order = np.argsort(keys, kind="stable")
+    twice = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+    starts = np.cumsum([0, *map(len, rows.values())])
+
+    def find(index: int) -> tuple[str, str]:
+        number = int(np.searchsorted(starts, index, side="right")) - 1
+        return columns[number].id(rows[number][index - starts[number]]), sources[number].name
+
+    for place in twice:
+        (first, before), (second, name) = find(order[place]), find(order[place + 1])
+        if first == second:
+            raise DataError(
+                f"cut '{first}' in source '{name}' and before it in '{before}'",
+                "every id once over all sources",
+                "remove the duplicate; to repeat cuts, use the source's weight",
+            )
+
+
+def _report(name: str, kept: np.ndarray, dropped: dict[str, np.ndarray], limits: CutLimits) -> dict:
+    """Logs and returns the counts of one source, from the durations in seconds of its cuts."""
+    logger.info("source %s: %d cuts, %.2f h", name, len(kept), kept.sum() / 3600)
     for reason, durations in sorted(dropped.items()):
         logger.warning(
             "source %s: dropped %d cuts, %.2f h: %s (limits %g to %g s)",
             name,
             len(durations),
-            sum(durations) / 3600,
+            durations.sum() / 3600,
             reason,
             limits.min_seconds,
             limits.max_seconds,
         )
-    counts = {reason: {"num_cuts": len(d), "seconds": float(sum(d))} for reason, d in sorted(dropped.items())}
-    return {"num_cuts": len(kept), "seconds": float(seconds), "dropped": counts}
+    counts = {reason: {"num_cuts": len(d), "seconds": float(d.sum())} for reason, d in sorted(dropped.items())}
+    return {"num_cuts": len(kept), "seconds": float(kept.sum()), "dropped": counts}

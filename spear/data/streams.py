@@ -79,6 +79,10 @@ class TokenStream:
         """Whether there are tokens for a cut."""
         return cut_id in self._stores[self._store_of_source[source]]
 
+    def has_keys(self, keys: np.ndarray, source: int) -> np.ndarray:
+        """Whether there are tokens for cuts with these `spear.shards.id_key`."""
+        return self._stores[self._store_of_source[source]].contains_keys(keys)
+
     def num_rows(self, num_samples: int) -> int:
         """Frames of targets for so many samples at 16 kHz."""
         return int(num_samples * self.frame_rate_hz / SAMPLE_RATE_HZ)

@@ -8,13 +8,14 @@ import torch
 
 from spear import config as configuration
 from spear.data import PlanLimits, PretrainDataset, load_sources
+from spear.data.cuts import NUM_DRAWS
 from spear.data.sources import read_source
 from spear.data.streams import StreamConfig as TokenStreamConfig
 from spear.errors import CardError, CheckpointError, ConfigError, DataError
 from spear.log import get_logger
 from spear.models.pretrain import SpearPretrainModel
 from spear.nn import set_activation_checkpointing
-from spear.seeds import derive, seed_global
+from spear.seeds import seed_global
 from spear.train.config import TrainConfig
 from spear.train.objectives import Objective, RandomProjectionObjective, TokenObjective
 
@@ -53,13 +54,10 @@ def load_data(config: TrainConfig, num_ranks: int = 1) -> RunData:
     sources = [dataclasses.replace(source, cuts=str(data_dir / source.cuts)) for source in config.sources]
     streams = _token_streams(config, data_dir)
     items = {source.name: read_source(source) for source in sources}
-    is_valid = {name: [_is_valid(config, item.id) for item in of] for name, of in items.items()}
-    parts = [
-        {name: [item for item, valid in zip(of, is_valid[name]) if valid == wanted] for name, of in items.items()}
-        for wanted in (False, True)
-    ]
+    # A cut's part depends on its id alone.
+    is_valid = {name: columns.draw < config.valid_fraction * NUM_DRAWS for name, columns in items.items()}
     features = data_dir / "fbank" if (data_dir / "fbank" / "card.json").exists() else None
-    loaded = load_sources(sources, streams, items=parts[0])
+    loaded = load_sources(sources, streams, items=items, chosen={name: ~valid for name, valid in is_valid.items()})
     limits = config.plan
     if limits.max_seconds == "auto":  # the trainer replaces it when it has a model to measure
         limits = dataclasses.replace(limits, max_seconds=PlanLimits.max_seconds)
@@ -73,9 +71,9 @@ def load_data(config: TrainConfig, num_ranks: int = 1) -> RunData:
     )
     valid = None
     # Every rank scores at least one batch, so a handful of cuts from a small folder is no validation set.
-    if sum(map(len, parts[1].values())) >= max(num_ranks, 2):
+    if sum(int(valid.sum()) for valid in is_valid.values()) >= max(num_ranks, 2):
         try:
-            held = load_sources(sources, streams, items=parts[1], require_every_source=False)
+            held = load_sources(sources, loaded.streams, items=items, chosen=is_valid, require_every_source=False)
             valid = PretrainDataset(held, seed=config.seed, limits=limits) if len(held.cuts) >= num_ranks else None
         except DataError as error:
             logger.warning("no validation: %s", error.found)
@@ -99,11 +97,6 @@ def _token_streams(config: TrainConfig, data_dir: Path) -> list[TokenStreamConfi
         path = str(data_dir / (stream.tokens or f"tokens/{name}"))
         streams.append(TokenStreamConfig(name=name, path=path, domains=used, mix_tokens=stream.mix_tokens))
     return streams
-
-
-def _is_valid(config: TrainConfig, item_id: str) -> bool:
-    """A cut's part depends on its id alone: not on the seed, the order or the other cuts."""
-    return derive(0, "valid", item_id) % 10_000 < config.valid_fraction * 10_000
 
 
 def make_objectives(config: TrainConfig, data: RunData, device: torch.device) -> dict[str, Objective]:
