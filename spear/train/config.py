@@ -32,7 +32,7 @@ class StreamConfig:
         codebook_size: random projection only.
         projection_dim: random projection only: dimension in which codes are looked up.
         stacked_frames: random projection only: fbank rows that one target sees.
-        smoothed_frames: random projection only: odd number of fbank rows over which the normalised features are averaged
+        smoothed_frames: random projection only: odd number of fbank rows over which normalised features are averaged
             before that. The bins of one frame of a noise scatter by several dB, which nothing can predict; what lasts
             longer (a pitch, a voice, a room) is left.
         normalise: random projection only: `utterance` takes away each mel bin's mean over the utterance (what is said,
