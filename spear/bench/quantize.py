@@ -27,7 +27,14 @@ from spear.quantize import relative_error
 
 _CPU_SECONDS_PER_ENCODER = 0.5
 _SETS = ("embeddings", "fbank", "mixture")
-_METHODS = ("ours", "multi_quantization", "faiss", "faiss-lsq")
+# Method: (class of faiss, settings); the name of the row says both.
+_FAISS = {
+    "faiss-pq": ("ProductQuantizer", {}),
+    "faiss-rq1": ("ResidualQuantizer", {"beam": 1}),
+    "faiss-rq5": ("ResidualQuantizer", {"beam": 5}),
+    "faiss-lsq": ("LocalSearchQuantizer", {}),
+}
+_METHODS = ("ours", "multi_quantization", *_FAISS)
 _HEADER = (
     "vectors",
     "quantiser",
@@ -126,12 +133,7 @@ def _measure_set(vectors: VectorSet, settings: QuantizeBenchConfig):
         yield rows, notes
     if "multi_quantization" in methods:
         yield from _against_peer(vectors, settings, state, searches)
-    for method, kind, extra in (
-        ("faiss", "ProductQuantizer", {}),
-        ("faiss", "ResidualQuantizer", {"beam": 1}),
-        ("faiss", "ResidualQuantizer", {"beam": 5}),
-        ("faiss-lsq", "LocalSearchQuantizer", {}),
-    ):
+    for method, (kind, extra) in _FAISS.items():
         if method in methods:
             name = f"faiss {kind}" + (f", beam {extra['beam']}" if extra else "")
             yield _in_process(Job(name, kind, vectors.num_codebooks, extra), vectors, settings)[:2]
