@@ -2,7 +2,7 @@
 
 The codec of SPEAR's targets (arXiv 2510.25955; direct-sum quantisation of arXiv 2211.00508), with the state dict of
 the package `multi_quantization`, so that files work in both. All codebooks span the whole space; a linear layer gives
-a first guess of the codes, and a search (`spear.quantize.search`) lowers the error from there.
+a first guess of the codes, and a search (`spear.quantize.search`) goes on from there.
 
 Shape suffixes: B vectors, N codebooks, K codes of a codebook, D = dim.
 """
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spear.errors import ConfigError, DataError
-from spear.quantize.search import SearchTables, greedy, refine, smallest
+from spear.quantize.search import SearchTables, search, smallest
 
 DEFAULT_PASSES, DEFAULT_BEAM = 5, 16
 SCALE_SPEED = 10.0
@@ -90,14 +90,15 @@ class Quantizer(nn.Module):
     def encode(self, x: Tensor, refine_passes: int = DEFAULT_PASSES, beam: int = DEFAULT_BEAM) -> Tensor:
         """Codes of vectors, deterministic and in bounded memory whatever the number of vectors.
 
-        With 0 passes the codes are the likeliest of the linear layer. Each pass then sweeps over all codebooks with
-        `beam` kept combinations, from that guess and from a greedy one. More passes never raise a vector's error
-        beyond the rounding of float32.
+        With 0 passes the codes are the likeliest of the linear layer. The first pass grows combinations codebook by
+        codebook, `beam` kept at a time; further passes sweep over all codebooks, from the best of these and from that
+        guess. More passes never raise a vector's error beyond the rounding of float32, except from 0 to 1, where
+        the guess plays no part.
         Zeros are coded like any vector; an empty batch gives an empty result.
 
         Args:
             x: (..., D) floating point; computed in float32.
-            refine_passes: sweeps; a vector that a sweep did not improve is finished early.
+            refine_passes: of the search; a vector that a sweep did not improve is finished early.
             beam: combinations kept in a sweep: more is slower and more exact.
 
         Returns:
@@ -112,11 +113,10 @@ class Quantizer(nn.Module):
         result = torch.empty(len(flat), self.num_codebooks, dtype=torch.uint8, device=flat.device)
         for start in range(0, len(flat), chunk_size):
             x_BD = flat[start : start + chunk_size].float()
-            codes_BN = smallest(self.logits(x_BD).neg_()).int()
+            # One pass is for speed: it does without the guess.
+            codes_BN = None if refine_passes == 1 else smallest(self.logits(x_BD).neg_()).int()
             if refine_passes > 0:
-                scores_BC = tables.scores(x_BD)
-                starts = torch.stack([codes_BN, greedy(tables, x_BD, scores_BC)], dim=1)
-                codes_BN = refine(tables, x_BD, starts, refine_passes, beam, scores_BC)
+                codes_BN = search(tables, x_BD, refine_passes, beam, codes_BN)
             result[start : start + chunk_size] = codes_BN.to(torch.uint8)
         return result.view(*x.shape[:-1], self.num_codebooks)
 

@@ -1,4 +1,4 @@
-"""The two updates of codebook training: all code vectors at once by least squares, and new places for rare codes.
+"""The update of codebook training: all code vectors at once by least squares.
 
 Shape suffixes: M frames, N codebooks, K codes, C = N * K, D = dim.
 """
@@ -49,34 +49,3 @@ def update_centers(
     matrix_CC.diagonal().add_(ridge)
     step_CD = torch.cholesky_solve(sums_CD, torch.linalg.cholesky(matrix_CC))
     return centers_NKD + step_CD.view_as(centers_NKD), counts_NK, rest_MD
-
-
-def split_common_codes(
-    centers_NKD: Tensor,
-    counts_NK: Tensor,
-    codes_MN: Tensor,
-    rest_MD: Tensor,
-    rare_below: float,
-    generator: torch.Generator,
-    step: float = 0.1,
-) -> int:
-    """Moves rarely used codes beside common ones, in place: dead codes come back and use becomes even.
-
-    A rare code becomes a copy of a code drawn in proportion to its use, shifted a little towards one of that code's
-    frames; the next search shares the frames out between the two. (Moving it all the way, onto the frame, would
-    spend codes on outliers.)
-
-    Args:
-        rare_below: codes used less than this share of the mean use are moved.
-        step: how far towards the frame.
-
-    Returns:
-        how many codes were moved.
-    """
-    num_moved = 0
-    for n in range(len(centers_NKD)):
-        rare = (counts_NK[n] < rare_below * len(codes_MN) / counts_NK.shape[1]).nonzero().squeeze(1)
-        frames = torch.randint(len(codes_MN), (len(rare),), generator=generator).to(codes_MN.device)
-        centers_NKD[n, rare] = centers_NKD[n, codes_MN[frames, n].long()] + step * rest_MD[frames]
-        num_moved += len(rare)
-    return num_moved

@@ -5,9 +5,10 @@ A vector x is approximated by the sum of one row of each codebook, ``C_1[i_1] + 
     |x|^2 + sum_n (|C_n[i_n]|^2 - 2 x.C_n[i_n]) + 2 sum_{n<m} C_n[i_n].C_m[i_m]
 
 so after one matrix product x.C and one Gram matrix C.C the error of any combination is a sum of table entries.
-The search is a beam over complete combinations: codebook by codebook, every kept combination tries all K rows of
-that codebook, and the best distinct `beam` results stay. The current combination is always among the candidates,
-so a pass cannot raise the error; the caller's codes change only where the error measured on the decoded vector falls.
+The search is a beam. It first grows combinations codebook by codebook, as faiss' ResidualQuantizer does: every kept
+combination tries all K rows of the next codebook, and the best `beam` results stay. Further passes sweep over complete
+combinations: every kept one tries all rows of each codebook in turn. The current combination is always among the
+candidates, so a pass cannot raise the error; codes change only where the error measured on the decoded vector falls.
 
 Shape suffixes: B vectors, H kept combinations, N codebooks, K rows of a codebook, C = N * K, D = dim.
 """
@@ -83,17 +84,62 @@ def smallest(values: Tensor) -> Tensor:
     return inside.argmin(dim=-1) * (width // _TOPK_BLOCK) + chosen.squeeze(-1)
 
 
+def grow(
+    rows_BHn: Tensor, errors_BH: Tensor, scores_BK: Tensor, pairs_CK: Tensor, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Adds a codebook to combinations of the n codebooks before it.
+
+    Args:
+        rows_BHn: int32 indexes into all rows, n codebooks deep (n = 0: nothing is chosen yet).
+        errors_BH: their errors, up to a constant of each vector.
+        scores_BK: |row|^2 - 2 x.row of the next codebook.
+        pairs_CK: 2 row.row of the rows before it and its own.
+        width: combinations to keep.
+
+    Returns:
+        (B, H') errors in ascending order, int64 parents (which of the H) and int64 codes of the new codebook.
+    """
+    num_vectors, num_kept, depth = rows_BHn.shape
+    size = scores_BK.shape[1]
+    if depth:
+        changes_BHK = F.embedding_bag(rows_BHn.reshape(-1, depth), pairs_CK, mode="sum").view(num_vectors, -1, size)
+        changes_BHK += scores_BK[:, None, :]
+        changes_BHK += errors_BH[:, :, None]
+    else:
+        changes_BHK = scores_BK[:, None, :] + errors_BH[:, :, None]
+    errors_BH, places = top_smallest(changes_BHK.view(num_vectors, num_kept * size), width)
+    parents = places >> (size.bit_length() - 1)  # K is a power of two; integer division is slow
+    return errors_BH, parents, places - parents * size
+
+
+def extend(rows_BHn: Tensor, parents: Tensor, new_rows: Tensor) -> Tensor:
+    """(B, H', n + 1) int32: the parents' rows and the new ones."""
+    old = rows_BHn.gather(1, parents[:, :, None].expand(-1, -1, rows_BHn.shape[2]))
+    return torch.cat([old, new_rows[:, :, None].to(torch.int32)], dim=2)
+
+
 class _Beam:
     """The kept combinations of one chunk of vectors: rows (B, H, N), a key of each, and their errors.
 
-    A row is a code plus the place of its codebook's first row, an index into all C rows.
+    A row is a code plus the place of its codebook's first row, an index into all C rows. Errors are right up to a
+    constant of each vector.
     """
 
-    def __init__(self, tables: SearchTables, scores_BC: Tensor, codes_BHN: Tensor, errors_BH: Tensor, width: int):
+    def __init__(self, tables: SearchTables, scores_BC: Tensor, width: int):
         self.tables, self.width, self.shift = tables, width, tables.codebook_size.bit_length() - 1
         self.scores_BNK = scores_BC.view(-1, tables.num_codebooks, tables.codebook_size)
-        self.rows_BHN, self.errors_BH = codes_BHN + tables.starts_N, errors_BH
-        self.keys_BH = (self.rows_BHN.long() * tables.weights_N).sum(dim=2)
+        self.rows_BHN = scores_BC.new_empty(len(scores_BC), 1, 0, dtype=torch.int32)
+        self.errors_BH = scores_BC.new_zeros(len(scores_BC), 1)
+        for n in range(tables.num_codebooks):
+            self.errors_BH, parents, codes = grow(
+                self.rows_BHN, self.errors_BH, self.scores_BNK[:, n], tables.pairs_NCK[n], width
+            )
+            self.rows_BHN = extend(self.rows_BHN, parents, codes + n * tables.codebook_size)
+
+    def restart(self, codes_BSN: Tensor, errors_BS: Tensor) -> None:
+        """Goes on from S given combinations instead of those kept."""
+        self.rows_BHN, self.errors_BH = codes_BSN + self.tables.starts_N, errors_BS
+        self.keys_BH = (self.rows_BHN.long() * self.tables.weights_N).sum(dim=2)
 
     def codes(self) -> Tensor:
         """(B, N): the best combination of each vector."""
@@ -149,39 +195,39 @@ def top_smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return best, chosen.gather(1, places - block * count) + block * num_blocks
 
 
-def refine(
-    tables: SearchTables, x_BD: Tensor, codes_BSN: Tensor, passes: int, beam: int, scores_BC: Tensor | None = None
-) -> Tensor:
-    """Lowers the error of a chunk's codes by `passes` sweeps over all codebooks.
+def search(tables: SearchTables, x_BD: Tensor, passes: int, beam: int, guess_BN: Tensor | None = None) -> Tensor:
+    """Codes of a chunk of vectors.
 
     Args:
         x_BD: float32 vectors; at most a few thousand (`chunk_size`).
-        codes_BSN: int32 codes of S >= 1 combinations to begin with. Only the first can be returned unchanged, so
-            that the result is never worse than it and more passes are never worse than fewer.
-        passes: sweeps; a vector that a sweep did not improve is finished early.
-        beam: combinations kept for each vector; 1 is plain coordinate descent.
-        scores_BC: `tables.scores(x_BD)`, if known already.
+        passes: the first grows combinations, the others sweep over complete ones; a vector that a sweep did not
+            improve is finished early. More passes never give a vector a higher error.
+        beam: combinations kept for each vector; 1 is a greedy choice and coordinate descent.
+        guess_BN: int32 codes from elsewhere, from which the sweeps begin too.
 
     Returns:
-        (B, N) int32 codes; no vector's error is higher than that of its first combination.
+        (B, N) int32 codes; with sweeps, no vector's error is higher than that of its guess.
     """
-    best_BN = codes_BSN[:, 0].clone()
-    if passes <= 0 or not len(best_BN):
+    state = _Beam(tables, tables.scores(x_BD), beam)
+    best_BN = state.codes()
+    if passes <= 1 or not len(best_BN):
         return best_BN
-    start_errors_BS = torch.stack([tables.errors(x_BD, codes_BSN[:, s]) for s in range(codes_BSN.shape[1])], dim=1)
-    best_errors_B = start_errors_BS[:, 0].clone()
+    # Sweeps from two unlike combinations find more than sweeps from all that were kept, which are much alike.
+    starts_BSN = best_BN[:, None] if guess_BN is None else torch.stack([best_BN, guess_BN], dim=1)
+    errors_BS = torch.stack([tables.errors(x_BD, codes_BN) for codes_BN in starts_BSN.unbind(dim=1)], dim=1)
+    best_errors_B, chosen_B = errors_BS.min(dim=1)
+    best_BN = starts_BSN[torch.arange(len(best_BN), device=x_BD.device), chosen_B]
+    state.restart(starts_BSN, errors_BS)
     rows = torch.arange(len(best_BN), device=x_BD.device)
-    state = _Beam(tables, tables.scores(x_BD) if scores_BC is None else scores_BC, codes_BSN, start_errors_BS, beam)
-    for number in range(passes):
+    for number in range(1, passes):
         for n in range(tables.num_codebooks):
             state.step(n)
         first_BN = state.codes()
-        errors_B = tables.errors(x_BD if number == 0 else x_BD[rows], first_BN)
+        errors_B = tables.errors(x_BD if number == 1 else x_BD[rows], first_BN)
         better = errors_B < best_errors_B[rows]
         best_BN[rows[better]] = first_BN[better]
         best_errors_B[rows[better]] = errors_B[better]
-        # The first pass widens the beam, which may pay in the second.
-        moving = better.nonzero().squeeze(1) if number else torch.arange(len(rows), device=rows.device)
+        moving = better.nonzero().squeeze(1)
         if number + 1 == passes or not len(moving):
             break
         if len(moving) < 0.9 * len(rows):  # a few finished vectors cost less than copying the others
@@ -190,14 +236,6 @@ def refine(
     return best_BN
 
 
-def greedy(tables: SearchTables, x_BD: Tensor, scores_BC: Tensor | None = None) -> Tensor:
-    """(B, N) int32 codes chosen codebook by codebook, each given those before it; `scores_BC` as for `refine`."""
-    scores_BC = tables.scores(x_BD) if scores_BC is None else scores_BC
-    scores_BNK = scores_BC.view(-1, tables.num_codebooks, tables.codebook_size)
-    rows = torch.empty(len(x_BD), tables.num_codebooks, dtype=torch.int32, device=x_BD.device)
-    for n in range(tables.num_codebooks):
-        given = scores_BNK[:, n]
-        if n:
-            given = F.embedding_bag(rows[:, :n].contiguous(), tables.pairs_NCK[n], mode="sum").add_(given)
-        rows[:, n] = smallest(given.contiguous()) + n * tables.codebook_size
-    return rows - tables.starts_N
+def search_all(tables: SearchTables, x_MD: Tensor, passes: int, beam: int) -> Tensor:
+    """(M, N) int32 codes of any number of vectors, in chunks."""
+    return torch.cat([search(tables, part, passes, beam) for part in x_MD.split(tables.chunk_size(beam))])

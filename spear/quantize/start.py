@@ -1,15 +1,21 @@
 """Where codebook training begins: k-means, and k-means on what is left over.
 
-Shape suffixes: M frames, K centers, D = dim.
+Shape suffixes: M frames, H kept combinations, K centers, C rows of all codebooks so far, D = dim.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from spear.errors import ConfigError
+from spear.quantize.search import extend, grow
 from spear.seeds import torch_rng
 
 _CHUNK = 16384
+# Steps of `progressive_kmeans`. More were not better.
+_SUBSPACES = 6
+# Codes of less than this share of the mean use begin again beside a common one.
+_RARE = 0.3
 
 
 def nearest(x_MD: Tensor, centers_KD: Tensor) -> Tensor:
@@ -41,12 +47,45 @@ def kmeans(
     if batch_rows is not None and batch_rows < len(x_MD):
         return _minibatch_kmeans(x_MD, num_centers, iterations, torch_rng(seed, purpose), batch_rows)
     generator = torch_rng(seed, purpose)
-    centers_KD = x_MD[_rows(len(x_MD), num_centers, generator)].clone()
-    for _ in range(iterations):
-        sums_KD, counts_K = sum_by_code(x_MD, nearest(x_MD, centers_KD), num_centers)
-        spare_KD = x_MD[_rows(len(x_MD), num_centers, generator)]
+    return _lloyd(x_MD, x_MD[_rows(len(x_MD), num_centers, generator)].clone(), iterations, generator)
+
+
+def _lloyd(x_MD: Tensor, centers_KD: Tensor, iterations: int, generator: torch.Generator, rare: float = 0) -> Tensor:
+    """Iterations of k-means; `rare` > 0 also moves centers of less than this share of the mean use, except at the end.
+
+    They move beside the center of a random row, a little towards that row: common codes are split, and use is even.
+    """
+    for iteration in range(iterations):
+        codes_M = nearest(x_MD, centers_KD)
+        sums_KD, counts_K = sum_by_code(x_MD, codes_M, len(centers_KD))
+        spare_KD = x_MD[_rows(len(x_MD), len(centers_KD), generator)]
         centers_KD = torch.where(counts_K[:, None] > 0, sums_KD / counts_K.clamp(min=1)[:, None], spare_KD)
+        if rare and iteration < iterations - 1:
+            few = (counts_K < rare * len(x_MD) / len(centers_KD)).nonzero().squeeze(1)
+            rows = torch.randint(len(x_MD), (len(few),), generator=generator).to(x_MD.device)
+            centers_KD[few] = centers_KD[codes_M[rows]].lerp(x_MD[rows], 0.1)
     return centers_KD
+
+
+def progressive_kmeans(x_MD: Tensor, num_centers: int, iterations: int, seed: int, purpose: str) -> Tensor:
+    """(K, D) centers by k-means in ever more principal directions, each step from the centers of the one before.
+
+    Where most of the variance lies in few directions this finds much better centers than random rows lead to (faiss'
+    ResidualQuantizer trains so too).
+    """
+    mean_D, dim = x_MD.mean(dim=0), x_MD.shape[1]
+    centered_MD = x_MD - mean_D
+    axes_DD = torch.linalg.eigh(centered_MD.T @ centered_MD)[1].flip(1)
+    turned_MD = centered_MD @ axes_DD
+    generator = torch_rng(seed, purpose)
+    centers_KD = turned_MD[_rows(len(x_MD), num_centers, generator)]
+    used = 0
+    for width in sorted({max(1, int(dim ** (step / _SUBSPACES) + 1e-9)) for step in range(1, _SUBSPACES + 1)}):
+        # New directions begin at their mean, which is zero; the first ones at the rows.
+        start_KD = F.pad(centers_KD[:, : used or width], (0, width - (used or width)))
+        centers_KD = _lloyd(turned_MD[:, :width].contiguous(), start_KD, iterations, generator, _RARE)
+        used = width
+    return centers_KD @ axes_DD.T + mean_D
 
 
 def _minibatch_kmeans(
@@ -90,6 +129,76 @@ def residual_kmeans(x_MD: Tensor, num_codebooks: int, codebook_size: int, iterat
         codebooks.append(kmeans(rest_MD, codebook_size, iterations, seed, f"kmeans{n}"))
         rest_MD -= codebooks[-1][nearest(rest_MD, codebooks[-1])]
     return torch.stack(codebooks)
+
+
+class BeamStart:
+    """Codebooks one after the other, each by k-means on what all kept combinations of those before it leave over.
+
+    With several combinations of each frame there is more to learn from, and a codebook is fitted to the search that
+    will be used (Babenko and Lempitsky 2014 call this stacking; faiss' ResidualQuantizer is of the same kind).
+
+    Args:
+        x_MD: frames.
+        codebook_size: K.
+        beam: combinations kept of a frame.
+        max_rows: most rows of one k-means.
+        iterations: of k-means in each subspace.
+        seed: names every random choice.
+        centers: (n, K, D) `centers_NKD` to go on from.
+
+    Attributes:
+        centers_NKD: codebooks so far, of the frames less their mean.
+    """
+
+    def __init__(
+        self,
+        x_MD: Tensor,
+        codebook_size: int,
+        beam: int,
+        max_rows: int,
+        iterations: int,
+        seed: int,
+        centers: Tensor | None = None,
+    ):
+        self.mean_D = x_MD.mean(dim=0)
+        self.x_MD, self.beam, self.max_rows = x_MD - self.mean_D, beam, max_rows
+        self.iterations, self.seed = iterations, seed
+        self.centers_NKD = x_MD.new_empty(0, codebook_size, x_MD.shape[1])
+        self.rows_MHN = torch.empty(len(x_MD), 1, 0, dtype=torch.int32, device=x_MD.device)
+        self.errors_MH = x_MD.new_zeros(len(x_MD), 1)
+        for centers_KD in [] if centers is None else centers:
+            self._append(centers_KD)
+
+    def shifted_centers(self) -> Tensor:
+        """(N, K, D) codebooks so far, of the frames as they are."""
+        result = self.centers_NKD.clone()
+        result[:1] += self.mean_D
+        return result
+
+    def add(self) -> None:
+        """Trains the next codebook."""
+        number, (_, size, dim) = len(self.centers_NKD), self.centers_NKD.shape
+        kept = self.rows_MHN.shape[1]
+        generator = torch_rng(self.seed, "left over", number)
+        chosen = torch.randperm(len(self.x_MD) * kept, generator=generator)[: self.max_rows].to(self.x_MD.device)
+        rest_MD = self.x_MD[chosen // kept]
+        if number:
+            rows = self.rows_MHN.view(-1, number)[chosen]
+            rest_MD -= F.embedding_bag(rows, self.centers_NKD.view(-1, dim), mode="sum")
+        self._append(progressive_kmeans(rest_MD, size, self.iterations, self.seed, f"kmeans{number}"))
+
+    def _append(self, centers_KD: Tensor) -> None:
+        number, (_, size, dim) = len(self.centers_NKD), self.centers_NKD.shape
+        squares_K, pairs_CK = centers_KD.square().sum(dim=1), 2 * self.centers_NKD.view(-1, dim) @ centers_KD.T
+        rows, errors = [], []
+        step = max(256, 4096 // self.beam)
+        for x_BD, rows_BHN, errors_BH in zip(*(t.split(step) for t in (self.x_MD, self.rows_MHN, self.errors_MH))):
+            scores_BK = torch.addmm(squares_K, x_BD, centers_KD.T, alpha=-2.0)
+            errors_BH, parents, codes = grow(rows_BHN, errors_BH, scores_BK, pairs_CK, self.beam)
+            rows.append(extend(rows_BHN, parents, codes + number * size))
+            errors.append(errors_BH)
+        self.rows_MHN, self.errors_MH = torch.cat(rows), torch.cat(errors)
+        self.centers_NKD = torch.cat([self.centers_NKD, centers_KD[None]])
 
 
 def _rows(available: int, wanted: int, generator: torch.Generator) -> Tensor:

@@ -1,12 +1,13 @@
-"""Training codebooks: residual k-means, then alternating search and least squares over all code vectors at once.
+"""Training codebooks: k-means codebook by codebook, then least squares over all code vectors at once.
 
-The reference (multi_quantization) trains by stochastic gradients for tens of thousands of steps. Given the codes,
-however, the best code vectors are the solution of one linear system, and given the code vectors, codes are found by
-table look-up (`spear.quantize.search`): a few rounds of both reach a lower error in seconds. Each round also moves
-rarely used codes beside common ones, and searches under code vectors with a little noise that fades (as simulated
-annealing does), which avoids poor local optima. The linear layer of the format is fitted to the final codes.
+The reference (multi_quantization) trains by stochastic gradients for tens of thousands of steps. k-means on what the
+best few combinations so far leave over (`spear.quantize.start.BeamStart`) gets below its error in seconds. Given the
+codes, moreover, the best code vectors are the solution of one linear system, and given the code vectors, codes are
+found by table look-up (`spear.quantize.search`): rounds of both follow for as long as they lower the error of
+held-out frames. The linear layer of the format is fitted to the final codes.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -21,11 +22,11 @@ from torch import Tensor
 from spear import fs, log
 from spear.errors import ConfigError, DataError
 from spear.quantize.codec import Quantizer, check_vectors
-from spear.quantize.least_squares import split_common_codes, update_centers
+from spear.quantize.least_squares import update_centers
 from spear.quantize.logits import fit_logits
 from spear.quantize.metrics import bits_per_frame, code_use, mutual_information, relative_error
-from spear.quantize.search import SearchTables, greedy, refine
-from spear.quantize.start import product_kmeans, residual_kmeans
+from spear.quantize.search import SearchTables, search_all
+from spear.quantize.start import BeamStart, product_kmeans, residual_kmeans
 from spear.seeds import derive, torch_rng
 
 METHODS = ("joint", "residual", "product")
@@ -43,15 +44,13 @@ class QuantizerTrainConfig:
         default="joint",
         metadata={"help": "joint; or a control in the same format: residual or product (k-means on all frames)"},
     )
-    start_frames: int = field(default=20_000, metadata={"help": "frames of the residual k-means it starts from"})
-    start_iterations: int = field(default=8, metadata={"help": "iterations of that k-means"})
-    rounds: int = field(default=6, metadata={"help": "rounds of least squares and search"})
-    beam: int = field(default=4, metadata={"help": "combinations kept by the search while training"})
-    noise: float = field(
-        default=0.3, metadata={"help": "of the code vectors in the first round, in standard deviations"}
+    start_frames: int = field(default=65_536, metadata={"help": "frames of the start, and rows of each k-means in it"})
+    start_iterations: int = field(
+        default=4, metadata={"help": "iterations of that k-means in each of six subspaces; controls take twice as many"}
     )
-    rare_below: float = field(default=0.3, metadata={"help": "codes used less than this share of the mean are moved"})
-    ridge: float = field(default=2.0, metadata={"help": "frames' worth of weight that holds a code vector in place"})
+    rounds: int = field(default=6, metadata={"help": "most rounds of search and least squares; useless ones end it"})
+    beam: int = field(default=5, metadata={"help": "combinations kept by the search while training"})
+    ridge: float = field(default=100.0, metadata={"help": "frames' worth of weight that holds a code vector in place"})
     logits_epochs: float = field(default=3.0, metadata={"help": "epochs of cross-entropy for the linear layer"})
     heldout_fraction: float = field(default=0.05, metadata={"help": "share of the frames that is only measured on"})
     max_heldout: int = field(default=5_000, metadata={"help": "most frames held out"})
@@ -70,15 +69,16 @@ def train_quantizer(
         frames: (M, dim) floats; computed in float32 on the tensor's device.
         num_codebooks: N, a power of two.
         config: settings.
-        progress: called after each round with `round`, `train_error`, `heldout_error`, `moved_codes`, `seconds`.
-        state_path: file that keeps the state after each round; a killed run continues from it, exactly, and it is
+        progress: called after each codebook of the start with `codebook` (from 1), `codebooks` and `seconds`, and
+            after each round with `round` (0: the start), `train_error`, `heldout_error` and `seconds`.
+        state_path: file that keeps the state after each of them; a killed run continues from it, exactly, and it is
             removed at the end. Without it nothing is written.
 
     Returns:
         the quantizer in eval mode, and metrics of the held-out frames (of the training frames if none are held out):
-        `relative_error` by number of refinement passes, `start_error` (residual k-means, greedy codes), `perplexity`,
+        `relative_error` by number of refinement passes, `start_error` (before the rounds), `perplexity`,
         `dead_codes`, `index_entropy_loss`, `mutual_information_bits` (N x N, of the training frames), `bits_per_frame`,
-        `rounds` (what `progress` got), `frames`, `heldout_frames`, `seconds`.
+        `rounds` (what `progress` got of them), `frames`, `heldout_frames`, `seconds`.
 
     Raises:
         DataError: frames that are not (M, dim), not finite, or fewer than the codes of a codebook.
@@ -111,94 +111,99 @@ def train_quantizer(
 
 
 class _Training:
-    """Centers and the codes of all training frames, improved in rounds."""
+    """Centers and the codes of all training frames: a start, and rounds that improve it."""
 
     def __init__(self, train_MD: Tensor, heldout_MD: Tensor, num_codebooks: int, config: QuantizerTrainConfig):
         self.x_MD, self.config, self.num_codebooks = train_MD, config, num_codebooks
-        self.watched_MD = heldout_MD[:2000] if len(heldout_MD) else train_MD[:2000]
-        self.spread_D = train_MD.std(dim=0, correction=0)
-        self.round, self.start_error = 0, float("nan")
-        self.centers_NKD = self.codes_MN = None
+        self.watched_MD = heldout_MD if len(heldout_MD) else train_MD[: config.max_heldout]
+        self.round, self.start_error, self.error = 0, float("nan"), float("nan")
+        self.centers_NKD = train_MD.new_empty(0, config.codebook_size, train_MD.shape[1])
+        self.codes_MN = None
         self.history: list[dict] = []  # of this process: after a restart it begins at the round of the state
 
     def run(self, progress: Progress, state_path: Path | None) -> None:
-        """All rounds, from the state file's where there is a fitting one."""
-        config = self.config
-        if not self._resume(state_path):
-            self._begin()
+        """The start and all rounds, from the state file's where there is a fitting one."""
+        self.began = time.monotonic()
+        self._resume(state_path)
+        if len(self.centers_NKD) < self.num_codebooks:
+            self._begin(progress, state_path)
+        tables = SearchTables(self.centers_NKD)
+        self.codes_MN = self._codes(tables, self.x_MD)
+        self.error = self._watched_error(tables)
+        if math.isnan(self.start_error):
+            self.start_error = self.error
             self._save(state_path)
-        if config.method != "joint":
-            return
-        began = time.monotonic()
-        while self.round < config.rounds:
-            moved = self._one_round()
+            self._report(progress, tables)
+        while self.config.method == "joint" and self.round < self.config.rounds and self._one_round():
             self.round += 1
             self._save(state_path)
-            tables = SearchTables(self.centers_NKD)
-            state = {
-                "round": self.round,
-                "train_error": round(relative_error(self.x_MD, tables.decode(self.codes_MN)), 6),
-                "heldout_error": round(self._watched_error(tables), 6),
-                "moved_codes": moved,
-                "seconds": round(time.monotonic() - began, 2),
-            }
-            self.history.append(state)
-            progress(state)
-        tables = SearchTables(self.centers_NKD)
-        self.centers_NKD = update_centers(tables, self.centers_NKD, self.x_MD, self.codes_MN, config.ridge)[0]
+            self._report(progress, SearchTables(self.centers_NKD))
 
     def quantizer(self) -> Quantizer:
         """The result, with its linear layer fitted."""
         config, (num_codebooks, codebook_size, dim) = self.config, self.centers_NKD.shape
         quantizer = Quantizer(dim, num_codebooks, codebook_size).to(self.x_MD.device)
         quantizer.centers.copy_(self.centers_NKD)
-        codes_MN = self._search(SearchTables(self.centers_NKD), self.x_MD, self.codes_MN)
-        fit_logits(quantizer, self.x_MD, codes_MN, derive(config.seed, "quantizer"), config.logits_epochs)
+        fit_logits(quantizer, self.x_MD, self.codes_MN, derive(config.seed, "quantizer"), config.logits_epochs)
         digest = fs.sha256_bytes(self.centers_NKD.cpu().numpy().tobytes())
         quantizer.id_buf.copy_(torch.tensor([ord(character) for character in digest[:8]]))
         return quantizer.eval()
 
-    def _begin(self) -> None:
-        config = self.config
-        # The split has shuffled the frames. Controls end where the joint method begins: they get all frames.
-        start = self.x_MD[: config.start_frames] if config.method == "joint" else self.x_MD
-        seed = derive(config.seed, "quantizer")
-        make = product_kmeans if config.method == "product" else residual_kmeans
-        self.centers_NKD = make(start, self.num_codebooks, config.codebook_size, config.start_iterations, seed)
-        tables = SearchTables(self.centers_NKD)
-        self.codes_MN = _in_chunks(tables, 1, lambda x_BD: greedy(tables, x_BD), self.x_MD)
-        self.start_error = self._watched_error(tables, passes=0)
-
-    def _one_round(self) -> int:
-        config = self.config
-        generator = torch_rng(config.seed, "round", self.round)
-        tables = SearchTables(self.centers_NKD)
-        self.centers_NKD, counts_NK, rest_MD = update_centers(
-            tables, self.centers_NKD, self.x_MD, self.codes_MN, config.ridge
-        )
-        moved = 0
-        if self.round < config.rounds - 2:  # the last rounds settle
-            moved = split_common_codes(
-                self.centers_NKD, counts_NK, self.codes_MN, rest_MD, config.rare_below, generator
+    def _begin(self, progress: Progress, state_path: Path | None) -> None:
+        config, seed = self.config, derive(self.config.seed, "quantizer")
+        if config.method != "joint":  # controls
+            make = product_kmeans if config.method == "product" else residual_kmeans
+            self.centers_NKD = make(
+                self.x_MD, self.num_codebooks, config.codebook_size, 2 * config.start_iterations, seed
             )
-        del rest_MD
-        fading = max(0.0, 1 - self.round / max(1, config.rounds - 2)) ** 0.5
-        scale = config.noise * fading / self.num_codebooks**0.5
-        noise = torch.randn(self.centers_NKD.shape, generator=generator).to(self.x_MD.device)
-        noisy = SearchTables(self.centers_NKD + scale * self.spread_D * noise)
-        self.codes_MN = self._search(noisy, self.x_MD, self.codes_MN)
-        return moved
-
-    def _search(self, tables: SearchTables, x_MD: Tensor, codes_MN: Tensor) -> Tensor:
-        beam = self.config.beam
-        return _in_chunks(tables, beam, lambda x_BD, c_BN: refine(tables, x_BD, c_BN[:, None], 1, beam), x_MD, codes_MN)
-
-    def _watched_error(self, tables: SearchTables, passes: int = 1) -> float:
-        x_MD, beam = self.watched_MD, self.config.beam
-        codes_MN = _in_chunks(
-            tables, beam, lambda x_BD: refine(tables, x_BD, greedy(tables, x_BD)[:, None], passes, beam), x_MD
+            return
+        start_MD = self.x_MD[: config.start_frames]  # the split has shuffled the frames
+        start = BeamStart(
+            start_MD,
+            config.codebook_size,
+            config.beam,
+            config.start_frames,
+            config.start_iterations,
+            seed,
+            self.centers_NKD,
         )
-        return relative_error(x_MD, tables.decode(codes_MN))
+        for number in range(len(self.centers_NKD), self.num_codebooks):
+            start.add()
+            whole = number + 1 == self.num_codebooks
+            self.centers_NKD = start.shifted_centers() if whole else start.centers_NKD
+            self._save(state_path)
+            progress({"codebook": number + 1, "codebooks": self.num_codebooks, "seconds": self._seconds()})
+
+    def _one_round(self) -> bool:
+        """New centers and codes, if they lower the error of the watched frames; whether they did."""
+        tables = SearchTables(self.centers_NKD)
+        centers_NKD = update_centers(tables, self.centers_NKD, self.x_MD, self.codes_MN, self.config.ridge)[0]
+        tables = SearchTables(centers_NKD)
+        error = self._watched_error(tables)
+        if not error < self.error:
+            return False
+        self.centers_NKD, self.error = centers_NKD, error
+        self.codes_MN = self._codes(tables, self.x_MD)
+        return True
+
+    def _report(self, progress: Progress, tables: SearchTables) -> None:
+        state = {
+            "round": self.round,
+            "train_error": round(relative_error(self.x_MD, tables.decode(self.codes_MN)), 6),
+            "heldout_error": round(self.error, 6),
+            "seconds": self._seconds(),
+        }
+        self.history.append(state)
+        progress(state)
+
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self.began, 2)
+
+    def _codes(self, tables: SearchTables, x_MD: Tensor) -> Tensor:
+        return search_all(tables, x_MD, 1, self.config.beam)
+
+    def _watched_error(self, tables: SearchTables) -> float:
+        return relative_error(self.watched_MD, tables.decode(self._codes(tables, self.watched_MD)))
 
     def _identity(self) -> str:
         # Sums of the frames stand for the frames: reading a changed set of them must not continue an old run.
@@ -209,24 +214,21 @@ class _Training:
 
     def _save(self, path: Path | None) -> None:
         if path is not None:
-            tensors = {"centers": self.centers_NKD.cpu(), "codes": self.codes_MN.to(torch.uint8).cpu()}
             details = {"round": str(self.round), "start_error": repr(self.start_error), "identity": self._identity()}
             with fs.atomic(path) as temporary:
-                save_file(tensors, temporary, details)
+                save_file({"centers": self.centers_NKD.cpu()}, temporary, details)
 
-    def _resume(self, path: Path | None) -> bool:
+    def _resume(self, path: Path | None) -> None:
         if path is None or not path.exists():
-            return False
+            return
         with safetensors.safe_open(path, framework="pt") as file:
             details = file.metadata()
             if details["identity"] != self._identity():
                 _logger.info("%s is the state of other frames or settings: starting afresh", path)
-                return False
+                return
             self.round, self.start_error = int(details["round"]), float(details["start_error"])
             self.centers_NKD = file.get_tensor("centers").to(self.x_MD.device)
-            self.codes_MN = file.get_tensor("codes").to(self.x_MD.device).int()
-        _logger.info("continuing from round %d (%s)", self.round, path)
-        return True
+        _logger.info("continuing from round %d, codebook %d (%s)", self.round, len(self.centers_NKD), path)
 
 
 def _split(frames_MD: Tensor, config: QuantizerTrainConfig) -> tuple[Tensor, Tensor]:
@@ -234,11 +236,6 @@ def _split(frames_MD: Tensor, config: QuantizerTrainConfig) -> tuple[Tensor, Ten
     order = torch.randperm(len(frames_MD), generator=torch_rng(config.seed, "heldout")).to(frames_MD.device)
     count = min(int(config.heldout_fraction * len(frames_MD)), config.max_heldout)
     return frames_MD[order[count:]], frames_MD[order[:count]]
-
-
-def _in_chunks(tables: SearchTables, beam: int, function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
-    pieces = zip(*(array.split(tables.chunk_size(beam)) for array in arrays))
-    return torch.cat([function(*piece) for piece in pieces])
 
 
 def _measure(quantizer: Quantizer, x_MD: Tensor, start_error: float) -> dict:
@@ -256,8 +253,8 @@ def _measure(quantizer: Quantizer, x_MD: Tensor, start_error: float) -> dict:
 
 
 def _log_progress(state: dict) -> None:
-    _logger.info(
-        "round %(round)d: error %(train_error).4f, held out %(heldout_error).4f, %(moved_codes)d codes moved, "
-        "%(seconds).0f s",
-        state,
-    )
+    if "round" in state:
+        text = "round %(round)d: error %(train_error).4f, held out %(heldout_error).4f, %(seconds).0f s"
+    else:
+        text = "codebook %(codebook)d of %(codebooks)d, %(seconds).0f s"
+    _logger.info(text, state)

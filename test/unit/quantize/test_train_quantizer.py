@@ -118,14 +118,14 @@ def test_embeddings_with_nan_are_refused(tmp_path, frames):
     assert torch.isfinite(frames).all()
 
 
-def test_a_process_that_is_killed_loses_at_most_a_round(embeddings, tmp_path):
-    settings = [*SMALL, "--train.rounds", "40", "--embeddings", str(embeddings)]
+def test_a_process_that_is_killed_loses_at_most_a_codebook(embeddings, tmp_path):
+    settings = [*SMALL, "--num-codebooks", "16", "--train.start-iterations", "40", "--embeddings", str(embeddings)]
     words = [sys.executable, "-m", "spear.bin.main", "train-quantizer", *settings, "--output"]
     victim = subprocess.Popen([*words, str(tmp_path / "killed")], stderr=subprocess.PIPE, text=True)
     last = 0
     for line in victim.stderr:
-        if "] round " in line:
-            last = int(line.split("] round ")[1].split(":")[0])
+        if "] codebook " in line:
+            last = int(line.split("] codebook ")[1].split()[0])
         if last == 4:
             victim.send_signal(signal.SIGKILL)
             break
@@ -137,6 +137,6 @@ def test_a_process_that_is_killed_loses_at_most_a_round(embeddings, tmp_path):
         for name in ("killed", "whole")
     ]
     assert [one.returncode for one in done] == [0, 0], done[0].stderr
-    assert int(done[0].stderr.split("continuing from round ")[1].split()[0]) >= last
+    assert int(done[0].stderr.split("continuing from round 0, codebook ")[1].split()[0]) >= last
     cards = [read_json(tmp_path / name / "card.json") for name in ("killed", "whole")]
     assert cards[0]["content_sha256"] == cards[1]["content_sha256"]
