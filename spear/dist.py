@@ -77,6 +77,39 @@ def sum_(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's part of a tensor that is sharded over ranks (a DTensor), sharing memory; any other tensor itself."""
+    return tensor.detach().to_local() if is_sharded(tensor) else tensor
+
+
+def is_sharded(tensor: torch.Tensor) -> bool:
+    """Whether each rank holds a part of the tensor's rows."""
+    return hasattr(tensor, "placements")  # importing DTensor takes half a second, which most programs need not pay
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a sharded tensor, for which all ranks must ask at the same time; any other tensor itself."""
+    return tensor.detach().full_tensor() if is_sharded(tensor) else tensor
+
+
+def as_part(local_tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A sharded tensor from this rank's part of it, of the shape of the sharded tensor `like`."""
+    from torch.distributed.tensor import DTensor
+
+    options = {"run_check": False, "shape": like.shape, "stride": like.stride()}
+    return DTensor.from_local(local_tensor, like.device_mesh, like.placements, **options)
+
+
+def part_of(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The rows of a whole tensor that this rank holds of `like`; all of it where `like` is not sharded."""
+    if is_sharded(tensor) or not is_sharded(like):
+        return local(tensor)
+    # As fully_shard deals them out: equal pieces, the last ones shorter or empty.
+    size = -(-tensor.shape[0] // like.device_mesh.size())
+    start = min(size * like.device_mesh.get_local_rank(), tensor.shape[0])
+    return tensor[start : start + size]
+
+
 def any_(flag: bool) -> bool:
     """True in every process if it is true in one (a stop signal, for example). Travels between hosts, not GPUs."""
     if not torch_dist.is_initialized():

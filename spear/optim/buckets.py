@@ -4,7 +4,10 @@ A model has hundreds of small tensors but few shapes; one operation on a stack c
 tensor. Every quantity that belongs to a tensor (root-mean-square, counters, size gradients) is a vector over the stack.
 Nothing here makes the host wait for a GPU.
 
-Shapes: n = tensors in the stack, ``*`` = the shape of each.
+Of tensors that are sharded over ranks, each rank stacks its own parts. What belongs to a whole tensor is then a sum
+over ranks; those of all tensors travel together, once a step.
+
+Shapes: n = tensors in the stack, ``*`` = the shape of each, or of this rank's part of it.
 """
 
 from dataclasses import dataclass, fields
@@ -12,6 +15,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+
+from spear import dist
 
 _ALONE_NUMEL_CPU = 32768  # from this size on, copying into a stack costs more than it saves; measured
 _BUCKET_NUMEL_CPU = 1 << 17  # a stack and its state fit into the processor's cache
@@ -44,15 +49,16 @@ class State:
     count: Tensor  # (n,) steps since the first gradient that was not zero
     size_count: Tensor  # (n,) size updates since then
 
+    ELEMENTWISE = ("exp_avg_sq", "delta")  # sharded as the parameters are; the rest is equal on all ranks
+
     def items(self) -> list[tuple[str, Tensor]]:
         """(name, stacked tensor) pairs."""
         return [(field.name, getattr(self, field.name)) for field in fields(self)]
 
     @staticmethod
-    def initial(params: list[Parameter], period: int) -> "State":
-        """Of parameters that have not been updated yet."""
-        values = _stack(params)
-        n, device = len(params), values.device
+    def initial(values: Tensor, period: int) -> "State":
+        """Of parameters with these (n, *) values that have not been updated yet."""
+        n, device = len(values), values.device
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, device=device)
@@ -73,29 +79,67 @@ class Bucket:
 
     def __init__(self, params: list[Parameter], indexes: list[int], settings: Settings, state: State | None = None):
         self.params, self.indexes, self.settings = params, indexes, settings
-        self.is_scalar = params[0].numel() == 1
-        self.state = state or State.initial(params, settings.size_update_period)
+        self.is_sharded, self.numel = dist.is_sharded(params[0]), params[0].numel()
+        self.is_scalar = self.numel == 1
+        self.state = state or State.initial(self._values(), settings.size_update_period)
         self._deltas = list(self.state.delta.unbind(0))
         self._rows: list[int] = []
-        self._grads: Tensor | None = None  # between `gradient_norms` and `update`, on CPU
+        self._grads: Tensor | None = None  # between `gradient_norms` and `update`, on CPU or sharded
+        self._sums: Tensor | None = None  # (n, 3) of `take_sums`, sharded
+
+    def _values(self) -> Tensor:
+        return _stack([dist.local(param) for param in self.params])
+
+    def local_numel(self) -> int:
+        """Elements of each tensor on this rank."""
+        return dist.local(self.params[0]).numel()
 
     def norm_weights(self) -> Tensor:
         """(n,) by which gradient norms are multiplied: what a change of relative size 1 does to the loss."""
         return torch.ones_like(self.state.rms) if self.is_scalar else self.state.rms
 
     def gradient_norms(self) -> Tensor:
-        """(n,) float32 norms of the gradients at hand; zero where there is none. Call it before each `update`."""
-        grads = [param.grad for param in self.params]
+        """(n,) float32 norms of the gradients at hand; zero where there is none. Call it before each `update`.
+
+        Of sharded parameters they are those of this rank's parts, and `take_sums` gives the others.
+        """
+        grads = [None if param.grad is None else dist.local(param.grad) for param in self.params]
         self._rows = [row for row, grad in enumerate(grads) if grad is not None]
         if len(self._rows) < len(grads):
             norms = torch.zeros_like(self.state.rms)
             for row in self._rows:
                 norms[row] = torch.linalg.vector_norm(grads[row].float())
             return norms
-        if grads[0].is_cuda:
+        if grads[0].is_cuda and not self.is_sharded:
             return torch.stack(torch._foreach_norm(grads)).float()
         self._grads = _stack(grads)
-        return torch.linalg.vector_norm(self._grads.reshape(len(grads), -1), dim=1)
+        return torch.linalg.vector_norm(_flat(self._grads), dim=1)
+
+    def partial_sums(self, norms: Tensor, step: int) -> Tensor:
+        """(n, 3) float64 sums over this rank's parts: squared gradients, values times gradients, squared values.
+
+        Args:
+            norms: (n,) from `gradient_norms`.
+            step: number of steps before this one; the last column is zero where nobody will look at it.
+        """
+        sums = torch.zeros(len(self.params), 3, dtype=torch.float64, device=norms.device)
+        sums[:, 0] = norms.double().square()
+        values, grads = self._values(), self._grads
+        if grads is None:
+            pairs = zip(self.params, values)
+            grads = _stack([torch.zeros_like(v) if p.grad is None else dist.local(p.grad) for p, v in pairs])
+        sums[:, 1] = _flat(values * grads).sum(dim=1)
+        if self._updates_size(step):
+            sums[:, 2] = torch.linalg.vector_norm(_flat(values), dim=1).double().square()
+        return sums
+
+    def take_sums(self, sums: Tensor) -> Tensor:
+        """Takes `partial_sums` added up over ranks; returns the (n,) norms of the whole gradients."""
+        self._sums = sums
+        return sums[:, 0].sqrt().float()
+
+    def _updates_size(self, step: int) -> bool:
+        return step % self.settings.size_update_period == self.settings.size_update_period - 1
 
     def update(self, lr: float, step: int, norms: Tensor, factor: float | Tensor, finite: bool | Tensor) -> None:
         """One step for all tensors of the bucket that have a gradient; the others keep parameter and state.
@@ -113,13 +157,14 @@ class Bucket:
             return
         stacked = self._grads if self._grads is not None else _stack([param.grad for param in self.params])
         self._grads = None
+        params = [dist.local(param) for param in self.params]
         grads, owned = _clipped(stacked, len(self.params) > 1, factor, finite)
         state, settings = self.state, self.settings
         state.delta.mul_(settings.beta1)
         if self.is_scalar:
             scale = torch.full_like(state.rms, settings.scalar_lr_scale)
         else:
-            self._update_size(grads, lr, step)
+            self._update_size(grads, lr, step, factor, finite)
             scale = state.rms.clamp(settings.param_min_rms, settings.param_max_rms)
         state.count.add_(((norms > 0) | (state.count > 0)).to(state.count.dtype))
 
@@ -133,23 +178,26 @@ class Bucket:
         direction = torch.div(grads, denominator, out=grads if owned else denominator)
         step_size = scale * correction * (-lr * (1 - settings.beta1))
         state.delta.addcmul_(direction, _column(step_size, grads))
-        torch._foreach_add_(self.params, self._deltas)
+        torch._foreach_add_(params, self._deltas)
         if self.is_scalar:
-            torch._foreach_clamp_min_(self.params, -settings.scalar_max)
-            torch._foreach_clamp_max_(self.params, settings.scalar_max)
+            torch._foreach_clamp_min_(params, -settings.scalar_max)
+            torch._foreach_clamp_max_(params, settings.scalar_max)
 
-    def _update_size(self, grads: Tensor, lr: float, step: int) -> None:
+    def _update_size(self, grads: Tensor, lr: float, step: int, factor: float | Tensor, finite: bool | Tensor) -> None:
         """Learns the parameter's size, as if it were a factor exp(s): d loss / d s = sum(parameter * gradient).
 
         The gradient is gathered at every step, and used at the last step of every period.
         """
         state, settings = self.state, self.settings
         period = settings.size_update_period
-        values = _stack(self.params)
-        state.size_grads[:, step % period] = (values * grads).reshape(len(values), -1).sum(dim=1)
-        if step % period != period - 1:
+        values = self._values()
+        if self._sums is None:
+            state.size_grads[:, step % period] = _flat(values * grads).sum(dim=1)
+        else:
+            state.size_grads[:, step % period] = _clipped(self._sums[:, 1].float(), False, factor, finite)[0]
+        if not self._updates_size(step):
             return
-        state.rms.copy_(_rms(values))
+        state.rms.copy_(_rms(values) if self._sums is None else (self._sums[:, 2] / self.numel).sqrt())
         size_lr, beta2 = lr * settings.scalar_lr_scale, settings.beta2**period
         state.size_exp_avg_sq.mul_(beta2).add_(state.size_grads.square().mean(dim=1), alpha=1 - beta2)
         state.size_count.add_(((state.size_grads != 0).any(dim=1) | (state.size_count > 0)).to(state.size_count.dtype))
@@ -166,7 +214,9 @@ class Bucket:
         chosen = torch.tensor(rows, device=norms.device)  # rare: parameters that this step did not use
         part_state = State(*(tensor[chosen] for _, tensor in self.state.items()))
         part = Bucket([self.params[row] for row in rows], [], self.settings, part_state)
-        part.update(lr, step, part.gradient_norms(), factor, finite)
+        part.gradient_norms()
+        part._sums = None if self._sums is None else self._sums[chosen]
+        part.update(lr, step, norms[chosen], factor, finite)
         for (_, whole), (_, changed) in zip(self.state.items(), part_state.items()):
             whole[chosen] = changed
 
@@ -178,7 +228,8 @@ def make_buckets(params: list[Parameter], settings: Settings) -> list[Bucket]:
     for index, param in enumerate(params):
         numel = max(1, param.numel())
         alone = param.device.type == "cpu" and numel >= _ALONE_NUMEL_CPU
-        by_shape.setdefault((tuple(param.shape), param.dtype, index if alone else None), []).append(index)
+        kind = (tuple(param.shape), param.dtype, index if alone else None, dist.is_sharded(param))
+        by_shape.setdefault(kind, []).append(index)
     buckets = []
     for indexes in by_shape.values():
         limit = _BUCKET_NUMEL_CPU if params[indexes[0]].device.type == "cpu" else _BUCKET_NUMEL_GPU
@@ -186,7 +237,26 @@ def make_buckets(params: list[Parameter], settings: Settings) -> list[Bucket]:
         for start in range(0, len(indexes), size):
             part = indexes[start : start + size]
             buckets.append(Bucket([params[index] for index in part], part, settings))
+    sharded = [bucket for bucket in buckets if bucket.is_sharded]
+    squares = _summed([bucket.state.rms.double().square() * bucket.local_numel() for bucket in sharded])
+    for bucket, of_bucket in zip(sharded, squares):
+        bucket.state.rms.copy_((of_bucket / bucket.numel).sqrt())
     return buckets
+
+
+def gradient_norms(buckets: list[Bucket], step: int) -> list[Tensor]:
+    """Norms of the gradients of all tensors of each bucket, over all ranks that hold parts of them."""
+    norms = [bucket.gradient_norms() for bucket in buckets]
+    sharded = [number for number, bucket in enumerate(buckets) if bucket.is_sharded]
+    sums = _summed([buckets[number].partial_sums(norms[number], step) for number in sharded])
+    for number, of_bucket in zip(sharded, sums):
+        norms[number] = buckets[number].take_sums(of_bucket)
+    return norms
+
+
+def _summed(parts: list[Tensor]) -> tuple[Tensor, ...]:
+    """Each tensor added up over ranks; all of them in one message."""
+    return dist.sum_(torch.cat(parts)).split([len(part) for part in parts]) if parts else ()
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:
@@ -205,8 +275,13 @@ def _clipped(grads: Tensor, owned: bool, factor: float | Tensor, finite: bool | 
     return (grads.mul_(factor) if owned else grads * factor), True
 
 
+def _flat(stack: Tensor) -> Tensor:
+    """(n, *) -> (n, elements); there may be none, on a rank that has no part."""
+    return stack.flatten(1) if stack.dim() > 1 else stack[:, None]
+
+
 def _rms(values: Tensor) -> Tensor:
-    flat = values.reshape(len(values), -1)
+    flat = _flat(values)
     return torch.linalg.vector_norm(flat, dim=1) / max(1, flat.shape[1]) ** 0.5
 
 

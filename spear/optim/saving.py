@@ -3,23 +3,29 @@
 from torch import Tensor
 from torch.optim import Optimizer
 
+from spear import dist
 from spear.errors import CheckpointError
 from spear.optim.scaled_adam import named_parameters
 
 
-def optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict]:
+def optimizer_tensors(optimizer: Optimizer, keep: bool = True) -> tuple[dict[str, Tensor], dict]:
     """The optimiser's state, apart: tensors by name on CPU, and everything else fit for JSON.
 
-    Tensor names are ``state/<parameter name>/<key>`` and ``group/<number>/<key>/<inner key>``.
+    Tensor names are ``state/<parameter name>/<key>`` and ``group/<number>/<key>/<inner key>``. Tensors are whole: when
+    parameters are sharded, all ranks must call this together.
+
+    Args:
+        optimizer: whose state.
+        keep: False takes part in the gathering of sharded tensors and returns none.
     """
     saved = optimizer.state_dict()
     names = [name for name, _ in named_parameters(optimizer)]
     tensors: dict[str, Tensor] = {}
     numbers: dict = {"names": names, "state": {}, "param_groups": []}
     for position, entries in saved["state"].items():
-        numbers["state"][names[position]] = _split(entries, f"state/{names[position]}", tensors)
+        numbers["state"][names[position]] = _split(entries, f"state/{names[position]}", tensors, keep)
     for number, group in enumerate(saved["param_groups"]):
-        numbers["param_groups"].append(_split(group, f"group/{number}", tensors))
+        numbers["param_groups"].append(_split(group, f"group/{number}", tensors, keep))
     return tensors, numbers
 
 
@@ -43,15 +49,17 @@ def load_optimizer_tensors(optimizer: Optimizer, tensors: dict[str, Tensor], num
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _split(entries: dict, prefix: str, tensors: dict[str, Tensor]) -> dict:
+def _split(entries: dict, prefix: str, tensors: dict[str, Tensor], keep: bool) -> dict:
     """Moves tensors into `tensors`; what remains has None in their places."""
     rest: dict = {}
     for key, value in entries.items():
         if isinstance(value, Tensor):
-            tensors[f"{prefix}/{key}"] = value.detach().cpu().contiguous()
+            value = dist.whole(value)
+            if keep:
+                tensors[f"{prefix}/{key}"] = value.detach().cpu().contiguous()
             rest[key] = None
         elif isinstance(value, dict):
-            rest[key] = _split(value, f"{prefix}/{key}", tensors)
+            rest[key] = _split(value, f"{prefix}/{key}", tensors, keep)
         else:
             rest[key] = value
     return rest

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
+from spear import dist
 from spear.errors import CheckpointError, ConfigError
-from spear.optim.buckets import Bucket, Settings, make_buckets
+from spear.optim.buckets import Bucket, Settings, State, gradient_norms, make_buckets
 from spear.optim.clipping import ClippingStatistics, MedianClipper
 
 
@@ -59,6 +60,9 @@ class ScaledAdam(Optimizer):
     `size_update_period` steps a change of its size. Single numbers (biases of scale, temperatures): Adam with
     `lr * scalar_lr_scale`, kept within +-`scalar_max`. Parameters without a gradient keep their value and state. A step
     whose gradients are not finite counts as one with zero gradients; `num_nonfinite` says how many there were.
+
+    Parameters may be sharded over ranks (DTensors of `fully_shard`): sizes and norms are those of the whole tensors,
+    and all ranks must do each step, and the first look at statistics or state, together.
 
     Args:
         params: parameters, (name, parameter) pairs, or groups (see `parameter_groups`).
@@ -134,9 +138,9 @@ class ScaledAdam(Optimizer):
                 loss = closure()
         self._prepare()
         for group, buckets, clipper in zip(self.param_groups, self._buckets, self._clippers):
-            norms = [bucket.gradient_norms() for bucket in buckets]
-            weights = torch.cat([bucket.norm_weights() for bucket in buckets])
             step = clipper.steps
+            norms = gradient_norms(buckets, step)
+            weights = torch.cat([bucket.norm_weights() for bucket in buckets])
             factor, finite = clipper.update(torch.linalg.vector_norm(torch.cat(norms) * weights))
             for bucket, bucket_norms in zip(buckets, norms):
                 bucket.update(group["lr"], step, bucket_norms, factor, finite)
@@ -172,7 +176,8 @@ class ScaledAdam(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """In torch's layout: tensors and numbers only; a copy, so that later steps do not change it.
 
-        "state" maps the parameter's position to its tensors; each group also has "steps" and its "clipping" tensors.
+        "state" maps the parameter's position to its tensors, sharded where the parameter is; each group also has
+        "steps" and its "clipping" tensors.
         """
         self._prepare()
         state: dict[int, dict[str, Tensor]] = {}
@@ -180,7 +185,10 @@ class ScaledAdam(Optimizer):
         for group, buckets, clipper in zip(self.param_groups, self._buckets, self._clippers):
             for bucket in buckets:
                 for row, index in enumerate(bucket.indexes):
-                    state[first + index] = {name: tensor[row].clone() for name, tensor in bucket.state.items()}
+                    state[first + index] = {
+                        name: _as_sharded(tensor[row].clone(), name, bucket.params[row])
+                        for name, tensor in bucket.state.items()
+                    }
             count = len(group["params"])
             packed = {key: value for key, value in group.items() if key != "params"}
             clipping = {name: tensor.clone() for name, tensor in clipper.tensors().items()}
@@ -212,7 +220,8 @@ class ScaledAdam(Optimizer):
                     entries = state_dict["state"].get(position, {})
                     label = saved["param_names"][index] if "param_names" in saved else f"parameter {position}"
                     for name, tensor in bucket.state.items():
-                        _copy(tensor[row], entries.get(name), f"{name} of {label}")
+                        like = _as_sharded(tensor[row], name, bucket.params[row])
+                        _copy(like, entries.get(name), f"{name} of {label}")
             for name, tensor in clipper.tensors().items():
                 _copy(tensor, saved["clipping"].get(name), f"clipping {name}")
             clipper.steps = saved["steps"]
@@ -224,7 +233,12 @@ def _copy(target: Tensor, source: Tensor | None, what: str) -> None:
         raise _foreign(f"no {what}", f"a tensor of shape {tuple(target.shape)}")
     if target.shape != source.shape:
         raise _foreign(f"{what} of shape {tuple(source.shape)}", f"shape {tuple(target.shape)}")
-    target.copy_(source)
+    dist.local(target).copy_(dist.part_of(source, target))
+
+
+def _as_sharded(tensor: Tensor, name: str, param: Parameter) -> Tensor:
+    """A state tensor of a parameter, marked as this rank's part where it is one."""
+    return dist.as_part(tensor, param) if name in State.ELEMENTWISE and dist.is_sharded(param) else tensor
 
 
 def _foreign(found: str, expected: str) -> CheckpointError:

@@ -7,9 +7,11 @@ After n updates the running mean is m_n = (1/n) sum of theta_i, so the mean over
 import torch
 from torch import Tensor, nn
 
+from spear import dist
+
 
 class RunningAverage:
-    """Running mean of a module's floating-point state, in float32.
+    """Running mean of a module's floating-point state, in float32; sharded where the module is.
 
     Args:
         module: whose parameters and buffers are averaged.
@@ -24,14 +26,14 @@ class RunningAverage:
         """Takes in the module's present state."""
         self.count += 1
         state = module.state_dict()
-        means = list(self.mean.values())
-        torch._foreach_lerp_(means, [state[name].detach().float() for name in self.mean], 1.0 / self.count)
+        means = [dist.local(value) for value in self.mean.values()]
+        torch._foreach_lerp_(means, [dist.local(state[name].detach()).float() for name in self.mean], 1.0 / self.count)
 
     def load(self, mean: dict[str, Tensor], count: int) -> None:
-        """Takes over a saved mean."""
+        """Takes over a saved mean of whole tensors."""
         self.count = count
         for name, value in self.mean.items():
-            value.copy_(mean[name])
+            dist.local(value).copy_(dist.part_of(mean[name], value))
 
 
 def window_mean(

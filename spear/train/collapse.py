@@ -77,10 +77,11 @@ class CollapseWatch:
     Args:
         patience_steps: before this step a codebook that predicts one token is only reported when it was better before:
             at first every model predicts the most frequent token.
+        quiet: measure without warnings, on ranks that take part because the model is sharded.
     """
 
-    def __init__(self, patience_steps: int):
-        self.patience_steps = patience_steps
+    def __init__(self, patience_steps: int, quiet: bool = False):
+        self.patience_steps, self.quiet = patience_steps, quiet
         self._best: dict = {}
         self._reported: set[str] = set()
 
@@ -155,7 +156,7 @@ class CollapseWatch:
 
     def _report(self, warnings: list[tuple[str, str]], step: int) -> None:
         for key, text in warnings:
-            if key not in self._reported:
+            if key not in self._reported and not self.quiet:
                 logger.warning("collapse watch at step %d: %s", step, text)
         self._reported = {key for key, _ in warnings}
 

@@ -99,6 +99,8 @@ class TrainConfig:
         valid_fraction: share of the cuts (chosen by id) kept out of training and scored unmasked and masked.
         masked_weight, unmasked_weight: weights of frames by whether their input was masked (reference 5.2).
         accumulation: batches per rank and optimizer step.
+        parallel: what several ranks do with parameters, average and optimizer: `ddp` keeps all on each, `fsdp` shards
+            the layers over ranks (less memory, more traffic). Checkpoints are the same.
         activation_checkpointing: layers keep only their input and compute the rest again; less memory, more time.
         precision: `auto` (bf16 where it is fast), `bf16` or `fp32`.
         device: `auto`, `cpu` or `cuda`.
@@ -130,6 +132,7 @@ class TrainConfig:
     plan: PlanLimits = field(default_factory=PlanLimits)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     accumulation: int = 1
+    parallel: str = "ddp"
     activation_checkpointing: bool = False
     precision: str = "auto"
     device: str = "auto"
@@ -148,6 +151,7 @@ class TrainConfig:
 
     def __post_init__(self):
         _choice("strategy", self.strategy, tuple(STRATEGIES))
+        _choice("parallel", self.parallel, ("ddp", "fsdp"))
         _choice("precision", self.precision, ("auto", "bf16", "fp32"))
 
     def stream_weight(self, stream: str, domain: str) -> float:

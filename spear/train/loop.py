@@ -21,7 +21,7 @@ from spear.nn import set_batch_count
 from spear.nn.memory import keep_freed_memory
 from spear.optim import Eden, ScaledAdam, parameter_groups
 from spear.seeds import numpy_rng, seed_global
-from spear.train import collapse, setup, startup
+from spear.train import collapse, setup, sharding, startup
 from spear.train.averaging import RunningAverage
 from spear.train.config import TrainConfig
 from spear.train.health import NonFiniteSteps
@@ -56,6 +56,9 @@ class Trainer:
         self.data = setup.load_data(config, world.size)
         self.objectives = setup.make_objectives(config, self.data, world.device)
         self.model = setup.make_model(config, self.objectives, world.device)
+        self.sharded = config.parallel == "fsdp" and world.size > 1
+        if self.sharded:
+            sharding.shard(self.model, world)
         self.average = RunningAverage(self.model)
         self.optimizer = ScaledAdam(
             parameter_groups(self.model, config.optimizer.base_lr, config.optimizer.lr_scales),
@@ -78,7 +81,8 @@ class Trainer:
         self.peak_flops = 0.0
         self.data_wait = DataWait(config.num_workers)
         self.probe: Batch | None = None
-        self.collapse = collapse.CollapseWatch(patience_steps=max(1000, 2 * int(config.optimizer.warmup_batches)))
+        patience_steps = max(1000, 2 * int(config.optimizer.warmup_batches))
+        self.collapse = collapse.CollapseWatch(patience_steps, quiet=not world.is_main)
 
     def run(self) -> Path:
         """Trains to `num_steps` and returns the directory of the final model.
@@ -181,6 +185,8 @@ class Trainer:
         self._set_batch_count()
         self.schedule.step_batch(self.step)
         self.schedule.step_hours(self.seen_seconds / 3600)
+        if self.sharded:
+            sharding.average_gradients(self.model)
         self.optimizer.step()
         self.non_finite.check(self.optimizer.num_nonfinite, self.step, ids)
         self.optimizer.zero_grad(set_to_none=True)
@@ -196,7 +202,7 @@ class Trainer:
             self.wrapped.require_backward_grad_sync = synchronise
         with compat.autocast(self.world.device.type, self.dtype):
             output = self.wrapped(*inputs)
-        # DDP divides the summed gradients by the number of ranks; the loss is a sum, so that is undone here.
+        # DDP and FSDP divide the summed gradients by the number of ranks; the loss is a sum, so that is undone here.
         (output.loss * self.world.size).backward()
         return output
 
@@ -265,7 +271,7 @@ class Trainer:
 
     def _look_for_collapse(self) -> None:
         """Logs how many tokens and directions are in use, on a batch that never changes."""
-        if not self.world.is_main:
+        if not self.world.is_main and not self.sharded:
             return
         if self.probe is None:
             self.probe = collapse.probe_batch(self.data.valid or self.data.train, self.config.plan.max_seconds)
@@ -297,7 +303,9 @@ class Trainer:
     def _wrap(self) -> torch.nn.Module:
         self.model.train()
         self._set_batch_count()
-        return self.model if self.world.size == 1 else compat.distributed_data_parallel(self.model, self.world.device)
+        if self.world.size == 1 or self.sharded:
+            return self.model
+        return compat.distributed_data_parallel(self.model, self.world.device)
 
     def _set_batch_count(self) -> None:
         set_batch_count(self.model, self.seen_seconds / self.config.optimizer.reference_seconds)
@@ -307,12 +315,13 @@ class Trainer:
         modules = (self.model.encoder_embed, self.model.encoder)
         encoder = sum(p.numel() for module in modules for p in module.parameters())
         logger.info(
-            "%s parameters (%s in the encoder), %s on %s, %d rank(s), steps %d to %d",
+            "%s parameters (%s in the encoder), %s on %s, %d rank(s)%s, steps %d to %d",
             f"{parameters:,}",
             f"{encoder:,}",
             str(self.dtype).removeprefix("torch."),
             self.world.device,
             self.world.size,
+            " that share the layers" if self.sharded else "",
             self.step,
             self.config.num_steps,
         )

@@ -109,7 +109,9 @@ class Rehearser:
             try:
                 self.forward_backward(batch, number, synchronise=False)
             except (RuntimeError, MemoryError) as error:
-                if number == 0 or not _is_out_of_memory(error):
+                # Where layers are sharded, the other ranks would wait for this one.
+                sharded = any(dist.is_sharded(param) for param in self.model.parameters())
+                if number == 0 or sharded or not _is_out_of_memory(error):
                     raise
                 break
             finally:

@@ -3,14 +3,13 @@
 import functools
 from pathlib import Path
 
-from torch import Tensor
-
 from spear import __version__, dist, env
 from spear import config as configuration
 from spear.log import get_logger
 from spear.optim import load_optimizer_tensors, optimizer_tensors
 from spear.train import checkpoint, setup
 from spear.train.averaging import window_mean
+from spear.train.sharding import host_copies, load_whole
 
 logger = get_logger(__name__)
 
@@ -19,7 +18,8 @@ class Saver:
     """Saves and restores a `spear.train.loop.Trainer`.
 
     Saving copies the state to the host's memory and hands it to a thread that writes it (rank 0). The copy is as
-    large as parameters, average and optimizer together: 16 bytes a parameter.
+    large as parameters, average and optimizer together: 16 bytes a parameter. Sharded state is gathered there, so that
+    all ranks call `save` and `finish` together.
 
     Args:
         trainer: whose state it is.
@@ -40,16 +40,18 @@ class Saver:
         Raises:
             CheckpointError: the last checkpoints could not be written.
         """
-        trainer = self.trainer
-        if not trainer.world.is_main:
+        trainer, keep = self.trainer, self.trainer.world.is_main
+        if not keep and not trainer.sharded:
             return
         self._writer.ready()  # before copying: there is never more than one copy
-        optimizer, numbers = optimizer_tensors(trainer.optimizer)  # already copies
+        optimizer, numbers = optimizer_tensors(trainer.optimizer, keep)  # already copies
         tensors = {
-            "model": _copies(trainer.model.state_dict()),
-            "model_avg": _copies(trainer.average.mean),
+            "model": host_copies(trainer.model.state_dict(), keep),
+            "model_avg": host_copies(trainer.average.mean, keep),
             "optimizer": optimizer,
         }
+        if not keep:
+            return
         meta = {
             "step": trainer.step,
             "epoch": trainer.epoch,
@@ -88,7 +90,7 @@ class Saver:
             return
         directory, meta = found
         setup.check_resumable(self.config, meta, trainer.world.size, setup.token_cards(trainer.data))
-        trainer.model.load_state_dict(checkpoint.read_tensors(directory, "model"))
+        load_whole(trainer.model, checkpoint.read_tensors(directory, "model"))
         trainer.average.load(checkpoint.read_tensors(directory, "model_avg"), meta["average_count"])
         load_optimizer_tensors(trainer.optimizer, checkpoint.read_tensors(directory, "optimizer"), meta["optimizer"])
         trainer.non_finite.start_at(trainer.optimizer.num_nonfinite)
@@ -103,16 +105,20 @@ class Saver:
         """Writes `final/`: the average over the last steps, ready for `spear.load_model`."""
         final = Path(self.config.exp_dir) / "final"
         self._writer.wait()
-        trainer = self.trainer
-        if trainer.world.is_main:
-            state = {name: value.float() for name, value in trainer.model.state_dict().items()}
-            start, average = self._window_start(), trainer.average
+        trainer, is_main = self.trainer, self.trainer.world.is_main
+        state = mean = {}
+        if is_main or trainer.sharded:
+            state = host_copies(trainer.model.state_dict(), is_main)
+            mean = host_copies(trainer.average.mean, is_main)
+        if is_main:
+            state = {name: value.float() for name, value in state.items()}
+            start, count = self._window_start(), trainer.average.count
             found = checkpoint.nearest(self.config.exp_dir, start, self.config.num_steps) if start > 0 else None
             if found:
                 directory, meta = found
-                if average.count > meta["average_count"]:
+                if count > meta["average_count"]:
                     earlier = checkpoint.read_tensors(directory, "model_avg")
-                    state = window_mean(average.mean, average.count, earlier, meta["average_count"])
+                    state = window_mean(mean, count, earlier, meta["average_count"])
             checkpoint.save(final, {"model": state}, {"step": trainer.step, **self._provenance})
             logger.info("final model: %s", final)
         dist.barrier()
@@ -140,8 +146,3 @@ class Saver:
             "git_commit": env.git_commit(),
             "hardware": env.describe_hardware(),
         }
-
-
-def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """In the host's memory, so that training may change the originals."""
-    return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}

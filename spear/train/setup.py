@@ -136,7 +136,14 @@ def token_cards(data: RunData) -> dict[str, dict]:
 
 # Settings that may differ between a checkpoint and the run that resumes it without changing what is computed.
 _FREE = ("exp_dir", "data_dir", "num_steps", "num_workers", "device", "tensorboard", "keep_checkpoints")
-_FREE += ("memory_limit_gb", "rehearsal_batches", "timeout_minutes", "max_non_finite_steps", "activation_checkpointing")
+_FREE += (
+    "parallel",
+    "memory_limit_gb",
+    "rehearsal_batches",
+    "timeout_minutes",
+    "max_non_finite_steps",
+    "activation_checkpointing",
+)
 _FREE_SUFFIX = "_every_steps"
 
 
