@@ -1,0 +1,62 @@
+"""Half of the batch limit with twice the accumulation: the same loss, gradient and step for the same cuts."""
+
+import numpy as np
+import pytest
+import torch
+
+from spear.data import Plan, PretrainDataset, Sources
+from spear.models.mask import MaskConfig, sample_masks
+from spear.optim import ScaledAdam
+from spear.seeds import numpy_rng
+
+MODEL = {"num_encoder_layers": "1,1", "downsampling_factor": "1,2", "encoder_dim": "32", "encoder_unmasked_dim": "24"}
+MODEL |= {"feedforward_dim": "48", "cnn_module_kernel": "15", "num_heads": "2", "query_head_dim": "8"}
+MODEL |= {"subsampling_channels": "4,4,8", "exact_padding": True}
+
+
+def accumulated(trainer, sizes: list[int]) -> tuple[float, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Loss and gradients summed over batches of so many cuts, and the parameters after a step with them.
+
+    Without what a batch draws for itself: mixing, dropout, skipped layers and gradient regularisers. Masks are those of
+    the cuts in one batch, whatever batch they come in.
+    """
+    data, model = trainer.data.train, trainer.model.eval()
+    plain = PretrainDataset(Sources(data.cuts, None, data.streams, {}), seed=0)
+    offsets = np.cumsum([0, *sizes])
+    cuts = np.argsort(data.cuts.durations_seconds)[[0, 3, 6, 9, 12, 15]]
+    plan = Plan(cuts, offsets, np.ones(len(sizes)), 1, "accumulation")
+    whole = plain.batch(Plan(cuts, np.asarray([0, len(cuts)]), np.ones(1), 1, "whole"), 0, 0, 0)
+    masks = sample_masks(
+        whole.feature_lens_B.tolist(), *whole.features_BTF.shape[1:], MaskConfig(), numpy_rng(0, "mask", 0)
+    )
+    model.zero_grad(set_to_none=True)
+    loss = 0.0
+    for number, start in enumerate(offsets[:-1]):
+        batch = plain.batch(plan, 0, number, 0)
+        rows, frames = slice(start, offsets[number + 1]), batch.features_BTF.shape[1]
+        lens_B = model.output_lengths(batch.feature_lens_B)
+        targets = {name: objective.targets(batch, lens_B) for name, objective in trainer.objectives.items()}
+        weights = {name: torch.ones(len(batch.ids)) for name in targets}
+        time_mask_BT, channel_mask_BF = torch.from_numpy(masks[0][rows, :frames]), torch.from_numpy(masks[1][rows])
+        output = model(batch.features_BTF, batch.feature_lens_B, targets, weights, time_mask_BT, channel_mask_BF)
+        output.loss.backward()
+        loss += float(output.loss.detach())
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    ScaledAdam(model.parameters(), lr=0.045).step()
+    after = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(before)
+    return loss, gradients, after
+
+
+@pytest.mark.parametrize("sizes", [[3, 3], [1, 2, 2, 1]])
+def test_the_sum_over_smaller_batches_is_that_of_one_batch(make_trainer, sizes):
+    trainer = make_trainer(precision="fp32", model=MODEL)
+    loss, gradients, after = accumulated(trainer, [6])
+    other_loss, other_gradients, other_after = accumulated(trainer, sizes)
+    assert loss > 100 and other_loss == pytest.approx(loss, rel=1e-5)
+    for name, gradient in gradients.items():
+        error = torch.linalg.vector_norm(other_gradients[name] - gradient)
+        assert error <= 1e-5 * torch.linalg.vector_norm(gradient) + 1e-4, (name, float(error))
+    changed = [name for name in after if not torch.allclose(other_after[name], after[name], rtol=1e-3, atol=1e-4)]
+    assert not changed, changed
