@@ -96,7 +96,7 @@ class WeightedHead(nn.Module):
 
 
 class ModuleBank:
-    """Heads of any form.
+    """Heads of any form. One that needs its targets, such as a decoder that is taught with them, returns a function.
 
     Args:
         num_layers: of the features.
