@@ -24,8 +24,10 @@ from spear.bench._report import environment, markdown_table
 from spear.bench._vectors import VectorSet, embedding_set, fbank_set, mixture_set
 from spear.errors import ConfigError, MissingPackageError
 from spear.quantize import relative_error
+from spear.seeds import torch_rng
 
 _CPU_SECONDS_PER_ENCODER = 0.5
+_STREAM_BLOCK = 16_384
 _SETS = ("embeddings", "fbank", "mixture")
 # Method: (class of faiss, settings); the name of the row says both.
 _FAISS = {
@@ -68,6 +70,7 @@ class QuantizeBenchConfig:
     methods: str = _setting(",".join(_METHODS), "which are measured; faiss-lsq is by far the slowest")
     peer_iterations: int = _setting(0, "iterations of multi_quantization in each phase (its default is 10000); 0: none")
     peer_quantizer: str = _setting("", "a quantizer that multi_quantization trained on the fbank windows (.pt)")
+    stream_frames: int = _setting(0, "frames encoded in a stream (noisy copies of training vectors), for peak memory")
     threads: int = _setting(2, "of torch and faiss")
     output: str = _setting("", "Markdown file for the tables; they are printed in any case")
     quick: bool = _setting(False, "small sizes of everything, about a minute")
@@ -125,12 +128,16 @@ def _sets(settings: QuantizeBenchConfig):
 
 def _measure_set(vectors: VectorSet, settings: QuantizeBenchConfig):
     """Yields (rows, notes) of each job on one set of vectors."""
-    methods, searches = settings.methods.split(","), [(1, 1), (1, 4), (2, 4), (5, 4), (5, 8), (5, 16)]
+    methods, searches = settings.methods.split(","), [(1, 1), (1, 4), (1, 5), (1, 6), (1, 8), (2, 8), (5, 16)]
     state = None
     if "ours" in methods:
         job = Job("ours", "ours", vectors.num_codebooks, {"searches": searches})
         rows, notes, state = _in_process(job, vectors, settings)
         yield rows, notes
+        if settings.stream_frames and state is not None:
+            extra = {"state": state, "searches": [(1, 8)], "stream_frames": settings.stream_frames}
+            job = Job(f"ours, {settings.stream_frames:,} streamed", "ours", vectors.num_codebooks, extra)
+            yield _in_process(job, vectors, settings)[:2]
     if "multi_quantization" in methods:
         yield from _against_peer(vectors, settings, state, searches)
     for method, (kind, extra) in _FAISS.items():
@@ -183,6 +190,9 @@ def _run(job: Job, vectors: VectorSet, threads: int) -> tuple[list[tuple], dict 
     base = _memory.resident_bytes()
     _memory.reset_peak()
     coders, state = build(job, train_MD)
+    if "stream_frames" in job.settings:
+        speeds = _time_stream(coders[0], train_MD, job.settings["stream_frames"])
+        return [(vectors.name, job.name, f"{coders[0].name} (peak of the process)", None, None, *speeds)], state
     trained = "state" not in job.settings
     train_seconds = time.monotonic() - build_began if trained else None
     train_cpu_seconds = time.process_time() - cpu_began if trained else None
@@ -211,6 +221,26 @@ def _time_encoder(coder: Coder, x_BD: Tensor) -> tuple[float, float, float, floa
     peak = _above(base)
     error = relative_error(x_BD, coder.decode(codes))
     return len(x_BD) / min(seconds), len(x_BD) / min(cpu_seconds), error, peak
+
+
+@torch.no_grad()
+def _time_stream(coder: Coder, x_MD: Tensor, num_frames: int) -> tuple[float, float, float, None, float | None]:
+    """As `_time_encoder` for frames that never exist together, with the peak memory of the whole process."""
+    generator = torch_rng(0, "bench stream")
+    _memory.reset_peak()
+    seconds, cpu_seconds, lost, done, kept = 0.0, 0.0, 0.0, 0, []
+    while done < num_frames:
+        rows = torch.randint(len(x_MD), (min(_STREAM_BLOCK, num_frames - done),), generator=generator)
+        x_BD = x_MD[rows].add_(torch.randn(len(rows), x_MD.shape[1], generator=generator), alpha=0.1)
+        start, cpu_start = time.monotonic(), time.process_time()
+        codes = coder.encode(x_BD)
+        seconds += time.monotonic() - start
+        cpu_seconds += time.process_time() - cpu_start
+        lost += relative_error(x_BD, coder.decode(codes)) * len(x_BD)
+        done += len(x_BD)
+        kept.append(codes)  # as one who writes them later would
+    peak = _memory.peak_bytes()
+    return done / seconds, done / cpu_seconds, lost / done, None, None if peak is None else peak / 1e6
 
 
 def _above(base: int | None) -> float | None:
