@@ -116,7 +116,7 @@ def _train(settings: TrainQuantizerConfig, store: ShardStore, device: str, input
     errors = metrics["relative_error"]
     print(
         f"{output}: relative error {errors['5']:.4f} (held out; {errors['0']:.4f} without refinement, "
-        f"{metrics['start_error']:.4f} residual k-means), {metrics['bits_per_frame']:.0f} bits per frame, "
+        f"{metrics['start_error']:.4f} at the start), {metrics['bits_per_frame']:.0f} bits per frame, "
         f"{sum(metrics['dead_codes'])} dead codes, {log.human_seconds(metrics['seconds'])}"
     )
 
@@ -190,7 +190,8 @@ def _expected_seconds(settings: TrainQuantizerConfig, num_frames: int, dim: int,
     product = 2.0 * dim * num_rows / flops
     # One multiply-add of the product takes about as long as a sixth of a look-up and its comparison.
     search = product + 6 * 2.0 * train.beam * num_codebooks * num_rows / flops
-    start = min(num_frames, train.start_frames) * train.start_iterations * product
+    # Half of a k-means in growing subspaces is the product; the other half is comparing, rotating and adding up.
+    start = min(num_frames * train.beam, train.start_frames) * (2 * train.start_iterations * product + search)
     logits = train.logits_epochs * num_frames * (3 * product + 100.0 * num_rows / flops)
     measured = 8 * min(train.max_heldout, train.heldout_fraction * num_frames) * 4 * search
     return 1 + start + (train.rounds + 2) * num_frames * search + logits + measured
