@@ -273,10 +273,14 @@ class Trainer:
         """Logs how many tokens and directions are in use, on a batch that never changes."""
         if not self.world.is_main and not self.sharded:
             return
+        row = self.collapse.look(self.model, self.probe_inputs(), self.dtype, self.step)
+        self.log.write(self.step, row, prefix="probe/")
+
+    def probe_inputs(self) -> tuple:
+        """Arguments of the model for a masked batch that never changes."""
         if self.probe is None:
-            self.probe = collapse.probe_batch(self.data.valid or self.data.train, self.config.plan.max_seconds)
-        inputs = self._inputs(self.probe.to(self.world.device), collapse.probe_rng())
-        self.log.write(self.step, self.collapse.look(self.model, inputs, self.dtype, self.step), prefix="probe/")
+            self.probe = collapse.probe_batch(self.data.valid or self.data.train, self.data.train.limits.max_seconds)
+        return self._inputs(self.probe.to(self.world.device), collapse.probe_rng())
 
     @torch.no_grad()
     def _validate(self) -> None:

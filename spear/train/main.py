@@ -7,6 +7,7 @@ from pathlib import Path
 
 from spear import config as configuration
 from spear import dist, log
+from spear.train import scales
 from spear.train.config import ALIASES, TrainConfig
 from spear.train.estimate import estimate
 from spear.train.loop import Stopped, Trainer
@@ -15,7 +16,8 @@ from spear.train.watch import Watch
 
 DESCRIPTION = """Trains a SPEAR encoder. One process, or several under torchrun; run it again to resume.
 Settings: --config FILE.yaml (repeat it; later files win) and --some.key VALUE. --estimate does a few steps in a
-temporary place and prints time, memory and disk of the whole run. A recipe's train.py without --config
+temporary place and prints time, memory and disk of the whole run. --health prints how large the activations of every
+module are at the newest checkpoint; the run may be going on. A recipe's train.py without --config
 takes the recipe's conf/student.yaml; its relative data_dir and exp_dir are below the recipe."""
 
 
@@ -30,8 +32,8 @@ def main(argv: list[str] | None = None, recipe_dir: str | Path | None = None) ->
         exit status: 0, or 85 when a signal asked to stop and the state was saved.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    only_estimate = "--estimate" in argv
-    argv = [argument for argument in argv if argument != "--estimate"]
+    modes = [argument for argument in argv if argument in ("--estimate", "--health")]
+    argv = [argument for argument in argv if argument not in modes]
     if recipe_dir is not None:
         argv = _with_recipe(argv, Path(recipe_dir))
     config = configuration.parse(TrainConfig, argv, ALIASES, DESCRIPTION)
@@ -43,11 +45,15 @@ def main(argv: list[str] | None = None, recipe_dir: str | Path | None = None) ->
                 setattr(config, name, str(Path(recipe_dir) / getattr(config, name)))
     world = dist.start(config.device, config.timeout_minutes)
     logs = Path(config.exp_dir) / "logs"
-    log.setup(None if only_estimate else logs / "train.log", world.rank)
+    log.setup(None if modes else logs / "train.log", world.rank)
     watch = Watch(world, logs, config.timeout_minutes * 30).start()
     code = 0
     try:
-        if only_estimate:
+        if "--health" in modes:
+            found = scales.report(config, world)
+            if world.is_main:
+                print(found)
+        elif modes:
             found = estimate(config, world)
             if world.is_main:
                 print(found.table(config.exp_dir))
