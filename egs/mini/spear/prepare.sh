@@ -25,9 +25,9 @@ nproc_per_node=1
 kind=speech
 tasks=
 speech_layer=-1
-speech_codebooks=4
-audio_layer=2
-audio_codebooks=4
+speech_codebooks=16
+audio_layer=-1
+audio_codebooks=16
 max_frames=40000
 corpus_options=
 teacher_options=
@@ -57,7 +57,7 @@ make_manifests() {
   renew "$data_dir/manifests"
   # Windows as long as the smallest batch that they have to fit in (plan.max_seconds of conf/student.yaml).
   spear manifests --raw "$data_dir/raw" --output "$data_dir/manifests" --tasks "$tasks" --kind "$kind" \
-    --max-seconds 12 --executor "$executor" --num-jobs "$num_jobs"
+    --max-seconds 8 --executor "$executor" --num-jobs "$num_jobs"
 }
 
 make_fbank() {
@@ -98,8 +98,10 @@ extract_tokens() {
     cuts+=("$(cuts_of "$domain")")
     streams+=(--stream "$domain=$(teacher_of "$domain"),$data_dir/quantizer/$domain")
   done
+  # Without refinement a code follows from the embedding by one linear map, which a student learns within minutes. Refined
+  # codes (the paper's) describe the embedding better, but the later ones change from frame to frame like noise.
   launch_side_by_side -m spear.bin.main extract-tokens --cuts "${cuts[@]}" "${streams[@]}" --output "$data_dir/tokens" \
-    --max-seconds 40 --unit-seconds 600 --refine-passes 1 --beam 4
+    --max-seconds 40 --unit-seconds 600 --refine-passes 0
   spear verify-tokens --tokens "$data_dir/tokens" --cuts "${cuts[@]}"
 }
 
@@ -115,4 +117,4 @@ run_stage 3 "teachers" "pre-trains one for each domain, embeds $max_frames frame
 run_stage 4 "quantizers" "a few codebooks for each teacher to data/quantizer; under a minute, 5 MB" \
   train_quantizers "$speech_codebooks" "$audio_codebooks" "$seed" "$(declare -f train_quantizer)"
 run_stage 5 "tokens" "one pass audio -> teachers -> data/tokens (under 2 MB an hour), verified; 30 s" \
-  extract_tokens
+  extract_tokens "$(declare -f extract_tokens)"
