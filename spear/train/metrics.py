@@ -111,6 +111,8 @@ class MetricsLog:
     def _line(self, step: int, row: dict[str, float]) -> str:
         done = max(step - self.resume_step, 1)
         left = (time.perf_counter() - self.start) / done * (self.num_steps - step)
+        if "probe/effective_rank" in row:
+            return f"step {step}/{self.num_steps}: {_probe_words(row)}"
         losses = ", ".join(f"{k.removeprefix('loss/')} {v:.3f}" for k, v in row.items() if "loss/" in k)
         right = ", ".join(f"{100 * v:.0f}%" for k, v in row.items() if "accuracy/" in k)
         line = f"step {step}/{self.num_steps}: {losses} nats (right {right})"
@@ -122,6 +124,17 @@ class MetricsLog:
                 + f"{human_seconds(left)} left"
             )
         return line
+
+
+def _probe_words(row: dict[str, float]) -> str:
+    """A row of the collapse watch in words: directions in use, and perplexity of the predicted and target tokens."""
+    words = [f"rank of the states {row['probe/effective_rank']:.1f}"]
+    for name, predicted in row.items():
+        if name.endswith("/predicted"):
+            stream = name.removeprefix("probe/perplexity/").removesuffix("/predicted")
+            target = row[name.removesuffix("predicted") + "target"]
+            words.append(f"{stream} predicts {predicted:.0f} codes where its targets use {target:.0f}")
+    return ", ".join(words)
 
 
 def _drop_rows_after(path: Path, step: int) -> None:

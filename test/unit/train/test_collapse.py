@@ -34,10 +34,14 @@ def probe_rows(trainer) -> list[dict]:
 
 
 def test_a_run_logs_both_and_does_not_cry_wolf(make_trainer, caplog):
+    caplog.set_level("INFO", logger="spear")
     trainer = make_trainer()
     trainer.run()
     rows = probe_rows(trainer)
     assert [row["step"] for row in rows] == [2, 4]
+    said = [record.getMessage() for record in caplog.records]
+    assert any("rank of the states" in line and "codes where its targets use" in line for line in said)
+    assert not any("(right )" in line for line in said)
     assert all(1 < row["probe/perplexity/speech/target"] <= 16 for row in rows)
     assert all(1 <= row["probe/effective_rank"] <= 32 for row in rows)
     assert "collapse watch" not in caplog.text
