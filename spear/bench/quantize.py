@@ -135,7 +135,7 @@ def _measure_set(vectors: VectorSet, settings: QuantizeBenchConfig):
         rows, notes, state = _in_process(job, vectors, settings)
         yield rows, notes
         if settings.stream_frames and state is not None:
-            extra = {"state": state, "searches": [(1, 8)], "stream_frames": settings.stream_frames}
+            extra = {"state": state, "searches": [(1, 5)], "stream_frames": settings.stream_frames}
             job = Job(f"ours, {settings.stream_frames:,} streamed", "ours", vectors.num_codebooks, extra)
             yield _in_process(job, vectors, settings)[:2]
     if "multi_quantization" in methods:

@@ -144,6 +144,8 @@ class BeamStart:
         max_rows: most rows of one k-means.
         iterations: of k-means in each subspace.
         seed: names every random choice.
+        even_use: whether codebook n learns from the best n - 1 combinations only. The second one would otherwise
+            also learn differences between codes of the first, which few best combinations use.
         centers: (n, K, D) `centers_NKD` to go on from.
 
     Attributes:
@@ -158,11 +160,12 @@ class BeamStart:
         max_rows: int,
         iterations: int,
         seed: int,
+        even_use: bool = True,
         centers: Tensor | None = None,
     ):
         self.mean_D = x_MD.mean(dim=0)
         self.x_MD, self.beam, self.max_rows = x_MD - self.mean_D, beam, max_rows
-        self.iterations, self.seed = iterations, seed
+        self.iterations, self.seed, self.even_use = iterations, seed, even_use
         self.centers_NKD = x_MD.new_empty(0, codebook_size, x_MD.shape[1])
         self.rows_MHN = torch.empty(len(x_MD), 1, 0, dtype=torch.int32, device=x_MD.device)
         self.errors_MH = x_MD.new_zeros(len(x_MD), 1)
@@ -179,11 +182,13 @@ class BeamStart:
         """Trains the next codebook."""
         number, (_, size, dim) = len(self.centers_NKD), self.centers_NKD.shape
         kept = self.rows_MHN.shape[1]
+        if self.even_use:
+            kept = min(kept, max(1, number))
         generator = torch_rng(self.seed, "left over", number)
         chosen = torch.randperm(len(self.x_MD) * kept, generator=generator)[: self.max_rows].to(self.x_MD.device)
         rest_MD = self.x_MD[chosen // kept]
         if number:
-            rows = self.rows_MHN.view(-1, number)[chosen]
+            rows = self.rows_MHN[:, :kept].reshape(-1, number)[chosen]
             rest_MD -= F.embedding_bag(rows, self.centers_NKD.view(-1, dim), mode="sum")
         self._append(progressive_kmeans(rest_MD, size, self.iterations, self.seed, f"kmeans{number}"))
 

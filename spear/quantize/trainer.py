@@ -50,6 +50,10 @@ class QuantizerTrainConfig:
     )
     rounds: int = field(default=6, metadata={"help": "most rounds of search and least squares; useless ones end it"})
     beam: int = field(default=5, metadata={"help": "combinations kept by the search while training"})
+    even_use: bool = field(
+        default=True,
+        metadata={"help": "codes are used alike; false: lower error on unlike recordings, uneven second codebook"},
+    )
     ridge: float = field(default=100.0, metadata={"help": "frames' worth of weight that holds a code vector in place"})
     logits_epochs: float = field(default=3.0, metadata={"help": "epochs of cross-entropy for the linear layer"})
     heldout_fraction: float = field(default=0.05, metadata={"help": "share of the frames that is only measured on"})
@@ -165,6 +169,7 @@ class _Training:
             config.start_frames,
             config.start_iterations,
             seed,
+            config.even_use,
             self.centers_NKD,
         )
         for number in range(len(self.centers_NKD), self.num_codebooks):

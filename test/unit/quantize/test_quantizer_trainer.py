@@ -36,6 +36,15 @@ def test_codes_are_used_evenly(trained):
     assert metrics["bits_per_frame"] == 20 and metrics["heldout_frames"] == 300
 
 
+def test_without_even_use_every_codebook_learns_from_all_combinations(frames):
+    config = {"codebook_size": 32, "rounds": 2, "logits_epochs": 0}
+    even, uneven = (
+        train_quantizer(frames, 4, QuantizerTrainConfig(**config, even_use=e), silent) for e in (True, False)
+    )
+    alike = [torch.equal(a, b) for a, b in zip(even[0].centers, uneven[0].centers)]
+    assert not any(alike) and uneven[1]["relative_error"]["5"] < 1.1 * even[1]["relative_error"]["5"]
+
+
 def test_the_linear_layer_guesses_codes(trained, frames):
     quantizer, metrics = trained
     x = frames[:1000]
