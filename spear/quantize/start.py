@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spear.errors import ConfigError
-from spear.quantize.search import extend, grow
+from spear.quantize.codec import entropy_loss
+from spear.quantize.search import CPU_CHUNK, extend, grow
 from spear.seeds import torch_rng
 
 _CHUNK = 16384
@@ -144,8 +145,8 @@ class BeamStart:
         max_rows: most rows of one k-means.
         iterations: of k-means in each subspace.
         seed: names every random choice.
-        even_use: whether codebook n learns from the best n - 1 combinations only. The second one would otherwise
-            also learn differences between codes of the first, which few best combinations use.
+        uneven: largest index entropy loss of a codebook among the best combinations; one above it is trained again on
+            fewer combinations. (Others also teach a codebook the differences between codes of the ones before it.)
         centers: (n, K, D) `centers_NKD` to go on from.
 
     Attributes:
@@ -160,17 +161,17 @@ class BeamStart:
         max_rows: int,
         iterations: int,
         seed: int,
-        even_use: bool = True,
+        uneven: float,
         centers: Tensor | None = None,
     ):
         self.mean_D = x_MD.mean(dim=0)
         self.x_MD, self.beam, self.max_rows = x_MD - self.mean_D, beam, max_rows
-        self.iterations, self.seed, self.even_use = iterations, seed, even_use
+        self.iterations, self.seed, self.uneven = iterations, seed, uneven
         self.centers_NKD = x_MD.new_empty(0, codebook_size, x_MD.shape[1])
         self.rows_MHN = torch.empty(len(x_MD), 1, 0, dtype=torch.int32, device=x_MD.device)
         self.errors_MH = x_MD.new_zeros(len(x_MD), 1)
         for centers_KD in [] if centers is None else centers:
-            self._append(centers_KD)
+            self._append(centers_KD, *self._grow(centers_KD))
 
     def shifted_centers(self) -> Tensor:
         """(N, K, D) codebooks so far, of the frames as they are."""
@@ -180,30 +181,43 @@ class BeamStart:
 
     def add(self) -> None:
         """Trains the next codebook."""
+        size, kept = self.centers_NKD.shape[1], self.rows_MHN.shape[1]
+        while True:
+            centers_KD = self._next_codebook(kept)
+            rows_MHN, errors_MH = self._grow(centers_KD)
+            best_M = rows_MHN[:, 0, -1] - len(self.centers_NKD) * size
+            use_K = torch.bincount(best_M, minlength=size) / len(best_M)
+            if kept == 1 or float(entropy_loss(use_K)) <= self.uneven:
+                return self._append(centers_KD, rows_MHN, errors_MH)
+            kept //= 2
+
+    def _next_codebook(self, kept: int) -> Tensor:
+        """(K, D) centers of what the best `kept` combinations of each frame leave over."""
         number, (_, size, dim) = len(self.centers_NKD), self.centers_NKD.shape
-        kept = self.rows_MHN.shape[1]
-        if self.even_use:
-            kept = min(kept, max(1, number))
         generator = torch_rng(self.seed, "left over", number)
         chosen = torch.randperm(len(self.x_MD) * kept, generator=generator)[: self.max_rows].to(self.x_MD.device)
         rest_MD = self.x_MD[chosen // kept]
         if number:
             rows = self.rows_MHN[:, :kept].reshape(-1, number)[chosen]
             rest_MD -= F.embedding_bag(rows, self.centers_NKD.view(-1, dim), mode="sum")
-        self._append(progressive_kmeans(rest_MD, size, self.iterations, self.seed, f"kmeans{number}"))
+        return progressive_kmeans(rest_MD, size, self.iterations, self.seed, f"kmeans{number}")
 
-    def _append(self, centers_KD: Tensor) -> None:
+    def _grow(self, centers_KD: Tensor) -> tuple[Tensor, Tensor]:
+        """Combinations with one more codebook, and their errors."""
         number, (_, size, dim) = len(self.centers_NKD), self.centers_NKD.shape
         squares_K, pairs_CK = centers_KD.square().sum(dim=1), 2 * self.centers_NKD.view(-1, dim) @ centers_KD.T
         rows, errors = [], []
-        step = max(256, 4096 // self.beam)
+        step = max(256, CPU_CHUNK // self.beam)
         for x_BD, rows_BHN, errors_BH in zip(*(t.split(step) for t in (self.x_MD, self.rows_MHN, self.errors_MH))):
             scores_BK = torch.addmm(squares_K, x_BD, centers_KD.T, alpha=-2.0)
             errors_BH, parents, codes = grow(rows_BHN, errors_BH, scores_BK, pairs_CK, self.beam)
             rows.append(extend(rows_BHN, parents, codes + number * size))
             errors.append(errors_BH)
-        self.rows_MHN, self.errors_MH = torch.cat(rows), torch.cat(errors)
+        return torch.cat(rows), torch.cat(errors)
+
+    def _append(self, centers_KD: Tensor, rows_MHN: Tensor, errors_MH: Tensor) -> None:
         self.centers_NKD = torch.cat([self.centers_NKD, centers_KD[None]])
+        self.rows_MHN, self.errors_MH = rows_MHN, errors_MH
 
 
 def _rows(available: int, wanted: int, generator: torch.Generator) -> Tensor:

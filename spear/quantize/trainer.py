@@ -50,9 +50,9 @@ class QuantizerTrainConfig:
     )
     rounds: int = field(default=6, metadata={"help": "most rounds of search and least squares; useless ones end it"})
     beam: int = field(default=5, metadata={"help": "combinations kept by the search while training"})
-    even_use: bool = field(
-        default=True,
-        metadata={"help": "codes are used alike; false: lower error on unlike recordings, uneven second codebook"},
+    uneven: float = field(
+        default=0.04,
+        metadata={"help": "largest index entropy loss of a new codebook; 1 may give less error, and less even use"},
     )
     ridge: float = field(default=100.0, metadata={"help": "frames' worth of weight that holds a code vector in place"})
     logits_epochs: float = field(default=3.0, metadata={"help": "epochs of cross-entropy for the linear layer"})
@@ -169,7 +169,7 @@ class _Training:
             config.start_frames,
             config.start_iterations,
             seed,
-            config.even_use,
+            config.uneven,
             self.centers_NKD,
         )
         for number in range(len(self.centers_NKD), self.num_codebooks):
