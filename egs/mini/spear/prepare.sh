@@ -57,7 +57,7 @@ make_manifests() {
   renew "$data_dir/manifests"
   # Windows as long as the smallest batch that they have to fit in (plan.max_seconds of conf/student.yaml).
   spear manifests --raw "$data_dir/raw" --output "$data_dir/manifests" --tasks "$tasks" --kind "$kind" \
-    --max-seconds 8 --executor "$executor" --num-jobs "$num_jobs"
+    --max-seconds 6 --executor "$executor" --num-jobs "$num_jobs"
 }
 
 make_fbank() {
@@ -83,7 +83,7 @@ make_teachers() {
 train_quantizer() { # DOMAIN
   local codebooks="$1_codebooks"
   spear train-quantizer --embeddings "$data_dir/embeddings/$1" --num-codebooks "${!codebooks}" \
-    --output "$data_dir/quantizer/$1" --seed "$seed"
+    --train.rounds 2 --output "$data_dir/quantizer/$1" --seed "$seed"
 }
 
 train_quantizers() {
