@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spear.models.heads import IGNORE
-from spear.train.collapse import effective_rank, token_usage
+from spear.train.collapse import effective_rank, probe_batch, token_usage
 
 
 def test_usage_of_tokens():
@@ -26,6 +26,14 @@ def test_effective_rank_counts_directions():
     assert effective_rank(torch.randn(20_000, 12)) == pytest.approx(12, rel=0.01)
     two = torch.cat([torch.randn(20_000, 2), torch.zeros(20_000, 10)], dim=1)
     assert effective_rank(two) == pytest.approx(2, rel=0.01)
+
+
+def test_the_probe_is_spread_over_the_data_however_small_a_batch_is(make_trainer):
+    train = make_trainer().data.train
+    for max_seconds, most in ((1.5, 6), (1000.0, 16)):
+        batch = probe_batch(train, max_seconds)
+        assert {train.cuts[0].id, train.cuts[len(train.cuts) - 1].id} <= set(batch.ids) and len(batch.ids) <= most
+        assert batch.padded_seconds <= 4 * max_seconds
 
 
 def probe_rows(trainer) -> list[dict]:
