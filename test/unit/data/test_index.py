@@ -1,6 +1,7 @@
 """The index of a large manifest: what it saves, and when it is made anew."""
 
 import json
+import logging
 import os
 import shutil
 
@@ -30,6 +31,10 @@ def manifest(tmp_path):
     return path
 
 
+def warnings_of(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 def cuts_of(path) -> list:
     table = load_sources([SourceConfig("all", str(path))]).cuts
     return [table[number] for number in range(len(table))]
@@ -44,7 +49,7 @@ def test_cuts_of_the_index_are_those_of_the_manifest(manifest, caplog):
     assert parsed[4].path == manifest.parent.parent / "raw" / "part4" / "cut-000004.flac"
     assert (parsed[4].start_seconds, parsed[4].duration_seconds) == (0.5, 6.0)
     assert before == {path.name: path.stat().st_mtime_ns for path in index.iterdir()}  # it was read, not written
-    assert not caplog.messages and len(list(manifest.parent.iterdir())) == 2
+    assert not warnings_of(caplog) and len(list(manifest.parent.iterdir())) == 2
 
 
 def test_lines_are_not_parsed_again(manifest):
@@ -68,7 +73,7 @@ def test_an_index_that_is_out_of_date_moved_or_damaged_is_made_again(manifest, t
     shutil.move(manifest.parent, tmp_path / "other" / "manifests")
     moved = tmp_path / "other" / "manifests" / "cuts.jsonl"
     assert cuts_of(moved)[0].path == tmp_path / "other" / "raw" / "part0" / "cut-000000.flac"
-    assert not caplog.messages
+    assert not warnings_of(caplog)
     [index] = moved.parent.glob(".*.index")
     (index / "duration.npy").write_bytes(b"")
     assert len(cuts_of(moved)) == COUNT + 1 and "cannot be used" in caplog.text
