@@ -91,9 +91,8 @@ class Quantizer(nn.Module):
         """Codes of vectors, deterministic and in bounded memory whatever the number of vectors.
 
         With 0 passes the codes are the likeliest of the linear layer. The first pass grows combinations codebook by
-        codebook, `beam` kept at a time; further passes sweep over all codebooks, from the best of these and from that
-        guess. More passes never raise a vector's error beyond the rounding of float32, except from 0 to 1, where
-        the guess plays no part.
+        codebook, `beam` kept at a time, and keeps the guess where that is better; further passes sweep over all
+        codebooks, from the best of these and from the guess. More passes never raise a vector's error.
         Zeros are coded like any vector; an empty batch gives an empty result.
 
         Args:
@@ -113,8 +112,7 @@ class Quantizer(nn.Module):
         result = torch.empty(len(flat), self.num_codebooks, dtype=torch.uint8, device=flat.device)
         for start in range(0, len(flat), chunk_size):
             x_BD = flat[start : start + chunk_size].float()
-            # One pass is for speed: it does without the guess.
-            codes_BN = None if refine_passes == 1 else smallest(self.logits(x_BD).neg_()).int()
+            codes_BN = smallest(self.logits(x_BD).neg_()).int()
             if refine_passes > 0:
                 codes_BN = search(tables, x_BD, refine_passes, beam, codes_BN)
             result[start : start + chunk_size] = codes_BN.to(torch.uint8)

@@ -206,19 +206,20 @@ def search(tables: SearchTables, x_BD: Tensor, passes: int, beam: int, guess_BN:
         guess_BN: int32 codes from elsewhere, from which the sweeps begin too.
 
     Returns:
-        (B, N) int32 codes; with sweeps, no vector's error is higher than that of its guess.
+        (B, N) int32 codes; no vector's error is higher than that of its guess.
     """
     state = _Beam(tables, tables.scores(x_BD), beam)
     best_BN = state.codes()
-    if passes <= 1 or not len(best_BN):
+    if not len(best_BN) or (passes <= 1 and guess_BN is None):
         return best_BN
     # Sweeps from two unlike combinations find more than sweeps from all that were kept, which are much alike.
-    starts_BSN = best_BN[:, None] if guess_BN is None else torch.stack([best_BN, guess_BN], dim=1)
+    starts_BSN = best_BN[:, None] if guess_BN is None else torch.stack([guess_BN, best_BN], dim=1)
     errors_BS = torch.stack([tables.errors(x_BD, codes_BN) for codes_BN in starts_BSN.unbind(dim=1)], dim=1)
+    # The guess stays where growing was not better: the first of equal errors.
     best_errors_B, chosen_B = errors_BS.min(dim=1)
-    best_BN = starts_BSN[torch.arange(len(best_BN), device=x_BD.device), chosen_B]
-    state.restart(starts_BSN, errors_BS)
     rows = torch.arange(len(best_BN), device=x_BD.device)
+    best_BN = starts_BSN[rows, chosen_B]
+    state.restart(starts_BSN, errors_BS)
     for number in range(1, passes):
         for n in range(tables.num_codebooks):
             state.step(n)

@@ -21,6 +21,7 @@ here = int(os.environ.get("RANK", 0)) == rank
 
 def inject(trainer) -> None:
     """What happens at the beginning of the step."""
+    print(f"now: {fault}", flush=True)
     if fault == "raise":
         raise ValueError("the injected error")
     if fault == "kill":

@@ -176,7 +176,7 @@ def test_a_million_cuts_are_planned_and_resumed_in_seconds(tmp_path):
     durations = np.random.default_rng(0).uniform(1, 30, 1_000_000)
     start = time.process_time()
     plan = make(durations, max_seconds=120, world_size=8, headroom_seconds=2.0)
-    assert time.process_time() - start < 20
+    assert time.process_time() - start < 10
     plan.save(tmp_path)
     start = time.process_time()
     assert len(Plan.load(tmp_path).batch(10_000, 3)) > 0
@@ -188,5 +188,5 @@ def test_ten_million_cuts_are_planned_in_a_minute():
     durations = np.random.default_rng(0).uniform(1, 30, 10_000_000)
     start = time.process_time()
     plan = make(durations, max_seconds=600, world_size=64, headroom_seconds=2.0)
-    assert time.process_time() - start < 60
+    assert time.process_time() - start < 30
     assert plan.summary["num_planned"] == 10_000_000

@@ -24,7 +24,7 @@ BARS = [
     ("SID", "accuracy", 0.6, True),
     ("IC", "accuracy", 0.15, True),
     ("ER", "accuracy", 0.7, True),
-    ("PR", "per", 0.75, False),
+    ("PR", "per", 0.6, False),
     ("ASR", "wer", 0.5, False),
     ("SF", "slot_f1", 0.8, True),
     ("QbE", "mtwv", 0.2, True),
@@ -35,7 +35,7 @@ BARS = [
 
 STEPS = {
     "KS SID IC ER QbE": SuperbConfig(protocol="mini", num_jobs=1, max_steps=100),
-    "PR": SuperbConfig(protocol="mini", num_jobs=1, max_steps=150, learning_rates=(1e-2,)),
+    "PR": SuperbConfig(protocol="mini", num_jobs=1, max_steps=100, learning_rates=(1e-2,)),
     "ASR SF": SuperbConfig(protocol="mini", num_jobs=1, max_steps=150, learning_rates=(1e-2,)),
     "SD ASV SS": SuperbConfig(protocol="mini", num_jobs=1, max_steps=50, learning_rates=(3e-3,)),
 }

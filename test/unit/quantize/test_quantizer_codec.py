@@ -37,14 +37,11 @@ def errors(quantizer, x, codes):
 def test_more_passes_never_raise_the_error(num_codebooks, codebook_size, dim, beam, seed):
     quantizer = random_quantizer(dim, num_codebooks, codebook_size, seed)
     x = 2 * torch.randn(40, dim)
-    before = errors(quantizer, x, quantizer.encode(x, 1, beam))
-    for passes in (2, 3, 5, 8):
+    before = errors(quantizer, x, quantizer.encode(x, 0))
+    for passes in (1, 2, 3, 5, 8):
         now = errors(quantizer, x, quantizer.encode(x, passes, beam))
         assert (now <= before * (1 + 1e-5) + 1e-6).all()
         before = now
-    # The guess of the linear layer is one of the starts of the second pass.
-    guessed = errors(quantizer, x, quantizer.encode(x, 0))
-    assert (errors(quantizer, x, quantizer.encode(x, 2, beam)) <= guessed * (1 + 1e-5) + 1e-6).all()
 
 
 def test_search_finds_the_best_combination_of_small_codebooks():
@@ -101,8 +98,7 @@ def test_extreme_scales_are_coded(trained, frames, scale):
     quantizer, _ = trained
     x = frames[:50] * scale
     codes = quantizer.encode(x)
-    # Far from all codes float32 errors differ by less than their rounding: nothing more can be promised there.
-    assert (errors(quantizer, x, codes) <= errors(quantizer, x, quantizer.encode(x, 0)) * (1 + 1e-6)).all()
+    assert (errors(quantizer, x, codes) <= errors(quantizer, x, quantizer.encode(x, 0))).all()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
