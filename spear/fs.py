@@ -1,6 +1,7 @@
 """Files that are either whole or absent: temporary name, sync, rename."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -36,6 +37,17 @@ def atomic(path: str | Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Waits until no other process holds the lock file `path`, and holds it inside the block.
+
+    The kernel gives the lock back when its process ends, however that happens. The file stays.
+    """
+    with open(path, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -1,9 +1,11 @@
 """Large manifests are parsed once: their columns are kept beside them and memory-mapped from then on.
 
 `.cuts.jsonl.index/` beside `cuts.jsonl` holds the arrays of `spear.data.cuts.Columns` and, in `index.json`, what the
-manifest was like when it was parsed. It is made anew when that has changed, and may be deleted at any time.
+manifest was like when it was parsed. It is made anew when that has changed, and may be deleted at any time, as may the
+empty `.cuts.jsonl.index.lock`.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -33,17 +35,34 @@ def read_columns(path: str | Path) -> Columns:
         return _parse(path)
     directory = path.with_name(f".{path.name}.index")
     wanted = _identity(path)
+    columns = _load(directory, wanted)
+    if columns is not None:
+        return columns
+    with contextlib.ExitStack() as stack:
+        try:
+            # All ranks of a run come here at once: the first parses, the others wait and find its index.
+            stack.enter_context(fs.locked(directory.with_name(f"{directory.name}.lock")))
+            columns = _load(directory, wanted, quiet=True)
+        except OSError:
+            pass  # a folder that cannot be written to
+        if columns is None:
+            columns = _parse(path)
+            try:
+                _write(columns, directory, wanted)
+            except OSError as error:
+                logger.warning("the index of %s could not be kept, so every start parses it again: %s", path, error)
+    return columns
+
+
+def _load(directory: Path, wanted: dict, quiet: bool = False) -> Columns | None:
+    """The columns of an index made from what is wanted, None where there is none."""
     try:
         if (directory / "index.json").exists() and fs.read_json(directory / "index.json") == wanted:
             return Columns.load(directory)
     except (OSError, EOFError, ValueError, DataError) as error:
-        logger.warning("the index %s cannot be used and is made again: %s", directory, error)
-    columns = _parse(path)
-    try:
-        _write(columns, directory, wanted)
-    except OSError as error:
-        logger.warning("the index of %s could not be kept, so every start parses it again: %s", path, error)
-    return columns
+        if not quiet:
+            logger.warning("the index %s cannot be used and is made again: %s", directory, error)
+    return None
 
 
 def _parse(path: Path) -> Columns:
@@ -69,7 +88,7 @@ def _identity(path: Path) -> dict:
 
 
 def _write(columns: Columns, directory: Path, identity: dict) -> None:
-    """Under a temporary name first; where two processes do it at a time, either may win."""
+    """Under a temporary name first, so that a reader never sees half an index."""
     temporary = Path(tempfile.mkdtemp(prefix=f"{directory.name}.", suffix=".tmp", dir=directory.parent))
     try:
         columns.save(temporary)

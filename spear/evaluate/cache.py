@@ -13,7 +13,6 @@ killed run loses at most one shard, and two runs at once wait for each other.
 """
 
 import contextlib
-import fcntl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +126,7 @@ class FeatureCache(FeatureStore):
         """
         keyed = {item_key(item): item for item in items}
         self.directory.mkdir(parents=True, exist_ok=True)
-        with self._lock():
+        with fs.locked(self.directory / ".lock"):
             self._open()
             missing = {
                 key: item
@@ -144,12 +143,6 @@ class FeatureCache(FeatureStore):
                 keys = order[start : start + self.config.shard_items]
                 self._write_shard(keys, missing, frame_keys, progress)
             self._open()
-
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        with open(self.directory / ".lock", "w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
 
     def _check_budget(self, missing: dict[str, Item], frame_keys: set[str]) -> None:
         wanted = [missing[key] for key in missing if key in frame_keys and not self.has("frames", key)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from spear import config as configuration
 from spear import dist, log
+from spear.errors import ConfigError
 from spear.train import scales
 from spear.train.config import ALIASES, TrainConfig
 from spear.train.estimate import estimate
@@ -33,6 +34,8 @@ def main(argv: list[str] | None = None, recipe_dir: str | Path | None = None) ->
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     modes = [argument for argument in argv if argument in ("--estimate", "--health")]
+    if len(set(modes)) > 1:
+        raise ConfigError("--estimate and --health together", "one of them", "run the command twice")
     argv = [argument for argument in argv if argument not in modes]
     if recipe_dir is not None:
         argv = _with_recipe(argv, Path(recipe_dir))

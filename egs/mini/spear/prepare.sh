@@ -114,7 +114,7 @@ run_stage 2 "fbank" "statistics; with --on-the-fly false features to data/fbank,
 run_stage 3 "teachers" "pre-trains one for each domain, embeds $max_frames frames of each; 3 minutes, 50 MB" \
   make_teachers "$here/conf/teacher_speech.yaml" "$here/conf/teacher_audio.yaml" "$seed" "$max_frames" \
   "$speech_layer" "$audio_layer" "$teacher_options" "$(declare -f make_teacher)"
-run_stage 4 "quantizers" "a few codebooks for each teacher to data/quantizer; under a minute, 5 MB" \
+run_stage 4 "quantizers" "16 codebooks for each teacher to data/quantizer; under a minute, 10 MB" \
   train_quantizers "$speech_codebooks" "$audio_codebooks" "$seed" "$(declare -f train_quantizer)"
-run_stage 5 "tokens" "one pass audio -> teachers -> data/tokens (under 2 MB an hour), verified; 30 s" \
+run_stage 5 "tokens" "one pass audio -> teachers -> data/tokens (under 5 MB an hour), verified; 30 s" \
   extract_tokens "$(declare -f extract_tokens)"

@@ -90,17 +90,17 @@ _SUPERB = {
     "SD": dataclasses.replace(
         _UTTERANCE, max_steps=30_000, batch_size=8, accumulate=4, eval_every=500, rnn_dim=512, rnn_layers=1
     ),
+    "SS": dataclasses.replace(
+        _UTTERANCE,
+        max_steps=150_000,
+        batch_size=8,
+        eval_every=2000,
+        rnn_dim=896,
+        rnn_layers=3,
+        dropout=0.5,
+        weight_decay=0.01,
+    ),
 }
-_SUPERB["SS"] = dataclasses.replace(
-    _UTTERANCE,
-    max_steps=150_000,
-    batch_size=8,
-    eval_every=2000,
-    rnn_dim=896,
-    rnn_layers=3,
-    dropout=0.5,
-    weight_decay=0.01,
-)
 _FEW = Settings(
     (3e-3, 1e-2, 3e-2),
     max_steps=300,
@@ -121,6 +121,17 @@ _FEW_RECURRENT = dataclasses.replace(
     rnn_layers=1,
     dropout=0.1,
     max_rnn_rate_hz=25.0,
+)
+_FEW_FRAMES = dataclasses.replace(
+    _FEW,
+    learning_rates=(1e-3, 3e-3, 1e-2),
+    default_rate=3e-3,
+    batch_size=8,
+    max_steps=200,
+    eval_every=100,
+    rnn_dim=96,
+    rnn_layers=1,
+    chunk_frames=400,
 )
 _MINI = {
     "KS": _FEW,
@@ -143,19 +154,9 @@ _MINI = {
         embedding_dim=64,
         pooled_dim=128,
     ),
-    "SD": dataclasses.replace(
-        _FEW,
-        learning_rates=(1e-3, 3e-3, 1e-2),
-        default_rate=3e-3,
-        batch_size=8,
-        max_steps=200,
-        eval_every=100,
-        rnn_dim=96,
-        rnn_layers=1,
-        chunk_frames=400,
-    ),
+    "SD": _FEW_FRAMES,
+    "SS": dataclasses.replace(_FEW_FRAMES, dropout=0.1),
 }
-_MINI["SS"] = dataclasses.replace(_MINI["SD"], dropout=0.1)
 PROTOCOLS = {"superb": _SUPERB, "mini": _MINI}
 
 

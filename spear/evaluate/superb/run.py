@@ -214,6 +214,7 @@ def prepare_upstream(unit: dict) -> dict:
 
 
 def _inputs_hash(task: Task, place: dict, table: Table, config: SuperbConfig) -> str:
+    settings = config.settings(task.name)
     return fs.sha256_json(
         {
             "version": VERSION,
@@ -222,10 +223,20 @@ def _inputs_hash(task: Task, place: dict, table: Table, config: SuperbConfig) ->
             "upstream": place["hash"],
             "cache": "live" if config.live else Path(place["cache_dir"]).name,
             "table": table.content_hash(),
-            "settings": {k: v for k, v in dataclasses.asdict(config.settings(task.name)).items() if v != ""},
+            "settings": dataclasses.asdict(settings),
+            "files": [_file_hash(path) for path in (settings.lexicon, settings.language_model)],
             "seed": config.seed,
         }
     )
+
+
+def _file_hash(path: str) -> str:
+    return _hash_of(path, Path(path).stat().st_mtime_ns) if path and Path(path).exists() else ""
+
+
+@functools.lru_cache(maxsize=8)
+def _hash_of(path: str, changed_ns: int) -> str:
+    return fs.sha256_file(path)
 
 
 def _reusable(path: Path, inputs_sha256: str) -> dict | None:

@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -49,7 +51,32 @@ def test_cuts_of_the_index_are_those_of_the_manifest(manifest, caplog):
     assert parsed[4].path == manifest.parent.parent / "raw" / "part4" / "cut-000004.flac"
     assert (parsed[4].start_seconds, parsed[4].duration_seconds) == (0.5, 6.0)
     assert before == {path.name: path.stat().st_mtime_ns for path in index.iterdir()}  # it was read, not written
-    assert not warnings_of(caplog) and len(list(manifest.parent.iterdir())) == 2
+    names = sorted(path.name for path in manifest.parent.iterdir())
+    assert not warnings_of(caplog) and names == [index.name, f"{index.name}.lock", manifest.name]
+
+
+PARSES = """
+import sys
+from spear.data import SourceConfig, index, load_sources
+
+parse = index._parse
+index._parse = lambda path: print("parsed") or parse(path)
+print("ready", flush=True)
+sys.stdin.readline()
+print(len(load_sources([SourceConfig("all", sys.argv[1])]).cuts))
+"""
+
+
+def test_of_all_ranks_that_start_at_once_one_parses(manifest):
+    command = [sys.executable, "-c", PARSES, str(manifest)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    ranks = [subprocess.Popen(command, **pipes) for _ in range(3)]
+    assert all(rank.stdout.readline() == "ready\n" for rank in ranks)
+    for rank in ranks:
+        rank.stdin.write("go\n")
+        rank.stdin.flush()
+    texts = [rank.communicate(timeout=120)[0] for rank in ranks]
+    assert sorted(texts) == [f"{COUNT}\n"] * 2 + [f"parsed\n{COUNT}\n"]
 
 
 def test_lines_are_not_parsed_again(manifest):

@@ -67,6 +67,19 @@ def test_librispeech(librispeech, tmp_path, caplog):
     assert run["num_items"] == {"train": 3, "dev": 3, "test": 3} and run["settings"]["hidden_dim"] == 256
 
 
+def test_scores_with_a_lexicon_are_made_again_when_its_words_change(librispeech, tmp_path):
+    prepare_corpus("librispeech", librispeech, tmp_path / "data")
+    pytest.importorskip("flashlight.lib.text.decoder")
+    lexicon = tmp_path / "lexicon.txt"
+    hashes = []
+    for text in ("CAT C A T\n", "CAT C A T\n", "CAT K A T\n"):
+        lexicon.write_text(text)
+        config = SuperbConfig(num_jobs=1, max_steps=1, learning_rates=(1e-3,), protocol="mini", lexicon=str(lexicon))
+        (run,) = superb(["ASR"], ["fbank"], tmp_path / "data", tmp_path / "exp", config)
+        hashes.append(run["inputs_sha256"])
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
 def test_librispeech_with_parts_missing(librispeech, tmp_path, caplog):
     (librispeech / "LibriSpeech/test-clean/61/198/61-198-0001.flac").unlink()
     prepare_corpus("librispeech", librispeech / "LibriSpeech", tmp_path / "data")
@@ -209,6 +222,11 @@ def test_voxceleb_with_parts_missing(voxceleb, tmp_path, caplog):
 def test_unknown_corpora_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="timit"):
         prepare_corpus("timit", tmp_path, tmp_path)
+
+
+def test_an_option_of_another_corpus_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--lexicon for the corpus voxceleb"):
+        prepare_corpus("voxceleb", tmp_path, tmp_path, lexicon=[tmp_path])
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,19 @@ def test_a_file_with_another_checksum_is_refused(server, tmp_path):
     assert not list((tmp_path / "raw").iterdir())
 
 
+def test_an_archive_that_lies_there_is_checked_too(server, tmp_path):
+    address, path = server
+    (tmp_path / "raw").mkdir()
+    lying = tmp_path / "raw/corpus.tar.gz"
+    lying.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(DataError, match="raw/corpus.tar.gz of .*differs from its checksum"):
+        fetch("x", tmp_path / "raw", archive(path, f"{address}/corpus.tar.gz"))
+    assert lying.exists() and not (tmp_path / "raw/corpus").exists() and not Ranged.asked
+    lying.write_bytes(path.read_bytes())
+    assert fetch("x", tmp_path / "raw", archive(path)) == ["corpus.tar.gz"]
+    assert (tmp_path / "raw/corpus/a.txt").exists() and not lying.exists()
+
+
 def test_every_archive_has_mirrors_and_every_corpus_a_licence():
     assert set(ARCHIVES) == set(LICENCES)
     for archives in ARCHIVES.values():

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from spear import config as configuration
+from spear.errors import ConfigError
 from spear.models.config import SpearConfig
 from spear.models.pretrain import HeadSpec, SpearPretrainModel
 from spear.train import checkpoint
@@ -69,6 +70,8 @@ def test_the_report_of_a_run_uses_its_newest_checkpoint_and_leaves_the_rest(make
     before = {path: path.read_bytes() for path in exp_dir.rglob("*") if path.is_file()}
     settings = tmp_path / "config.yaml"
     settings.write_text(yaml.safe_dump(configuration.to_dict(trainer.config)))
+    with pytest.raises(ConfigError, match="--estimate and --health together"):
+        main(["--health", "--estimate", "--config", str(settings)])
     assert main(["--health", "--config", str(settings)]) == 0
     assert "modules at step 2" in capsys.readouterr().out and unfinished.is_dir()
     written = json.loads((exp_dir / "health" / "step-00000002.json").read_text())

@@ -86,6 +86,12 @@ def fetch(corpus: str, raw: Path, archives: tuple[Archive, ...] | None = None) -
         path = raw / archive.name
         if not path.exists():
             _download(archive, path)
+        elif not _matches(path, archive.checksum):
+            raise DataError(
+                f"{path} of {fs.human_bytes(path.stat().st_size)}, which differs from its checksum",
+                f"the published file, {archive.checksum}",
+                "delete it and run again, which downloads it, or put a whole copy there",
+            )
         if path == raw / archive.unpacked:
             continue
         (raw / archive.into).mkdir(exist_ok=True)
@@ -133,7 +139,7 @@ def _continue(url: str, partial: Path) -> None:
     with response:
         continued = response.status == 206
         total = int(response.headers.get("Content-Length") or 0)
-        needed = total * (1 if partial.suffix == ".txt" else 3)
+        needed = total * (1 if Path(partial.stem).suffix == ".txt" else 3)
         if fs.free_bytes(partial) < needed:
             raise OSError(f"{fs.human_bytes(needed)} of disk are needed for {fs.human_bytes(total)} and its content")
         progress = Progress(max(total, 1), partial.stem, "bytes")

@@ -103,27 +103,42 @@ class SeparationProblem(FrameProblem):
         losses = [0.0] * count
         for places in self.in_batches(split):
             mixture_BTF, targets_BTSF, lens_B, waves = self._batch(split, places)
+            scorers = [_Scorer(waves_KS, self._spectra(waves_KS[:1])[0], self._hop) for waves_KS in waves]
             for head, masks_BTSF in enumerate(self._masks(bank, split, places)):
                 losses[head] += float(mask_loss(masks_BTSF, mixture_BTF, targets_BTSF, lens_B)) * len(places)
                 for row, place in enumerate(places):
-                    found[head][place] = self._measure(masks_BTSF[row, : int(lens_B[row])], waves[row])
+                    found[head][place] = scorers[row].score(masks_BTSF[row, : int(lens_B[row])])
         return [{"": hypotheses} for hypotheses in found], [loss / max(1, total) for loss in losses]
-
-    def _measure(self, masks_TSF: Tensor, waves_KS: Tensor) -> dict[str, float]:
-        spectrum_TF = self._spectra(waves_KS[:1])[0]
-        missing = max(0, len(spectrum_TF) - len(masks_TSF))  # the last mask is repeated
-        masks_TSF = torch.cat([masks_TSF, masks_TSF[-1:].expand(missing, -1, -1)])[: len(spectrum_TF)]
-        masked_SFT = (masks_TSF * spectrum_TF[:, None]).permute(1, 2, 0)
-        window = torch.hann_window(_FFT)
-        estimates = torch.istft(masked_SFT, _FFT, self._hop, window=window, length=waves_KS.shape[1])
-        sources = waves_KS[1:]
-        orders = [[si_sdr(e, s) for e, s in zip(estimates, order)] for order in (sources, sources.flip(0))]
-        mixture = [si_sdr(waves_KS[0], source) for source in sources]
-        return {"si_sdr": round(float(max(map(np.mean, orders))), 4), "mixture": round(float(np.mean(mixture)), 4)}
 
     def rows(self, split: str) -> list[dict]:
         """See `Problem`."""
         return [{"id": row.id, "reference": row.target} for row in self._splits[split]]
+
+
+class _Scorer:
+    """Scores the masks of any number of heads on one mixture.
+
+    Args:
+        waves_KS: mixture and sources.
+        spectrum_TF: of the mixture.
+        hop: samples between its frames.
+    """
+
+    def __init__(self, waves_KS: Tensor, spectrum_TF: Tensor, hop: int):
+        self._sources_KS, self._num_samples = waves_KS[1:], waves_KS.shape[1]
+        self._spectrum_TF, self._hop = spectrum_TF, hop
+        self._mixture_db = float(np.mean([si_sdr(waves_KS[0], source_S) for source_S in self._sources_KS]))
+
+    def score(self, masks_TSF: Tensor) -> dict[str, float]:
+        """SI-SDR of the separated sources and of the mixture, in dB."""
+        missing = max(0, len(self._spectrum_TF) - len(masks_TSF))  # the last mask is repeated
+        masks_TSF = torch.cat([masks_TSF, masks_TSF[-1:].expand(missing, -1, -1)])[: len(self._spectrum_TF)]
+        masked_SFT = (masks_TSF * self._spectrum_TF[:, None]).permute(1, 2, 0)
+        window = torch.hann_window(_FFT)
+        estimates = torch.istft(masked_SFT, _FFT, self._hop, window=window, length=self._num_samples)
+        orders = (self._sources_KS, self._sources_KS.flip(0))
+        best = max(float(np.mean([si_sdr(e, s) for e, s in zip(estimates, order)])) for order in orders)
+        return {"si_sdr": round(best, 4), "mixture": round(self._mixture_db, 4)}
 
 
 class SourceSeparation(Task):
