@@ -19,6 +19,12 @@ def disabled_autocast(device_type: str):
     return torch.amp.autocast(device_type, enabled=False)
 
 
+def compute_dtype(x: torch.Tensor) -> torch.dtype:
+    """The precision in which a matrix product with x is computed here: that of autocast, or that of x."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 def load_pickle(path) -> dict:
     """`torch.load` of tensors only, on CPU: foreign files cannot run code."""
     return torch.load(path, map_location="cpu", weights_only=True)

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _SLOPE = 0.08
-_SWOOSH_L = (4.0, 0.035)
-_SWOOSH_R = (1.0, 0.313261687)
+SWOOSH_L = (4.0, 0.035)
+SWOOSH_R = (1.0, 0.313261687)
 # Elements of a block: half a megabyte in float32, well inside the second-level cache.
 _BLOCK = 1 << 17
 
@@ -27,48 +27,56 @@ def _blocks(gain_B1C: Tensor | None, *tensors: Tensor):
         yield from zip(*(t.split(utterances) for t in (*tensors, gain_B1C)))
 
 
+def swoosh(x: Tensor, constants: tuple[float, float], gain_B1C: Tensor | None = None) -> Tensor:
+    """Value of `SWOOSH_L` or `SWOOSH_R` at a contiguous x, outside of the graph.
+
+    With a gain (a dropout mask shared over time), x is (B, T, C) and the value is times the gain.
+    """
+    shift, offset = constants
+    y = torch.empty_like(x)
+    for x_block, y_block, gain in _blocks(gain_B1C, x, y):
+        shifted = x_block.float() - shift
+        # Beyond 20, softplus(t) = t to within float32.
+        value = y_block if y_block.dtype == torch.float32 else torch.empty_like(shifted)
+        torch.ops.aten.softplus.out(shifted, 1, 20, out=value)
+        value.add_(shifted, alpha=-_SLOPE).sub_(offset + _SLOPE * shift)
+        if gain is not None:
+            value.mul_(gain)
+        if value is not y_block:
+            y_block.copy_(value)
+    return y
+
+
+def swoosh_gradient(x: Tensor, grad: Tensor, constants: tuple[float, float], gain_B1C: Tensor | None = None) -> Tensor:
+    """Gradient with respect to x, given that of the value."""
+    shift, _ = constants
+    grad, result = grad.contiguous(), torch.empty_like(x)
+    for x_block, grad_block, result_block, gain in _blocks(gain_B1C, x, grad, result):
+        shifted, grad_float = x_block.float() - shift, grad_block.float()
+        value = result_block if result_block.dtype == torch.float32 else torch.empty_like(shifted)
+        torch.ops.aten.softplus_backward.grad_input(grad_float, shifted, 1, 20, grad_input=value)
+        value.add_(grad_float, alpha=-_SLOPE)
+        if gain is not None:
+            value.mul_(gain)
+        if value is not result_block:
+            result_block.copy_(value)
+    return result
+
+
 class _Swoosh(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, shift, offset, gain_B1C):
+    def forward(ctx, x):
         x = x.contiguous()
-        y = torch.empty_like(x)
-        for x_block, y_block, gain in _blocks(gain_B1C, x, y):
-            shifted = x_block.float() - shift
-            # Beyond 20, softplus(t) = t to within float32.
-            value = y_block if y_block.dtype == torch.float32 else torch.empty_like(shifted)
-            torch.ops.aten.softplus.out(shifted, 1, 20, out=value)
-            value.add_(shifted, alpha=-_SLOPE).sub_(offset + _SLOPE * shift)
-            if gain is not None:
-                value.mul_(gain)
-            if value is not y_block:
-                y_block.copy_(value)
-        ctx.save_for_backward(x, gain_B1C)
-        ctx.shift = shift
-        return y
+        ctx.save_for_backward(x)
+        return swoosh(x, SWOOSH_R)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, gain_B1C = ctx.saved_tensors
-        grad = grad.contiguous()
-        result = torch.empty_like(x)
-        for x_block, grad_block, result_block, gain in _blocks(gain_B1C, x, grad, result):
-            shifted, grad_float = x_block.float() - ctx.shift, grad_block.float()
-            value = result_block if result_block.dtype == torch.float32 else torch.empty_like(shifted)
-            torch.ops.aten.softplus_backward.grad_input(grad_float, shifted, 1, 20, grad_input=value)
-            value.add_(grad_float, alpha=-_SLOPE)
-            if gain is not None:
-                value.mul_(gain)
-            if value is not result_block:
-                result_block.copy_(value)
-        return result, None, None, None
+        (x,) = ctx.saved_tensors
+        return swoosh_gradient(x, grad, SWOOSH_R)
 
 
-def swoosh_l(x: Tensor, gain_B1C: Tensor | None = None) -> Tensor:
-    """SwooshL of x. With a gain (a dropout mask shared over time), x is (B, T, C) and the result is times the gain."""
-    return _Swoosh.apply(x, *_SWOOSH_L, gain_B1C)
-
-
-def swoosh_r(x: Tensor, gain_B1C: Tensor | None = None) -> Tensor:
-    """SwooshR of x, with the same optional gain."""
-    return _Swoosh.apply(x, *_SWOOSH_R, gain_B1C)
+def swoosh_r(x: Tensor) -> Tensor:
+    """SwooshR of x."""
+    return _Swoosh.apply(x)

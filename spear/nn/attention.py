@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from spear import compat
 from spear.nn.balancer import Balancer
-from spear.nn.linear import small_linear
+from spear.nn.linear import Linear, small
 from spear.nn.relative import add_relative_scores, relative_scores_backward
 from spear.nn.schedule import ScheduledFloat, happens
 from spear.nn.whiten import Whiten, whitening_limit
@@ -81,8 +81,8 @@ class AttentionWeights(nn.Module):
         self.num_heads = num_heads
         query_dim = num_heads * query_head_dim
         self.widths = [query_dim, query_dim, num_heads * position_head_dim]
-        self.in_proj = small_linear(dim, sum(self.widths), query_head_dim**-0.25)
-        self.linear_pos = small_linear(position_dim, self.widths[2], 0.05, bias=False)
+        self.in_proj = small(Linear(dim, sum(self.widths)), query_head_dim**-0.25)
+        self.linear_pos = small(Linear(position_dim, self.widths[2], bias=False), 0.05)
         self.whiten_keys = Whiten(whitening_limit(3.0), grad_scale=0.025, num_groups=num_heads)
         self.balance_keys = Balancer(0.4, 0.6, 0.0, 100.0, probability=0.025)
         self.position_skip_rate = ScheduledFloat((0.0, 0.5), (4000.0, 0.0))
@@ -127,8 +127,8 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, value_head_dim: int):
         super().__init__()
         self.num_heads = num_heads
-        self.in_proj = nn.Linear(dim, num_heads * value_head_dim)
-        self.out_proj = small_linear(num_heads * value_head_dim, dim, 0.05)
+        self.in_proj = Linear(dim, num_heads * value_head_dim)
+        self.out_proj = small(Linear(num_heads * value_head_dim, dim), 0.05)
         self.whiten = Whiten(whitening_limit(7.5, ratio=3.0))
 
     def forward(self, x_BTD: Tensor, weights_NTT: Tensor) -> Tensor:
@@ -146,12 +146,12 @@ class NonlinAttention(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         hidden = 3 * dim // 4
-        self.in_proj = nn.Linear(dim, 3 * hidden)
+        self.in_proj = Linear(dim, 3 * hidden)
         self.balancer = Balancer(
             ScheduledFloat((0.0, 0.25), (20000.0, 0.05)), ScheduledFloat((0.0, 0.75), (20000.0, 0.95)), 0.5, 5.0
         )
         self.whiten1 = Whiten(whitening_limit(5.0))
-        self.out_proj = small_linear(hidden, dim, 0.05)
+        self.out_proj = small(Linear(hidden, dim), 0.05)
         self.whiten2 = Whiten(whitening_limit(5.0, ratio=3.0))
 
     def forward(self, x_BTD: Tensor, weights_BTT: Tensor) -> Tensor:

@@ -5,9 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from spear.nn.activations import swoosh_r
 from spear.nn.balancer import Balancer
-from spear.nn.linear import small_linear
+from spear.nn.linear import Linear, SwooshLinear, small
 from spear.nn.schedule import ScheduledFloat
 from spear.nn.whiten import Whiten, whitening_limit
 
@@ -57,7 +56,7 @@ class ConvolutionModule(nn.Module):
 
     def __init__(self, dim: int, kernel: int):
         super().__init__()
-        self.in_proj = nn.Linear(dim, 2 * dim)
+        self.in_proj = Linear(dim, 2 * dim)
         # The second half of the projection is the gate.
         self.balancer1 = Balancer(
             ScheduledFloat((0.0, 0.05), (8000.0, 0.025)),
@@ -71,7 +70,7 @@ class ConvolutionModule(nn.Module):
             ScheduledFloat((0.0, 0.1), (8000.0, 0.05)), 1.0, ScheduledFloat((0.0, 0.2), (20000.0, 0.5)), 10.0
         )
         self.whiten = Whiten(whitening_limit(7.5))
-        self.out_proj = small_linear(dim, dim, 0.05)
+        self.out_proj = small(SwooshLinear("r", dim, dim), 0.05)
 
     def forward(self, x_BTD: Tensor, padding_BT: Tensor | None) -> Tensor:
         """(B, T, D) -> (B, T, D); padded frames (True) are zeros to the convolution."""
@@ -79,4 +78,4 @@ class ConvolutionModule(nn.Module):
         if padding_BT is not None:
             x = x.masked_fill(padding_BT.unsqueeze(-1), 0.0)
         x = depthwise_over_time(x, self.depthwise_conv.weight, self.depthwise_conv.bias)
-        return self.out_proj(swoosh_r(self.whiten(self.balancer2(x))))
+        return self.out_proj(self.whiten(self.balancer2(x)))

@@ -1,14 +1,94 @@
-"""Linear layers that start small, so that a residual block starts as nearly the identity."""
+"""Linear layers that keep little for the backward pass.
+
+Under autocast torch keeps a copy of every weight in the lower precision until the backward pass; here the copy is made
+again. A layer behind a Swoosh keeps what goes into the activation and computes its value, the widest tensor of a
+feed-forward module, again. Gradients are those of the plain layers.
+"""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from spear import compat
+from spear.nn.activations import SWOOSH_L, SWOOSH_R, swoosh, swoosh_gradient
+
+_CONSTANTS = {"l": SWOOSH_L, "r": SWOOSH_R}
 
 
-def small_linear(in_features: int, out_features: int, initial_scale: float, bias: bool = True) -> nn.Linear:
-    """nn.Linear with weights times `initial_scale` and biases uniform in +-0.1 * initial_scale (Zipformer)."""
-    layer = nn.Linear(in_features, out_features, bias=bias)
+class _Linear(torch.autograd.Function):
+    """(..., C) -> (..., O) in the precision of x, which is kept; `constants` are those of a Swoosh, None for none."""
+
+    @staticmethod
+    def forward(ctx, x, weight_OC, bias_O, constants, gain_B1C):
+        x = x.contiguous()
+        ctx.save_for_backward(x, weight_OC, gain_B1C)
+        ctx.constants = constants
+        value = x if constants is None else swoosh(x, constants, gain_B1C)
+        with compat.disabled_autocast(x.device.type):
+            return functional.linear(value, weight_OC.to(x.dtype), None if bias_O is None else bias_O.to(x.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, weight_OC, gain_B1C = ctx.saved_tensors
+        constants, kind = ctx.constants, weight_OC.dtype
+        grad_NO = grad.flatten(0, -2)
+        with compat.disabled_autocast(x.device.type):
+            value = x if constants is None else swoosh(x, constants, gain_B1C)
+            grad_weight_OC = grad_NO.T @ value.flatten(0, -2)
+            del value
+            grad_bias_O = grad_NO.sum(dim=0).to(kind) if ctx.needs_input_grad[2] else None
+            grad_x = None
+            if ctx.needs_input_grad[0]:
+                grad_x = (grad_NO @ weight_OC.to(x.dtype)).view_as(x)
+        if constants is not None and grad_x is not None:
+            grad_x = swoosh_gradient(x, grad_x, constants, gain_B1C)
+        return grad_x, grad_weight_OC.to(kind), grad_bias_O, None, None
+
+
+def linear(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None) -> Tensor:
+    """`torch.nn.functional.linear`; under autocast the weights' copy is not kept."""
+    kind = compat.compute_dtype(x)
+    if kind == weight_OC.dtype:
+        return functional.linear(x, weight_OC, bias_O)
+    return _Linear.apply(x.to(kind), weight_OC, bias_O, None, None)
+
+
+def swoosh_linear(
+    kind: str, x: Tensor, weight_OC: Tensor, bias_O: Tensor | None, gain_B1C: Tensor | None = None
+) -> Tensor:
+    """A linear layer on SwooshL(x) or SwooshR(x) (`kind` l or r), times a gain (a dropout mask shared over time)."""
+    return _Linear.apply(x.to(compat.compute_dtype(x)), weight_OC, bias_O, _CONSTANTS[kind], gain_B1C)
+
+
+class Linear(nn.Linear):
+    """See `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., O)."""
+        return linear(x, self.weight, self.bias)
+
+
+class SwooshLinear(nn.Linear):
+    """See `swoosh_linear`."""
+
+    def __init__(self, kind: str, in_features: int, out_features: int):
+        super().__init__(in_features, out_features)
+        self.kind = kind
+
+    def forward(self, x: Tensor, gain_B1C: Tensor | None = None) -> Tensor:
+        """(..., C) before the activation -> (..., O)."""
+        return swoosh_linear(self.kind, x, self.weight, self.bias, gain_B1C)
+
+
+def small(layer: nn.Linear, initial_scale: float) -> nn.Linear:
+    """The layer with weights times `initial_scale` and biases uniform in +-0.1 * initial_scale (Zipformer).
+
+    So a residual block starts as nearly the identity.
+    """
     with torch.no_grad():
         layer.weight.mul_(initial_scale)
-        if bias:
+        if layer.bias is not None:
             layer.bias.uniform_(-0.1 * initial_scale, 0.1 * initial_scale)
     return layer

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from spear.nn.activations import swoosh_l, swoosh_r
+from spear.nn.activations import swoosh_r
 from spear.nn.balancer import Balancer
 from spear.nn.gradient import scale_gradient
+from spear.nn.linear import linear, swoosh_linear
 from spear.nn.norm import BiasNorm
 from spear.nn.schedule import ScheduledFloat, keep_mask, schedule, shared_dropout_mask
 from spear.nn.whiten import Whiten
@@ -117,9 +118,8 @@ class ConvNeXt(nn.Module):
             x = _Depthwise.apply(x_BTFC, weight, bias)
         else:
             x = _btfc(self.depthwise_conv(_nchw(x_BTFC)))
-        x = F.linear(x, self.pointwise_conv1.weight.flatten(1), self.pointwise_conv1.bias)
-        x = swoosh_l(self.hidden_balancer(x))
-        x = F.linear(x, self.pointwise_conv2.weight.flatten(1), self.pointwise_conv2.bias)
+        x = self.hidden_balancer(linear(x, self.pointwise_conv1.weight.flatten(1), self.pointwise_conv1.bias))
+        x = swoosh_linear("l", x, self.pointwise_conv2.weight.flatten(1), self.pointwise_conv2.bias)
         keep = keep_mask(x, float(self.layer_skip_rate)) if self.training else None
         if keep is not None:
             x = x * keep.unsqueeze(-1)
@@ -182,6 +182,6 @@ class Subsampling(nn.Module):
         x_BTFC = self.convnext(x)
         # The projection's weights count channels first; turning them is cheaper than turning the activations.
         weight_DFC = self.out.weight.unflatten(1, (-1, self.num_frequencies)).transpose(1, 2).flatten(1)
-        x_BTD = self.out_norm(self.out_whiten(F.linear(x_BTFC.flatten(2), weight_DFC, self.out.bias).float()))
+        x_BTD = self.out_norm(self.out_whiten(linear(x_BTFC.flatten(2), weight_DFC, self.out.bias).float()))
         mask = shared_dropout_mask(x_BTD, float(self.dropout)) if self.training else None
         return x_BTD if mask is None else x_BTD * mask

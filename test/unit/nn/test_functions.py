@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spear.nn import activations, attention, convolution, norm, positions, relative, resample, subsampling
+from spear.nn import activations, attention, convolution, linear, norm, positions, relative, resample, subsampling
 
 
 def gradients(function, *inputs):
@@ -22,19 +22,58 @@ def assert_same(ours, theirs, inputs, tolerance=2e-5):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=tolerance * max(1.0, b.abs().max().item()))
 
 
-@pytest.mark.parametrize("name, shift, offset", [("swoosh_l", 4.0, 0.035), ("swoosh_r", 1.0, 0.313261687)])
-def test_swoosh(name, shift, offset):
-    x = torch.cat([torch.linspace(-200, 200, 4001), torch.randn(7)]).view(1, -1)
+@pytest.mark.parametrize("kind, shift, offset", [("l", 4.0, 0.035), ("r", 1.0, 0.313261687)])
+def test_swoosh(kind, shift, offset):
+    x = torch.cat([torch.linspace(-200, 200, 4001), torch.randn(7)]).view(-1, 8)
 
     def plain(x):
         return torch.logaddexp(x - shift, torch.zeros(())) - 0.08 * x - offset
 
-    assert_same(getattr(activations, name), plain, [x])
+    assert_same(lambda x: linear.swoosh_linear(kind, x, torch.eye(8), None), plain, [x])
+    if kind == "r":
+        assert_same(activations.swoosh_r, plain, [x])
 
 
-def test_swoosh_in_blocks_with_a_gain_per_utterance_and_channel():
+@pytest.mark.parametrize("kind", ["l", "r"])
+def test_a_linear_layer_behind_a_swoosh_in_blocks_with_a_gain_per_utterance_and_channel(kind):
+    shift, offset = {"l": (4.0, 0.035), "r": (1.0, 0.313261687)}[kind]
     x, gain = 3 * torch.randn(5, 200, 300), torch.rand(5, 1, 300)
-    assert_same(lambda x: activations.swoosh_l(x, gain), lambda x: activations.swoosh_l(x) * gain, [x])
+    weight, bias = 0.1 * torch.randn(7, 300), torch.randn(7)
+
+    def plain(x, weight, bias):
+        value = F.softplus(x - shift) - 0.08 * x - offset
+        return F.linear(value * gain, weight, bias)
+
+    assert_same(lambda *inputs: linear.swoosh_linear(kind, *inputs, gain), plain, [x, weight, bias], tolerance=1e-4)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_layers_under_autocast_are_torchs_and_keep_no_copy_of_their_weights(bias):
+    ours, theirs = linear.Linear(300, 70, bias=bias), torch.nn.Linear(300, 70, bias=bias)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(3, 20, 300, requires_grad=True)
+    found, kept = [], []
+    for layer in (ours, theirs):
+        tensors = []
+        hooks = torch.autograd.graph.saved_tensors_hooks(lambda t, kept=tensors: kept.append(t) or t, lambda t: t)
+        with hooks, torch.autocast("cpu", dtype=torch.bfloat16):
+            y = layer(x)
+        assert y.dtype == torch.bfloat16
+        found.append([y, *torch.autograd.grad(y.float().square().sum(), [x, *layer.parameters()])])
+        kept.append([t.dtype for t in tensors if t.numel() == 300 * 70])
+    assert kept == [[torch.float32], [torch.bfloat16]]
+    for a, b in zip(*found):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a.float(), b.float(), rtol=2e-2, atol=2e-2 * b.abs().max().item())
+
+
+def test_a_layer_behind_a_swoosh_keeps_its_input_alone():
+    layer, x = linear.SwooshLinear("l", 300, 70), torch.randn(3, 20, 300, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        layer(x).sum()
+    assert len(kept) == 2
+    assert {t.data_ptr() for t in kept} == {x.data_ptr(), layer.weight.data_ptr()}
 
 
 def test_swoosh_r_of_zero_is_zero():
@@ -79,8 +118,9 @@ def test_first_convolution(bins):
     def plain(x, weight, bias):
         return F.conv2d(x.unsqueeze(1), weight, bias, padding=(0, 1)).permute(0, 2, 3, 1)
 
+    # In double precision: the gradient of a bias sums thousands of numbers that nearly cancel.
     inputs = [torch.randn(2, 11, bins), torch.randn(5, 1, 3, 3), torch.randn(5)]
-    assert_same(ours, plain, inputs, tolerance=1e-4)
+    assert_same(ours, plain, [value.double() for value in inputs], tolerance=1e-9)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 6])  # both ways of computing the positional term
