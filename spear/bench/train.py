@@ -237,6 +237,10 @@ def _in_words(row: dict) -> str:
     return f"{human_seconds(row['seconds'])}, {row['audio_seconds_per_second']:.1f} audio-s/s"
 
 
+def _is_unoptimised(row: dict) -> bool:
+    return row["case"] == "peer" and row["precision"] == "fp32" and "error" not in row
+
+
 def _table(rows: list[dict]) -> str:
     names = {
         "seconds": "s",
@@ -246,10 +250,14 @@ def _table(rows: list[dict]) -> str:
         "share_of_peak": "share of peak",
         "share_of_peak_cpu": "share, CPU time",
         "step_peak_bytes": "peak memory GB",
+        "share_of_peer": "share of the peer's in fp32",
     }
+    peers = {row["batch"]: row["step_peak_bytes"] for row in rows if _is_unoptimised(row)}
     lines = []
     for row in rows:
         scaled = {**row, "step_peak_bytes": row.get("step_peak_bytes", 0) / 1e9}
+        peer = peers.get(row["batch"])
+        scaled["share_of_peer"] = row.get("step_peak_bytes", 0) / peer if peer else None
         values = [None] * len(names) if "error" in row else [scaled[name] for name in names]
         lines.append([row["case"], row["precision"], row["batch"], *values])
     failed = [
