@@ -30,6 +30,12 @@ _stage_key() { # NUMBER FUNCTION SETTING...
   } | _stage_hash
 }
 
+# The last part of a directory's path as part of a file name. Teachers and streams of tokens are written as text with
+# commas and equals signs, which a path of ours must therefore not bring in: a b=c -> a_b_c
+safe_name() { # DIR
+  basename "$1" | tr -c 'A-Za-z0-9._\n-' '_'
+}
+
 # Words of a duration: 75 -> 1m15s
 stage_seconds() {
   if (($1 >= 60)); then printf '%dm%02ds' $(($1 / 60)) $(($1 % 60)); else printf '%ds' "$1"; fi

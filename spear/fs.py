@@ -1,7 +1,6 @@
 """Files that are either whole or absent: temporary name, sync, rename."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -12,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from spear.errors import DataError
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
 
 
 @contextlib.contextmanager
@@ -43,10 +47,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
 def locked(path: str | Path) -> Iterator[None]:
     """Waits until no other process holds the lock file `path`, and holds it inside the block.
 
-    The kernel gives the lock back when its process ends, however that happens. The file stays.
+    The kernel gives the lock back when its process ends, however that happens. The file stays. Where there are no such
+    locks (Windows), nobody waits.
     """
     with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 

@@ -26,7 +26,7 @@ corpus=synthetic
 if [[ -n "$audio_dir" ]]; then
   audio_dir="$(cd "$audio_dir" && pwd)"
   corpus=real_mini
-  data_dir="${data_dir:-$here/data_$(basename "$audio_dir")}"
+  data_dir="${data_dir:-$here/data_$(safe_name "$audio_dir")}"
 fi
 data_dir="${data_dir:-$here/data}"
 raw_dir="${audio_dir:-${raw_dir:-$here/../spear/data/raw}}"

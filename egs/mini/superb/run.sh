@@ -29,7 +29,7 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 setup_environment
 
 suffix=""
-if [[ -n "$audio_dir" ]]; then suffix="_$(basename "$audio_dir")"; fi
+if [[ -n "$audio_dir" ]]; then suffix="_$(safe_name "$audio_dir")"; fi
 data_dir="${data_dir:-$here/data$suffix}"
 exp_dir="${exp_dir:-$here/exp$suffix}"
 student_dir="${student_dir:-$here/../spear/exp}"

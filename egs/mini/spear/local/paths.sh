@@ -8,7 +8,7 @@ if [[ -n "$audio_dir" ]]; then
     exit 1
   fi
   audio_dir="$(cd "$audio_dir" && pwd)"
-  _name="_$(basename "$audio_dir")"
+  _name="_$(safe_name "$audio_dir")"
 fi
 if [[ "$seed" != 42 ]]; then _name="${_name}_seed$seed"; fi
 data_dir="${data_dir:-$here/data$_name}"
