@@ -37,13 +37,24 @@ class CodebookHead(nn.Module):
         num_codebooks: C = codebooks x target frames per student frame.
         codebook_size: K tokens in each codebook.
         chunk_entries: upper bound on the float32 logits held at once (frames x C x K).
+        initial_scale: of the first weights, relative to the reference's N(0, 1) / sqrt(D). On normalised encoder output
+            these give logits that spread by more than one, so a loss above ln K that takes some hundred steps to
+            unlearn; in a short training that is much of it.
 
     The parameter names are those of the research checkpoints; their unused tensors (joint mode) are left out.
     """
 
-    def __init__(self, dim: int, num_codebooks: int, codebook_size: int = 256, chunk_entries: int = 1 << 23):
+    def __init__(
+        self,
+        dim: int,
+        num_codebooks: int,
+        codebook_size: int = 256,
+        chunk_entries: int = 1 << 23,
+        initial_scale: float = 1.0,
+    ):
         super().__init__()
-        self.linear2b_weight = nn.Parameter(torch.randn(num_codebooks, codebook_size, dim) / math.sqrt(dim))
+        weight_CKD = torch.randn(num_codebooks, codebook_size, dim) * (initial_scale / math.sqrt(dim))
+        self.linear2b_weight = nn.Parameter(weight_CKD)
         self.linear2_bias = nn.Parameter(torch.zeros(num_codebooks, codebook_size))
         self.chunk_frames = max(1, chunk_entries // (num_codebooks * codebook_size))
 

@@ -54,6 +54,7 @@ class SpearPretrainModel(SpearModel):
         heads: head size of each stream, by stream name.
         masked_weight: weight of frames whose input was masked. The authors' final runs weigh all frames alike.
         unmasked_weight: weight of the other frames.
+        head_initial_scale: see `CodebookHead`.
     """
 
     def __init__(
@@ -62,12 +63,15 @@ class SpearPretrainModel(SpearModel):
         heads: dict[str, HeadSpec],
         masked_weight: float = 1.0,
         unmasked_weight: float = 1.0,
+        head_initial_scale: float = 1.0,
     ):
         super().__init__(config)
         self.mask_emb = nn.Parameter(torch.randn(config.num_mel_bins))
         self.heads = nn.ModuleDict(
             {
-                name: CodebookHead(config.output_dim, spec.num_codebooks, spec.codebook_size)
+                name: CodebookHead(
+                    config.output_dim, spec.num_codebooks, spec.codebook_size, initial_scale=head_initial_scale
+                )
                 for name, spec in heads.items()
             }
         )

@@ -98,6 +98,7 @@ class TrainConfig:
         sources: corpora with their domains and sampling weights.
         valid_fraction: share of the cuts (chosen by id) kept out of training and scored unmasked and masked.
         masked_weight, unmasked_weight: weights of frames by whether their input was masked (reference 5.2).
+        head_initial_scale: of the heads' first weights, relative to the paper's; see `spear.models.heads`.
         accumulation: batches per rank and optimizer step.
         parallel: what several ranks do with parameters, average and optimizer: `ddp` keeps all on each, `fsdp` shards
             the layers over ranks (less memory, more traffic). Checkpoints are the same.
@@ -127,6 +128,7 @@ class TrainConfig:
     valid_fraction: float = 0.02
     masked_weight: float = 1.0
     unmasked_weight: float = 1.0
+    head_initial_scale: float = 1.0
     mask: MaskConfig = field(default_factory=MaskConfig)
     mixing: MixingConfig = field(default_factory=MixingConfig)
     plan: PlanLimits = field(default_factory=PlanLimits)

@@ -124,7 +124,8 @@ def make_model(config: TrainConfig, objectives: dict[str, Objective], device: to
     """The model with freshly initialised weights, equal for equal seeds."""
     seed_global(config.seed, "model")
     heads = {name: objective.head for name, objective in objectives.items()}
-    model = SpearPretrainModel(config.model, heads, config.masked_weight, config.unmasked_weight)
+    weights = config.masked_weight, config.unmasked_weight
+    model = SpearPretrainModel(config.model, heads, *weights, config.head_initial_scale)
     set_activation_checkpointing(model, config.activation_checkpointing)
     return model.to(device)
 
@@ -155,6 +156,9 @@ def check_resumable(config: TrainConfig, meta: dict, world_size: int, cards: dic
         CardError: the tokens are not those that the checkpoint was trained on.
     """
     saved, present = flatten(meta["config"]), flatten(configuration.to_dict(config))
+    # A setting that is younger than the checkpoint had what is its default now.
+    defaults = flatten(configuration.to_dict(type(config)()))
+    saved |= {key: defaults[key] for key in present if key not in saved and key in defaults}
     for key in sorted({*saved, *present}):
         if key in _FREE or key.endswith(_FREE_SUFFIX) or saved.get(key) == present.get(key):
             continue

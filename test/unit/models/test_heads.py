@@ -1,5 +1,7 @@
 """The chunked token loss against plain autograd."""
 
+import math
+
 import torch
 
 from spear.models.heads import CodebookHead
@@ -55,3 +57,12 @@ def test_bf16_autocast_keeps_float32_logits():
     expected = head(hidden, targets, weights).loss
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert head(hidden, targets, weights).loss.item() == expected.item()
+
+
+def test_small_first_weights_start_at_the_loss_of_guessing():
+    torch.manual_seed(0)
+    hidden = 3 * torch.nn.functional.normalize(torch.randn(500, 64)) * 64**0.5  # the length of BiasNorm's output
+    targets, weights = torch.randint(0, 256, (500, 4)), torch.full((500,), 1 / 500)
+    heads = [CodebookHead(64, 4, initial_scale=scale) for scale in (1.0, 0.2)]
+    losses = [head(hidden, targets, weights).loss.item() for head in heads]
+    assert losses[0] > 8 and abs(losses[1] - math.log(256)) < 0.3

@@ -85,5 +85,15 @@ def test_resuming_allows_what_does_not_change_the_training_and_refuses_the_rest(
         check_resumable(TrainConfig(seed=1), meta, 1, {})
 
 
+def test_a_checkpoint_from_before_a_setting_existed_is_resumed_with_its_default_only():
+    from spear.config import to_dict
+
+    meta = {"config": to_dict(TrainConfig()), "cards": {}, "world_size": 1}
+    del meta["config"]["head_initial_scale"]
+    check_resumable(TrainConfig(), meta, 1, {})
+    with pytest.raises(CheckpointError, match=r"head_initial_scale = 0.5, .*1.0"):
+        check_resumable(TrainConfig(head_initial_scale=0.5), meta, 1, {})
+
+
 def test_flatten_names_every_leaf():
     assert flatten({"a": {"b": [1, {"c": 2}]}, "d": None}) == {"a.b.0": 1, "a.b.1.c": 2, "d": None}
