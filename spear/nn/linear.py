@@ -32,27 +32,27 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         x, weight_OC, gain_B1C = ctx.saved_tensors
-        constants, kind = ctx.constants, weight_OC.dtype
+        constants, dtype = ctx.constants, weight_OC.dtype
         grad_NO = grad.flatten(0, -2)
         with compat.disabled_autocast(x.device.type):
             value = x if constants is None else swoosh(x, constants, gain_B1C)
             grad_weight_OC = grad_NO.T @ value.flatten(0, -2)
             del value
-            grad_bias_O = grad_NO.sum(dim=0).to(kind) if ctx.needs_input_grad[2] else None
+            grad_bias_O = grad_NO.sum(dim=0).to(dtype) if ctx.needs_input_grad[2] else None
             grad_x = None
             if ctx.needs_input_grad[0]:
                 grad_x = (grad_NO @ weight_OC.to(x.dtype)).view_as(x)
         if constants is not None and grad_x is not None:
             grad_x = swoosh_gradient(x, grad_x, constants, gain_B1C)
-        return grad_x, grad_weight_OC.to(kind), grad_bias_O, None, None
+        return grad_x, grad_weight_OC.to(dtype), grad_bias_O, None, None
 
 
 def linear(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None) -> Tensor:
     """`torch.nn.functional.linear`; under autocast the weights' copy is not kept."""
-    kind = compat.compute_dtype(x)
-    if kind == weight_OC.dtype:
+    dtype = compat.compute_dtype(x)
+    if dtype == weight_OC.dtype:
         return functional.linear(x, weight_OC, bias_O)
-    return _Linear.apply(x.to(kind), weight_OC, bias_O, None, None)
+    return _Linear.apply(x.to(dtype), weight_OC, bias_O, None, None)
 
 
 def swoosh_linear(
