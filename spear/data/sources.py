@@ -201,7 +201,7 @@ def _refuse_duplicates(sources: list[SourceConfig], columns: dict[int, Columns],
         number = int(np.searchsorted(starts, index, side="right")) - 1
         return columns[number].id(rows[number][index - starts[number]]), sources[number].name
 
-    for place in twice:
+    for place in twice[np.argsort(order[twice])]:  # in the order of the manifests
         (first, before), (second, name) = find(order[place]), find(order[place + 1])
         if first == second:
             raise DataError(

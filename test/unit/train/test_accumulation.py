@@ -6,6 +6,7 @@ import torch
 
 from spear.data import Plan, PretrainDataset, Sources
 from spear.models.mask import MaskConfig, sample_masks
+from spear.nn.attention import AttentionWeights
 from spear.optim import ScaledAdam
 from spear.seeds import numpy_rng
 
@@ -58,5 +59,15 @@ def test_the_sum_over_smaller_batches_is_that_of_one_batch(make_trainer, sizes):
     for name, gradient in gradients.items():
         error = torch.linalg.vector_norm(other_gradients[name] - gradient)
         assert error <= 1e-5 * torch.linalg.vector_norm(gradient) + 1e-4, (name, float(error))
+    for values in (after, other_after):
+        _leave_out_biases_of_keys(trainer.model, values)
     changed = [name for name in after if not torch.allclose(other_after[name], after[name], rtol=1e-3, atol=1e-4)]
     assert not changed, changed
+
+
+def _leave_out_biases_of_keys(model, values: dict[str, torch.Tensor]) -> None:
+    """A softmax does not see what is added to all keys: their gradient is rounding, which Adam's step blows up."""
+    for name, module in model.named_modules():
+        if isinstance(module, AttentionWeights):
+            queries, keys, _ = module.widths
+            values[f"{name}.in_proj.bias"][queries : queries + keys] = 0
