@@ -250,7 +250,7 @@ def _table(rows: list[dict]) -> str:
         "share_of_peak": "share of peak",
         "share_of_peak_cpu": "share, CPU time",
         "step_peak_bytes": "peak memory GB",
-        "share_of_peer": "share of the peer's in fp32",
+        "share_of_peer": "share of the peer's memory in fp32",
     }
     peers = {row["batch"]: row["step_peak_bytes"] for row in rows if _is_unoptimised(row)}
     lines = []

@@ -180,8 +180,9 @@ class Subsampling(nn.Module):
         if padding_BT is not None and self.exact_padding:
             x = x.masked_fill(padding_BT[:, :, None, None], 0.0)
         x_BTFC = self.convnext(x)
-        # The projection's weights count channels first; turning them is cheaper than turning the activations.
+        # The projection's weights count channels first; turning them is cheaper than turning the activations. What is
+        # turned is a copy anyway, so autocast's smaller one may be kept.
         weight_DFC = self.out.weight.unflatten(1, (-1, self.num_frequencies)).transpose(1, 2).flatten(1)
-        x_BTD = self.out_norm(self.out_whiten(linear(x_BTFC.flatten(2), weight_DFC, self.out.bias).float()))
+        x_BTD = self.out_norm(self.out_whiten(F.linear(x_BTFC.flatten(2), weight_DFC, self.out.bias).float()))
         mask = shared_dropout_mask(x_BTD, float(self.dropout)) if self.training else None
         return x_BTD if mask is None else x_BTD * mask

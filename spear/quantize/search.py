@@ -211,7 +211,7 @@ def search(tables: SearchTables, x_BD: Tensor, passes: int, beam: int, guess_BN:
     state = _Beam(tables, tables.scores(x_BD), beam)
     best_BN = state.codes()
     if not len(best_BN) or (passes <= 1 and guess_BN is None):
-        return best_BN
+        return best_BN  # nothing to compare and nothing to sweep
     # Sweeps from two unlike combinations find more than sweeps from all that were kept, which are much alike.
     starts_BSN = best_BN[:, None] if guess_BN is None else torch.stack([guess_BN, best_BN], dim=1)
     errors_BS = torch.stack([tables.errors(x_BD, codes_BN) for codes_BN in starts_BSN.unbind(dim=1)], dim=1)
@@ -219,6 +219,8 @@ def search(tables: SearchTables, x_BD: Tensor, passes: int, beam: int, guess_BN:
     best_errors_B, chosen_B = errors_BS.min(dim=1)
     rows = torch.arange(len(best_BN), device=x_BD.device)
     best_BN = starts_BSN[rows, chosen_B]
+    if passes <= 1:
+        return best_BN
     state.restart(starts_BSN, errors_BS)
     for number in range(1, passes):
         for n in range(tables.num_codebooks):

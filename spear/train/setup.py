@@ -124,8 +124,9 @@ def make_model(config: TrainConfig, objectives: dict[str, Objective], device: to
     """The model with freshly initialised weights, equal for equal seeds."""
     seed_global(config.seed, "model")
     heads = {name: objective.head for name, objective in objectives.items()}
-    weights = config.masked_weight, config.unmasked_weight
-    model = SpearPretrainModel(config.model, heads, *weights, config.head_initial_scale)
+    model = SpearPretrainModel(
+        config.model, heads, config.masked_weight, config.unmasked_weight, config.head_initial_scale
+    )
     set_activation_checkpointing(model, config.activation_checkpointing)
     return model.to(device)
 

@@ -18,16 +18,17 @@ def log_of(exp_dir: Path) -> str:
     return Path(f"{exp_dir}.log").read_text()
 
 
-def end_of(process, exp_dir: Path) -> int:
-    """Exit status; within 60 s of the fault (not of the start, which takes long on a busy machine)."""
-    while process.poll() is None and "now: " not in log_of(exp_dir):
+def end_of(process, exp_dir: Path, seconds: float) -> int:
+    """Exit status; within 60 s of the fault, and `seconds` of the start, which takes long on a busy machine."""
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and "now: " not in log_of(exp_dir) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return process.wait(timeout=60)
+    return process.wait(timeout=max(0.0, min(60.0, deadline - time.monotonic())))
 
 
 def test_an_error_on_one_rank_ends_all_with_that_error_first(start, tmp_path):
     exp_dir = tmp_path / "exp"
-    assert end_of(start(exp_dir, "--num-steps", "100000", processes=2, fault=("raise", 1, 3)), exp_dir) != 0
+    assert end_of(start(exp_dir, "--num-steps", "100000", processes=2, fault=("raise", 1, 3)), exp_dir, 180) != 0
     text = log_of(exp_dir)
     errors = [line for line in text.splitlines() if re.search(r"rank \d: error|Traceback|ends because", line)]
     assert errors[0].startswith("rank 1: error"), text[-3000:]
@@ -37,7 +38,7 @@ def test_an_error_on_one_rank_ends_all_with_that_error_first(start, tmp_path):
 
 def test_a_killed_rank_ends_the_run_and_it_resumes_exactly(start, train, undisturbed_two_ranks, tmp_path):
     exp_dir = tmp_path / "exp"
-    assert end_of(start(exp_dir, processes=2, fault=("kill", 1, 3)), exp_dir) != 0
+    assert end_of(start(exp_dir, processes=2, fault=("kill", 1, 3)), exp_dir, 120) != 0
     assert train(exp_dir, processes=2) == undisturbed_two_ranks
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All ten SUPERB tasks on a small corpus with three upstreams: the student of egs/mini/spear, its untrained twin, fbank.
 #
-#   egs/mini/superb/run.sh                                  # after egs/mini/spear/run.sh; under 12 minutes on 2 cores
+#   egs/mini/superb/run.sh                                  # after egs/mini/spear/run.sh; 5 minutes on 2 idle cores
 #   egs/mini/superb/run.sh --audio-dir DIR                  # real recordings
 #   egs/mini/superb/run.sh --upstreams "fbank NAME=SPEC"    # other encoders; see spear superb --help
 # Stages: 0-1 prepare (see prepare.sh --help), 2 scores, table, RESULTS and a page of plots in exp/.

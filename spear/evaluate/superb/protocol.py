@@ -64,6 +64,7 @@ _UTTERANCE = Settings(_GRID, max_steps=200_000, batch_size=32, eval_every=5000, 
 _RECURRENT = dataclasses.replace(
     _UTTERANCE, learning_rates=(1e-5, 1e-4, 1e-3), eval_every=2000, spec_augment=True, hidden_dim=1024
 )
+_MASKS = dataclasses.replace(_UTTERANCE, rnn_dim=896, rnn_layers=3, dropout=0.5, weight_decay=0.01)
 _GAIN_DB = -3.0
 _SUPERB = {
     "KS": dataclasses.replace(_UTTERANCE, gain_db=_GAIN_DB),
@@ -90,16 +91,7 @@ _SUPERB = {
     "SD": dataclasses.replace(
         _UTTERANCE, max_steps=30_000, batch_size=8, accumulate=4, eval_every=500, rnn_dim=512, rnn_layers=1
     ),
-    "SS": dataclasses.replace(
-        _UTTERANCE,
-        max_steps=150_000,
-        batch_size=8,
-        eval_every=2000,
-        rnn_dim=896,
-        rnn_layers=3,
-        dropout=0.5,
-        weight_decay=0.01,
-    ),
+    "SS": dataclasses.replace(_MASKS, max_steps=150_000, batch_size=8, eval_every=2000),
 }
 _FEW = Settings(
     (3e-3, 1e-2, 3e-2),
@@ -111,28 +103,9 @@ _FEW = Settings(
     early_stopping=False,
     default_rate=1e-2,
 )
-_FEW_RECURRENT = dataclasses.replace(
-    _FEW,
-    learning_rates=(1e-3, 3e-3, 1e-2),
-    batch_size=12,
-    default_rate=3e-3,
-    hidden_dim=128,
-    rnn_dim=96,
-    rnn_layers=1,
-    dropout=0.1,
-    max_rnn_rate_hz=25.0,
-)
-_FEW_FRAMES = dataclasses.replace(
-    _FEW,
-    learning_rates=(1e-3, 3e-3, 1e-2),
-    default_rate=3e-3,
-    batch_size=8,
-    max_steps=200,
-    eval_every=100,
-    rnn_dim=96,
-    rnn_layers=1,
-    chunk_frames=400,
-)
+_FEW_SMALL = dataclasses.replace(_FEW, learning_rates=(1e-3, 3e-3, 1e-2), default_rate=3e-3, rnn_dim=96, rnn_layers=1)
+_FEW_RECURRENT = dataclasses.replace(_FEW_SMALL, batch_size=12, hidden_dim=128, dropout=0.1, max_rnn_rate_hz=25.0)
+_FEW_FRAMES = dataclasses.replace(_FEW_SMALL, batch_size=8, max_steps=200, eval_every=100, chunk_frames=400)
 _MINI = {
     "KS": _FEW,
     "IC": _FEW,

@@ -30,6 +30,13 @@ def test_a_case_that_fails_says_why_and_the_others_go_on():
     assert "nonsense" in bench_train._table([{"case": "nonsense", "precision": "fp32", "batch": "1x1", **row}])
 
 
+def test_memory_is_stated_as_a_share_of_the_peers_on_the_same_batch():
+    values = dict.fromkeys("seconds cpu_seconds audio_seconds_per_second peak_gflops".split(), 1.0)
+    values |= {"share_of_peak": 0.1, "share_of_peak_cpu": 0.1, "precision": "fp32", "batch": "1x1"}
+    rows = [{"case": case, "step_peak_bytes": size, **values} for case, size in (("step", 3e9), ("peer", 4e9))]
+    assert "| 3 | 0.75 |" in bench_train._table(rows) and "| 3 | - |" in bench_train._table(rows[:1])
+
+
 def test_loading_is_measured_beside_lhotse(data_dir, tmp_path):
     manifest = tmp_path / "data" / "manifests" / "cuts.jsonl"
     manifest.parent.mkdir(parents=True)

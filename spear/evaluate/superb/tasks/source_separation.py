@@ -73,20 +73,26 @@ class SeparationProblem(FrameProblem):
         window = torch.hann_window(_FFT)
         return torch.stft(waves_KS, _FFT, self._hop, window=window, return_complex=True).transpose(1, 2)
 
-    def _batch(self, split: str, places: np.ndarray) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """Magnitudes of mixtures, phase-sensitive targets and their lengths at the features' frames; and the waves."""
+    def _batch(self, split: str, places: np.ndarray) -> tuple[Tensor, Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+        """Magnitudes of mixtures, phase-sensitive targets and their lengths at the features' frames.
+
+        And of each item the waves and the whole spectrum of the mixture.
+        """
         waves = [self._waves(split, int(place)) for place in places]
+        items = []
         lens_B = torch.from_numpy(self.lengths[split][places])
         mixture_BTF = torch.zeros(len(waves), int(lens_B.max()), _BINS)
         targets_BTSF = torch.zeros(len(waves), int(lens_B.max()), NUM_SOURCES, _BINS)
         for row, (waves_KS, frames) in enumerate(zip(waves, lens_B.tolist())):
-            spectra_KTF = self._spectra(waves_KS)[:, :frames]
+            spectra_KTF = self._spectra(waves_KS)
+            items.append((waves_KS, spectra_KTF[0]))
+            spectra_KTF = spectra_KTF[:, :frames]
             mixture_TF, count = spectra_KTF[0], spectra_KTF.shape[1]
             mixture_BTF[row, :count] = mixture_TF.abs()
             # The part of each source that has the mixture's phase, never negative.
             along_STF = (spectra_KTF[1:] * (mixture_TF.conj() / mixture_TF.abs().clamp(min=1e-9))).real.clamp(min=0)
             targets_BTSF[row, :count] = along_STF.transpose(0, 1)
-        return mixture_BTF, targets_BTSF, lens_B, waves
+        return mixture_BTF, targets_BTSF, lens_B, items
 
     def _masks(self, bank: Bank, split: str, places: np.ndarray) -> list[Tensor]:
         return [out.unflatten(2, (NUM_SOURCES, _BINS)).relu() for out in bank.outputs(*self.features(split, places))]
@@ -102,8 +108,8 @@ class SeparationProblem(FrameProblem):
         found: list[list[Any]] = [[None] * total for _ in range(count)]
         losses = [0.0] * count
         for places in self.in_batches(split):
-            mixture_BTF, targets_BTSF, lens_B, waves = self._batch(split, places)
-            scorers = [_Scorer(waves_KS, self._spectra(waves_KS[:1])[0], self._hop) for waves_KS in waves]
+            mixture_BTF, targets_BTSF, lens_B, items = self._batch(split, places)
+            scorers = [_Scorer(waves_KS, spectrum_TF, self._hop) for waves_KS, spectrum_TF in items]
             for head, masks_BTSF in enumerate(self._masks(bank, split, places)):
                 losses[head] += float(mask_loss(masks_BTSF, mixture_BTF, targets_BTSF, lens_B)) * len(places)
                 for row, place in enumerate(places):
