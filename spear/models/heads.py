@@ -38,8 +38,7 @@ class CodebookHead(nn.Module):
         codebook_size: K tokens in each codebook.
         chunk_entries: upper bound on the float32 logits held at once (frames x C x K).
         initial_scale: of the first weights, relative to the reference's N(0, 1) / sqrt(D). On normalised encoder output
-            these give logits that spread by more than one, so a loss above ln K that takes some hundred steps to
-            unlearn; in a short training that is much of it.
+            these give logits that spread by more than one, so a first loss well above ln K, which has to be unlearnt.
 
     The parameter names are those of the research checkpoints; their unused tensors (joint mode) are left out.
     """
