@@ -38,6 +38,7 @@ def fit_logits(
     codes_MN: Tensor,
     seed: int,
     epochs: float = 3.0,
+    max_steps: int = 300,
     batch_frames: int = 1024,
     learning_rate: float = 0.003,
 ) -> None:
@@ -48,12 +49,14 @@ def fit_logits(
         codes_MN: their codes.
         seed: names the order of the frames.
         epochs: passes over the frames; 0 leaves the closed form.
+        max_steps: bounds the time on many frames, where fewer passes do.
     """
     weight, bias = closed_form(x_MD, codes_MN, quantizer.codebook_size)
     weight.requires_grad_()
     bias.requires_grad_()
     optimizer = torch.optim.Adam([weight, bias], lr=learning_rate, betas=(0.9, 0.98))
     num_steps = int(epochs * len(x_MD) / batch_frames) if len(x_MD) >= batch_frames else int(epochs)
+    num_steps = min(num_steps, max_steps)
     generator = torch_rng(seed, "logits")
     for step in range(num_steps):
         for group in optimizer.param_groups:

@@ -48,7 +48,10 @@ class QuantizerTrainConfig:
     start_iterations: int = field(
         default=4, metadata={"help": "iterations of that k-means in each of six subspaces; controls take twice as many"}
     )
-    rounds: int = field(default=6, metadata={"help": "most rounds of search and least squares; useless ones end it"})
+    rounds: int = field(
+        default=6,
+        metadata={"help": "most rounds of search and least squares; the last is on all frames; useless ones end it"},
+    )
     beam: int = field(default=5, metadata={"help": "combinations kept by the search while training"})
     uneven: float = field(
         default=0.04,
@@ -56,6 +59,7 @@ class QuantizerTrainConfig:
     )
     ridge: float = field(default=100.0, metadata={"help": "frames' worth of weight that holds a code vector in place"})
     logits_epochs: float = field(default=3.0, metadata={"help": "epochs of cross-entropy for the linear layer"})
+    logits_steps: int = field(default=300, metadata={"help": "most steps of it, each of 1024 frames"})
     heldout_fraction: float = field(default=0.05, metadata={"help": "share of the frames that is only measured on"})
     max_heldout: int = field(default=5_000, metadata={"help": "most frames held out"})
 
@@ -121,8 +125,10 @@ class _Training:
         self.x_MD, self.config, self.num_codebooks = train_MD, config, num_codebooks
         self.watched_MD = heldout_MD if len(heldout_MD) else train_MD[: config.max_heldout]
         self.round, self.start_error, self.error = 0, float("nan"), float("nan")
+        # Whether rounds have come to all frames; before, they see those of the start.
+        self.whole = len(train_MD) <= config.start_frames or config.method != "joint" or config.rounds <= 1
         self.centers_NKD = train_MD.new_empty(0, config.codebook_size, train_MD.shape[1])
-        self.codes_MN = None
+        self.codes_MN = None  # of all frames, or of those of the start
         self.history: list[dict] = []  # of this process: after a restart it begins at the round of the state
 
     def run(self, progress: Progress, state_path: Path | None) -> None:
@@ -132,23 +138,29 @@ class _Training:
         if len(self.centers_NKD) < self.num_codebooks:
             self._begin(progress, state_path)
         tables = SearchTables(self.centers_NKD)
-        self.codes_MN = self._codes(tables, self.x_MD)
+        self.codes_MN = self._codes(tables, self._frames())
         self.error = self._watched_error(tables)
         if math.isnan(self.start_error):
             self.start_error = self.error
             self._save(state_path)
             self._report(progress, tables)
-        while self.config.method == "joint" and self.round < self.config.rounds and self._one_round():
-            self.round += 1
-            self._save(state_path)
-            self._report(progress, SearchTables(self.centers_NKD))
+        while self.config.method == "joint" and self.round < self.config.rounds:
+            if self._one_round():
+                self._save(state_path)
+                self._report(progress, SearchTables(self.centers_NKD))
+            elif self.whole:
+                break
+            else:  # these frames have given what they can
+                self.whole = True
+                self.codes_MN = self._codes(SearchTables(self.centers_NKD), self.x_MD)
 
     def quantizer(self) -> Quantizer:
         """The result, with its linear layer fitted."""
         config, (num_codebooks, codebook_size, dim) = self.config, self.centers_NKD.shape
         quantizer = Quantizer(dim, num_codebooks, codebook_size).to(self.x_MD.device)
         quantizer.centers.copy_(self.centers_NKD)
-        fit_logits(quantizer, self.x_MD, self.codes_MN, derive(config.seed, "quantizer"), config.logits_epochs)
+        seed = derive(config.seed, "quantizer")
+        fit_logits(quantizer, self.x_MD, self.codes_MN, seed, config.logits_epochs, config.logits_steps)
         digest = fs.sha256_bytes(self.centers_NKD.cpu().numpy().tobytes())
         quantizer.id_buf.copy_(torch.tensor([ord(character) for character in digest[:8]]))
         return quantizer.eval()
@@ -179,22 +191,27 @@ class _Training:
             self._save(state_path)
             progress({"codebook": number + 1, "codebooks": self.num_codebooks, "seconds": self._seconds()})
 
+    def _frames(self) -> Tensor:
+        """What the present round sees: most of the gain comes from the frames of the start, at less cost."""
+        return self.x_MD if self.whole else self.x_MD[: self.config.start_frames]
+
     def _one_round(self) -> bool:
         """New centers and codes, if they lower the error of the watched frames; whether they did."""
         tables = SearchTables(self.centers_NKD)
-        centers_NKD = update_centers(tables, self.centers_NKD, self.x_MD, self.codes_MN, self.config.ridge)[0]
+        centers_NKD = update_centers(tables, self.centers_NKD, self._frames(), self.codes_MN, self.config.ridge)[0]
         tables = SearchTables(centers_NKD)
         error = self._watched_error(tables)
         if not error < self.error:
             return False
-        self.centers_NKD, self.error = centers_NKD, error
-        self.codes_MN = self._codes(tables, self.x_MD)
+        self.centers_NKD, self.error, self.round = centers_NKD, error, self.round + 1
+        self.whole = self.whole or self.config.rounds <= self.round + 1
+        self.codes_MN = self._codes(tables, self._frames())
         return True
 
     def _report(self, progress: Progress, tables: SearchTables) -> None:
         state = {
             "round": self.round,
-            "train_error": round(relative_error(self.x_MD, tables.decode(self.codes_MN)), 6),
+            "train_error": round(relative_error(self.x_MD[: len(self.codes_MN)], tables.decode(self.codes_MN)), 6),
             "heldout_error": round(self.error, 6),
             "seconds": self._seconds(),
         }
@@ -220,6 +237,7 @@ class _Training:
     def _save(self, path: Path | None) -> None:
         if path is not None:
             details = {"round": str(self.round), "start_error": repr(self.start_error), "identity": self._identity()}
+            details["whole"] = str(int(self.whole))
             with fs.atomic(path) as temporary:
                 save_file({"centers": self.centers_NKD.cpu()}, temporary, details)
 
@@ -232,6 +250,7 @@ class _Training:
                 _logger.info("%s is the state of other frames or settings: starting afresh", path)
                 return
             self.round, self.start_error = int(details["round"]), float(details["start_error"])
+            self.whole = bool(int(details["whole"]))
             self.centers_NKD = file.get_tensor("centers").to(self.x_MD.device)
         _logger.info("continuing from round %d, codebook %d (%s)", self.round, len(self.centers_NKD), path)
 

@@ -1,5 +1,7 @@
 """Training: lower error than residual k-means, even use of the codes, exact restarts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -65,9 +67,11 @@ def test_training_is_deterministic_and_seeded(frames):
     assert not same(first, third)
 
 
+@pytest.mark.parametrize("start_frames", [65_536, 900])
 @pytest.mark.parametrize("place", [{"codebook": 1}, {"codebook": 2}, {"round": 0}, {"round": 1}])
-def test_a_killed_run_continues_exactly(frames, tmp_path, place):
-    whole, _ = train_quantizer(frames[:2000], 2, CONFIG, silent)
+def test_a_killed_run_continues_exactly(frames, tmp_path, place, start_frames):
+    config = replace(CONFIG, start_frames=start_frames)
+    whole, _ = train_quantizer(frames[:2000], 2, config, silent)
     path = tmp_path / "state.safetensors"
 
     def kill(state):
@@ -75,9 +79,9 @@ def test_a_killed_run_continues_exactly(frames, tmp_path, place):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_quantizer(frames[:2000], 2, CONFIG, kill, path)
+        train_quantizer(frames[:2000], 2, config, kill, path)
     later = []
-    resumed, metrics = train_quantizer(frames[:2000], 2, CONFIG, later.append, path)
+    resumed, metrics = train_quantizer(frames[:2000], 2, config, later.append, path)
     assert not any(place.items() <= state.items() for state in later)
     assert same(whole, resumed) and not path.exists() and metrics["start_error"] > 0
 
@@ -103,6 +107,15 @@ def test_progress_reports_heldout_error_and_rounds_never_raise_it(frames):
     errors = [s["heldout_error"] for s in rounds]
     assert len(rounds) > 1 and rounds == metrics["rounds"] and all(0 < s["train_error"] < 1 for s in rounds)
     assert errors == sorted(errors, reverse=True) and metrics["start_error"] == errors[0]
+
+
+def test_the_last_round_is_on_all_frames(frames):
+    few = replace(CONFIG, start_frames=600, heldout_fraction=0.1)
+    rounds = train_quantizer(frames, 2, few, silent)[1]["rounds"]
+    alone = train_quantizer(frames[: 600 + 60], 2, replace(few, heldout_fraction=1 / 11), silent)[1]["rounds"]
+    gains = [before["heldout_error"] - after["heldout_error"] for before, after in zip(rounds, rounds[1:])]
+    # With ten times the frames, held-out ones gain more at the end than they lost on the way.
+    assert gains[-1] > max(gains[1:-1], default=0) and rounds[-1]["heldout_error"] < alone[-1]["heldout_error"]
 
 
 def test_normalisation_is_part_of_the_result(frames):
