@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spear.errors import ConfigError, DataError
-from spear.quantize.search import SearchTables, search, smallest
+from spear.quantize.search import SearchTables, search
 
 DEFAULT_PASSES, DEFAULT_BEAM = 5, 16
 SCALE_SPEED = 10.0
@@ -112,7 +112,7 @@ class Quantizer(nn.Module):
         result = torch.empty(len(flat), self.num_codebooks, dtype=torch.uint8, device=flat.device)
         for start in range(0, len(flat), chunk_size):
             x_BD = flat[start : start + chunk_size].float()
-            codes_BN = smallest(self.logits(x_BD).neg_()).int()
+            codes_BN = self.logits(x_BD).argmax(dim=-1).int()
             if refine_passes > 0:
                 codes_BN = search(tables, x_BD, refine_passes, beam, codes_BN)
             result[start : start + chunk_size] = codes_BN.to(torch.uint8)

@@ -20,6 +20,12 @@ from torch import Tensor
 # Kept combinations searched together on CPU (fits the caches); vectors on accelerators, which want larger pieces.
 CPU_CHUNK, DEVICE_CHUNK = 4096, 8192
 _TOPK_BLOCK = 16
+# What a new combination's error must fall by, relatively, to count: float32 sums of squares are not more exact.
+_ROUNDING = 1e-6
+# Rows up to here are searched whole.
+_SHORT_ROW = 256
+# NumPy sorts short rows with vector instructions but in one thread; with more threads than this topk wins.
+_SORT_THREADS = 3
 
 
 class SearchTables:
@@ -72,10 +78,10 @@ class SearchTables:
 def smallest(values: Tensor) -> Tensor:
     """(...) int64 place of the smallest entry of each row of (..., W), the first of equals only within blocks.
 
-    Block minima first: `amin` is vectorised on CPU and runs at memory speed, `argmin` is twenty times slower.
+    Of long rows block minima first: `amin` is vectorised on CPU and runs at memory speed, `argmin` is not.
     """
     width = values.shape[-1]
-    if values.device.type != "cpu" or width % _TOPK_BLOCK or width <= 2 * _TOPK_BLOCK:
+    if values.device.type != "cpu" or width % _TOPK_BLOCK or width <= _SHORT_ROW:
         return values.argmin(dim=-1)
     # A block is a column of this view (a stride apart), so that the minimum runs down whole rows of memory.
     blocks = values.view(*values.shape[:-1], _TOPK_BLOCK, width // _TOPK_BLOCK)
@@ -121,6 +127,8 @@ def extend(rows_BHn: Tensor, parents: Tensor, new_rows: Tensor) -> Tensor:
 class _Beam:
     """The kept combinations of one chunk of vectors: rows (B, H, N), a key of each, and their errors.
 
+    It begins with the best combination that growing found.
+
     A row is a code plus the place of its codebook's first row, an index into all C rows. Errors are right up to a
     constant of each vector.
     """
@@ -131,8 +139,9 @@ class _Beam:
         self.rows_BHN = scores_BC.new_empty(len(scores_BC), 1, 0, dtype=torch.int32)
         self.errors_BH = scores_BC.new_zeros(len(scores_BC), 1)
         for n in range(tables.num_codebooks):
+            kept = 1 if n + 1 == tables.num_codebooks else width  # of complete combinations the best is wanted
             self.errors_BH, parents, codes = grow(
-                self.rows_BHN, self.errors_BH, self.scores_BNK[:, n], tables.pairs_NCK[n], width
+                self.rows_BHN, self.errors_BH, self.scores_BNK[:, n], tables.pairs_NCK[n], kept
             )
             self.rows_BHN = extend(self.rows_BHN, parents, codes + n * tables.codebook_size)
 
@@ -186,13 +195,30 @@ def top_smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
         places = smallest(values)[:, None]
         return values.gather(1, places), places
     if width % _TOPK_BLOCK or num_blocks <= 2 * count:
-        return values.topk(count, dim=1, largest=False)
+        return _sorted_smallest(values, count)
     blocks = values.view(num_rows, _TOPK_BLOCK, num_blocks)
-    chosen = blocks.amin(dim=1).topk(count, dim=1, largest=False, sorted=False).indices
+    chosen = _sorted_smallest(blocks.amin(dim=1), count)[1]
     inside = blocks.gather(2, chosen[:, None, :].expand(-1, _TOPK_BLOCK, -1)).view(num_rows, -1)
-    best, places = inside.topk(count, dim=1, largest=False)
+    best, places = _sorted_smallest(inside, count)
     block = places // count
     return best, chosen.gather(1, places - block * count) + block * num_blocks
+
+
+def _sorted_smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`topk(count, largest=False)` of (B, W) float32 rows: values in ascending order, and their places.
+
+    A float64 has 29 bits that a float32 leaves zero. With the place in them whole rows can be sorted as numbers, which
+    NumPy does several times faster than topk finds a few.
+    """
+    threads, width = torch.get_num_threads(), values.shape[1]
+    if values.device.type != "cpu" or threads > _SORT_THREADS or not 0 < width <= _SHORT_ROW:
+        return values.topk(count, dim=1, largest=False)
+    keys = values.double()
+    bits = keys.view(torch.int64)
+    bits |= torch.arange(width)
+    keys.numpy().sort(axis=1)  # infinities become NaN: last, as they should be
+    places = bits[:, :count] & ((1 << 29) - 1)
+    return values.gather(1, places), places
 
 
 def search(tables: SearchTables, x_BD: Tensor, passes: int, beam: int, guess_BN: Tensor | None = None) -> Tensor:
@@ -215,8 +241,9 @@ def search(tables: SearchTables, x_BD: Tensor, passes: int, beam: int, guess_BN:
     # Sweeps from two unlike combinations find more than sweeps from all that were kept, which are much alike.
     starts_BSN = best_BN[:, None] if guess_BN is None else torch.stack([guess_BN, best_BN], dim=1)
     errors_BS = torch.stack([tables.errors(x_BD, codes_BN) for codes_BN in starts_BSN.unbind(dim=1)], dim=1)
-    # The guess stays where growing was not better: the first of equal errors.
-    best_errors_B, chosen_B = errors_BS.min(dim=1)
+    # The guess, which comes first, stays where growing was not better.
+    chosen_B = (errors_BS[:, -1] < (1 - _ROUNDING) * errors_BS[:, 0]).long() * (errors_BS.shape[1] - 1)
+    best_errors_B = errors_BS.gather(1, chosen_B[:, None]).squeeze(1)
     rows = torch.arange(len(best_BN), device=x_BD.device)
     best_BN = starts_BSN[rows, chosen_B]
     if passes <= 1:
@@ -227,7 +254,7 @@ def search(tables: SearchTables, x_BD: Tensor, passes: int, beam: int, guess_BN:
             state.step(n)
         first_BN = state.codes()
         errors_B = tables.errors(x_BD if number == 1 else x_BD[rows], first_BN)
-        better = errors_B < best_errors_B[rows]
+        better = errors_B < (1 - _ROUNDING) * best_errors_B[rows]
         best_BN[rows[better]] = first_BN[better]
         best_errors_B[rows[better]] = errors_B[better]
         moving = better.nonzero().squeeze(1)
