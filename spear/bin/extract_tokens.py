@@ -27,12 +27,14 @@ class ExtractTokensConfig(command.ExtractionConfig):
         streams: TEACHER,QUANTIZER_DIR of each stream, by name; `--stream NAME=...` adds one.
         refine_passes: sweeps of the code search; fewer are faster, and the tokens' card says how many.
         beam: combinations kept in a sweep.
+        bfloat16_search: the search's products in bfloat16: faster where the processor has it; the card says so.
         stream_domains: domains (speech, audio) of the cuts in a stream, by name; a stream not named takes all cuts.
     """
 
     streams: dict[str, str] = field(default_factory=dict)
     refine_passes: int = DEFAULT_PASSES
     beam: int = DEFAULT_BEAM
+    bfloat16_search: bool = False
     stream_domains: dict[str, str] = field(default_factory=dict)
 
 
@@ -52,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         units = plan_units(read_cuts(settings.cuts), settings.unit_seconds)
         search = {"refine_passes": settings.refine_passes, "beam": settings.beam}
+        if settings.bfloat16_search:
+            search["bfloat16"] = True
         streams = load_streams(parsed, Path(settings.output), command.choose_device(settings.device), search)
     except SpearError as error:
         if settings.dry_run:  # earlier stages have not run yet: say what is known

@@ -192,6 +192,9 @@ def _expected_seconds(settings: TrainQuantizerConfig, num_frames: int, dim: int,
     search = product + 6 * 2.0 * train.beam * num_codebooks * num_rows / flops
     # Half of a k-means in growing subspaces is the product; the other half is comparing, rotating and adding up.
     start = min(num_frames * train.beam, train.start_frames) * (2 * train.start_iterations * product + search)
-    logits = train.logits_epochs * num_frames * (3 * product + 100.0 * num_rows / flops)
+    seen = min(train.logits_epochs * num_frames, 1024 * train.logits_steps)
+    logits = seen * (3 * product + 100.0 * num_rows / flops)
     measured = 8 * min(train.max_heldout, train.heldout_fraction * num_frames) * 4 * search
-    return 1 + start + (train.rounds + 2) * num_frames * search + logits + measured
+    # Rounds see the frames of the start; the last sees all, which are searched before and after it.
+    rounds = train.rounds * min(num_frames, train.start_frames) + 2 * num_frames
+    return 1 + start + rounds * search + logits + measured

@@ -87,7 +87,9 @@ class Quantizer(nn.Module):
         return logits.view(*x.shape[:-1], self.num_codebooks, self.codebook_size)
 
     @torch.no_grad()
-    def encode(self, x: Tensor, refine_passes: int = DEFAULT_PASSES, beam: int = DEFAULT_BEAM) -> Tensor:
+    def encode(
+        self, x: Tensor, refine_passes: int = DEFAULT_PASSES, beam: int = DEFAULT_BEAM, bfloat16: bool = False
+    ) -> Tensor:
         """Codes of vectors, deterministic and in bounded memory whatever the number of vectors.
 
         With 0 passes the codes are the likeliest of the linear layer. The first pass grows combinations codebook by
@@ -99,6 +101,7 @@ class Quantizer(nn.Module):
             x: (..., D) floating point; computed in float32.
             refine_passes: of the search; a vector that a sweep did not improve is finished early.
             beam: combinations kept in a sweep: more is slower and more exact.
+            bfloat16: the search's products of vectors and rows in bfloat16: faster where the processor has it.
 
         Returns:
             (..., N) uint8.
@@ -114,7 +117,7 @@ class Quantizer(nn.Module):
             x_BD = flat[start : start + chunk_size].float()
             codes_BN = self.logits(x_BD).argmax(dim=-1).int()
             if refine_passes > 0:
-                codes_BN = search(tables, x_BD, refine_passes, beam, codes_BN)
+                codes_BN = search(tables, x_BD, refine_passes, beam, codes_BN, bfloat16)
             result[start : start + chunk_size] = codes_BN.to(torch.uint8)
         return result.view(*x.shape[:-1], self.num_codebooks)
 

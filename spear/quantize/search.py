@@ -13,6 +13,8 @@ candidates, so a pass cannot raise the error; codes change only where the error 
 Shape suffixes: B vectors, H kept combinations, N codebooks, K rows of a codebook, C = N * K, D = dim.
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -62,9 +64,17 @@ class SearchTables:
         """Vectors to search together: on CPU as many as the caches hold."""
         return max(256, CPU_CHUNK // beam) if self.rows_CD.device.type == "cpu" else DEVICE_CHUNK
 
-    def scores(self, x_BD: Tensor) -> Tensor:
-        """(B, C): |row|^2 - 2 x.row, the error that each row adds on its own."""
-        return torch.addmm(self.squares_C, x_BD - self.offset_D, self.rows_CD.T, alpha=-2.0)
+    @functools.cached_property
+    def bfloat16_rows_CD(self) -> Tensor:
+        """The rows for bfloat16 products."""
+        return self.rows_CD.bfloat16()
+
+    def scores(self, x_BD: Tensor, bfloat16: bool = False) -> Tensor:
+        """(B, C) float32: |row|^2 - 2 x.row, the error each row adds on its own; x.row in bfloat16 if asked for."""
+        shifted_BD = x_BD - self.offset_D
+        if not bfloat16:
+            return torch.addmm(self.squares_C, shifted_BD, self.rows_CD.T, alpha=-2.0)
+        return torch.add(self.squares_C, shifted_BD.bfloat16() @ self.bfloat16_rows_CD.T, alpha=-2.0)
 
     def decode(self, codes_BN: Tensor) -> Tensor:
         """(B, D): the sum of the chosen rows."""
@@ -221,7 +231,14 @@ def _sorted_smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return values.gather(1, places), places
 
 
-def search(tables: SearchTables, x_BD: Tensor, passes: int, beam: int, guess_BN: Tensor | None = None) -> Tensor:
+def search(
+    tables: SearchTables,
+    x_BD: Tensor,
+    passes: int,
+    beam: int,
+    guess_BN: Tensor | None = None,
+    bfloat16: bool = False,
+) -> Tensor:
     """Codes of a chunk of vectors.
 
     Args:
@@ -230,11 +247,12 @@ def search(tables: SearchTables, x_BD: Tensor, passes: int, beam: int, guess_BN:
             improve is finished early. More passes never give a vector a higher error.
         beam: combinations kept for each vector; 1 is a greedy choice and coordinate descent.
         guess_BN: int32 codes from elsewhere, from which the sweeps begin too.
+        bfloat16: products of vectors and rows in bfloat16. What counts as better is measured in float32 all the same.
 
     Returns:
         (B, N) int32 codes; no vector's error is higher than that of its guess.
     """
-    state = _Beam(tables, tables.scores(x_BD), beam)
+    state = _Beam(tables, tables.scores(x_BD, bfloat16), beam)
     best_BN = state.codes()
     if not len(best_BN) or (passes <= 1 and guess_BN is None):
         return best_BN  # nothing to compare and nothing to sweep
@@ -266,6 +284,7 @@ def search(tables: SearchTables, x_BD: Tensor, passes: int, beam: int, guess_BN:
     return best_BN
 
 
-def search_all(tables: SearchTables, x_MD: Tensor, passes: int, beam: int) -> Tensor:
+def search_all(tables: SearchTables, x_MD: Tensor, passes: int, beam: int, bfloat16: bool = False) -> Tensor:
     """(M, N) int32 codes of any number of vectors, in chunks."""
-    return torch.cat([search(tables, part, passes, beam) for part in x_MD.split(tables.chunk_size(beam))])
+    parts = x_MD.split(tables.chunk_size(beam))
+    return torch.cat([search(tables, part, passes, beam, bfloat16=bfloat16) for part in parts])

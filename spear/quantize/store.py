@@ -51,10 +51,14 @@ class TrainedQuantizer:
         return x if self.mean is None else (x - self.mean.to(device)) / self.std.to(device)
 
     def encode(
-        self, embeddings: Tensor | np.ndarray, refine_passes: int = DEFAULT_PASSES, beam: int = DEFAULT_BEAM
+        self,
+        embeddings: Tensor | np.ndarray,
+        refine_passes: int = DEFAULT_PASSES,
+        beam: int = DEFAULT_BEAM,
+        bfloat16: bool = False,
     ) -> Tensor:
         """(..., dim) teacher embeddings -> (..., num_codebooks) uint8; see `Quantizer.encode`."""
-        return self.quantizer.encode(self.normalise(embeddings), refine_passes, beam)
+        return self.quantizer.encode(self.normalise(embeddings), refine_passes, beam, bfloat16)
 
     def decode(self, indexes: Tensor | np.ndarray) -> Tensor:
         """(..., num_codebooks) codes -> (..., dim) float32 embeddings on the teacher's own scale."""

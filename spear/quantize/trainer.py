@@ -53,6 +53,9 @@ class QuantizerTrainConfig:
         metadata={"help": "most rounds of search and least squares; the last is on all frames; useless ones end it"},
     )
     beam: int = field(default=5, metadata={"help": "combinations kept by the search while training"})
+    bfloat16: bool = field(
+        default=False, metadata={"help": "products of that search in bfloat16: faster at large dims, nearly as exact"}
+    )
     uneven: float = field(
         default=0.04,
         metadata={"help": "largest index entropy loss of a new codebook; 1 may give less error, and less even use"},
@@ -222,7 +225,7 @@ class _Training:
         return round(time.monotonic() - self.began, 2)
 
     def _codes(self, tables: SearchTables, x_MD: Tensor) -> Tensor:
-        return search_all(tables, x_MD, 1, self.config.beam)
+        return search_all(tables, x_MD, 1, self.config.beam, self.config.bfloat16)
 
     def _watched_error(self, tables: SearchTables) -> float:
         return relative_error(self.watched_MD, tables.decode(self._codes(tables, self.watched_MD)))

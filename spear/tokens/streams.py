@@ -34,7 +34,7 @@ class Stream:
         dtype, width: of the rows.
         domains: domains of the cuts that take part; empty means all.
         quantizer: encodes frames to tokens; None stores the frames themselves.
-        search: refine_passes and beam of the encoding, where they are not the quantizer's defaults.
+        search: refine_passes, beam and bfloat16 of the encoding, where they are not the quantizer's defaults.
     """
 
     name: str
@@ -104,7 +104,7 @@ def token_stream(
         quantizer_from: its path, for messages.
         directory: of the shards.
         domains: of the cuts that take part; empty means all.
-        search: `refine_passes` and `beam` for encoding; None for the quantizer's defaults.
+        search: `refine_passes`, `beam` and `bfloat16` for encoding; None for the quantizer's defaults.
 
     Raises:
         CardError: the quantizer was trained on another teacher's frames, or of another dim.

@@ -61,6 +61,15 @@ def test_a_wider_beam_lowers_the_error(trained, frames):
     assert means[0] > means[1] > means[2]
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_bfloat16_products_cost_little_error_and_passes_never_raise_it(trained, frames, scale):
+    quantizer, _ = trained
+    x = frames[:500] * scale
+    found = [errors(quantizer, x, quantizer.encode(x, passes, 4, bfloat16=passes > 0)) for passes in (0, 1, 2, 5)]
+    assert all((more <= less).all() for less, more in zip(found, found[1:]))
+    assert found[-1].mean() <= 1.01 * errors(quantizer, x, quantizer.encode(x, 5, 4)).mean()
+
+
 def test_permuting_the_batch_permutes_the_codes(trained, frames):
     quantizer, _ = trained
     x = frames[:1500]  # several chunks
