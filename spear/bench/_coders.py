@@ -41,7 +41,7 @@ class Job:
         num_codebooks: N, of 256 codes.
         settings: `state` gives a trained quantizer's state dict instead of training; `iterations` of
             multi_quantization in each phase; `beam` of faiss' ResidualQuantizer; `train` overrides of our settings;
-            `searches` the (passes, beam) of ours that are timed.
+            `searches` the (passes, beam, whether products are in bfloat16) of ours that are timed.
     """
 
     name: str
@@ -71,14 +71,18 @@ def _ours(job: Job, train_MD: Tensor) -> tuple[list[Coder], dict]:
     else:
         quantizer = Quantizer.from_state_dict(state)
     coders = [
-        Coder(f"{passes} passes, beam {beam}", _our_encoder(quantizer, passes, beam), quantizer.decode)
-        for passes, beam in job.settings["searches"]
+        Coder(
+            f"{passes} passes, beam {beam}" + (", bfloat16" if bfloat16 else ""),
+            _our_encoder(quantizer, passes, beam, bfloat16),
+            quantizer.decode,
+        )
+        for passes, beam, bfloat16 in job.settings["searches"]
     ]
     return coders, quantizer.state_dict()
 
 
-def _our_encoder(quantizer: Quantizer, passes: int, beam: int) -> Callable[[Tensor], Tensor]:
-    return lambda x_BD: quantizer.encode(x_BD, passes, beam)
+def _our_encoder(quantizer: Quantizer, passes: int, beam: int, bfloat16: bool) -> Callable[[Tensor], Tensor]:
+    return lambda x_BD: quantizer.encode(x_BD, passes, beam, bfloat16)
 
 
 def _multi_quantization(job: Job, train_MD: Tensor) -> tuple[list[Coder], dict]:
