@@ -141,7 +141,10 @@ class _Scorer:
         masks_TSF = torch.cat([masks_TSF, masks_TSF[-1:].expand(missing, -1, -1)])[: len(self._spectrum_TF)]
         masked_SFT = (masks_TSF * self._spectrum_TF[:, None]).permute(1, 2, 0)
         window = torch.hann_window(_FFT)
-        estimates = torch.istft(masked_SFT, _FFT, self._hop, window=window, length=self._num_samples)
+        # Frames further apart than half a window may not reach the last few samples: zeros there.
+        reached = min(self._num_samples, (len(self._spectrum_TF) - 1) * self._hop + _FFT // 2)
+        estimates = torch.istft(masked_SFT, _FFT, self._hop, window=window, length=reached)
+        estimates = functional.pad(estimates, (0, self._num_samples - reached))
         orders = (self._sources_KS, self._sources_KS.flip(0))
         best = max(float(np.mean([si_sdr(e, s) for e, s in zip(estimates, order)])) for order in orders)
         return {"si_sdr": round(best, 4), "mixture": round(self._mixture_db, 4)}
