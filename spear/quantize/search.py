@@ -218,15 +218,16 @@ def _sorted_smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """`topk(count, largest=False)` of (B, W) float32 rows: values in ascending order, and their places.
 
     A float64 has 29 bits that a float32 leaves zero. With the place in them whole rows can be sorted as numbers, which
-    NumPy does several times faster than topk finds a few.
+    NumPy does several times faster than topk finds a few. Of equal values below zero the later ones come first.
     """
-    threads, width = torch.get_num_threads(), values.shape[1]
-    if values.device.type != "cpu" or threads > _SORT_THREADS or not 0 < width <= _SHORT_ROW:
+    width, plain = values.shape[1], values.device.type == "cpu" and values.dtype == torch.float32
+    if not plain or torch.get_num_threads() > _SORT_THREADS or not 0 < width <= _SHORT_ROW:
         return values.topk(count, dim=1, largest=False)
-    keys = values.double()
+    # Infinity with a place in its bits would be NaN, whose bits do not outlive sorting.
+    keys = values.clamp(max=torch.finfo(values.dtype).max).double()
     bits = keys.view(torch.int64)
     bits |= torch.arange(width)
-    keys.numpy().sort(axis=1)  # infinities become NaN: last, as they should be
+    keys.numpy().sort(axis=1)
     places = bits[:, :count] & ((1 << 29) - 1)
     return values.gather(1, places), places
 

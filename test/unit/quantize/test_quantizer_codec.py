@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from spear.errors import ConfigError, DataError
 from spear.quantize import Quantizer
+from spear.quantize.search import top_smallest
 
 
 def random_quantizer(dim: int, num_codebooks: int, codebook_size: int, seed: int) -> Quantizer:
@@ -52,6 +53,22 @@ def test_search_finds_the_best_combination_of_small_codebooks():
     # A beam as wide as the codebook has looked at every combination after one sweep.
     found = errors(quantizer, x, quantizer.encode(x, 1, beam=64))
     torch.testing.assert_close(found.float(), best, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+@pytest.mark.parametrize("width, count", [(7, 3), (40, 8), (96, 6), (256, 16), (1536, 6), (4096, 16), (96, 1)])
+def test_the_smallest_entries_of_rows_are_those_of_topk(width, count, threads):
+    values = torch.randn(50, width, generator=torch.Generator().manual_seed(width)).round(decimals=2)  # equal ones
+    values[::2, 2:] = float("inf")  # fewer finite ones than are asked for
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found, places = top_smallest(values, count)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found, values.topk(count, dim=1, largest=False).values)
+    assert torch.equal(values.gather(1, places), found)
+    assert all(len(set(row)) == count for row in places.tolist())
 
 
 def test_a_wider_beam_lowers_the_error(trained, frames):
