@@ -29,7 +29,8 @@ from spear.seeds import torch_rng
 
 _CPU_SECONDS_PER_ENCODER = 0.5
 _STREAM_BLOCK = 16_384
-_USE_FRAMES = 5_000
+# How evenly codes are used is seen on this many vectors, by encoders that do not need longer than this for them.
+_USE_FRAMES, _USE_CPU_SECONDS = 5_000, 30.0
 _SETS = ("embeddings", "fbank", "mixture")
 # Method: (class of faiss, settings); the name of the row says both.
 _FAISS = {
@@ -208,7 +209,8 @@ def _run(job: Job, vectors: VectorSet, threads: int) -> tuple[list[tuple], dict 
         speed, cpu_speed, error, peak = _time_encoder(coder, heldout_MD)
         first = (train_seconds, train_cpu_seconds) if coder is coders[0] else (None, None)
         peaks = (train_peak if coder is coders[0] else None, peak)
-        uneven = _entropy_loss(coder, train_MD)
+        affordable = _USE_FRAMES <= cpu_speed * _USE_CPU_SECONDS
+        uneven = _entropy_loss(coder, train_MD) if affordable else None
         rows.append((vectors.name, job.name, coder.name, *first, speed, cpu_speed, error, uneven, *peaks))
     return rows, state
 

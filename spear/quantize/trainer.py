@@ -131,6 +131,7 @@ class _Training:
         # Whether rounds have come to all frames; before, they see those of the start.
         self.whole = len(train_MD) <= config.start_frames or config.method != "joint" or config.rounds <= 1
         self.centers_NKD = train_MD.new_empty(0, config.codebook_size, train_MD.shape[1])
+        self.tables: SearchTables | None = None  # of these centers
         self.codes_MN = None  # of all frames, or of those of the start
         self.history: list[dict] = []  # of this process: after a restart it begins at the round of the state
 
@@ -140,22 +141,22 @@ class _Training:
         self._resume(state_path)
         if len(self.centers_NKD) < self.num_codebooks:
             self._begin(progress, state_path)
-        tables = SearchTables(self.centers_NKD)
-        self.codes_MN = self._codes(tables, self._frames())
-        self.error = self._watched_error(tables)
+        self.tables = SearchTables(self.centers_NKD)
+        self.codes_MN = self._codes(self.tables, self._frames())
+        self.error = self._watched_error(self.tables)
         if math.isnan(self.start_error):
             self.start_error = self.error
             self._save(state_path)
-            self._report(progress, tables)
+            self._report(progress)
         while self.config.method == "joint" and self.round < self.config.rounds:
             if self._one_round():
                 self._save(state_path)
-                self._report(progress, SearchTables(self.centers_NKD))
+                self._report(progress)
             elif self.whole:
                 break
             else:  # these frames have given what they can
                 self.whole = True
-                self.codes_MN = self._codes(SearchTables(self.centers_NKD), self.x_MD)
+                self.codes_MN = self._codes(self.tables, self.x_MD)
 
     def quantizer(self) -> Quantizer:
         """The result, with its linear layer fitted."""
@@ -200,21 +201,21 @@ class _Training:
 
     def _one_round(self) -> bool:
         """New centers and codes, if they lower the error of the watched frames; whether they did."""
-        tables = SearchTables(self.centers_NKD)
-        centers_NKD = update_centers(tables, self.centers_NKD, self._frames(), self.codes_MN, self.config.ridge)[0]
+        frames_MD, ridge = self._frames(), self.config.ridge
+        centers_NKD = update_centers(self.tables, self.centers_NKD, frames_MD, self.codes_MN, ridge)[0]
         tables = SearchTables(centers_NKD)
         error = self._watched_error(tables)
         if not error < self.error:
             return False
-        self.centers_NKD, self.error, self.round = centers_NKD, error, self.round + 1
+        self.centers_NKD, self.tables, self.error, self.round = centers_NKD, tables, error, self.round + 1
         self.whole = self.whole or self.config.rounds <= self.round + 1
         self.codes_MN = self._codes(tables, self._frames())
         return True
 
-    def _report(self, progress: Progress, tables: SearchTables) -> None:
+    def _report(self, progress: Progress) -> None:
         state = {
             "round": self.round,
-            "train_error": round(relative_error(self.x_MD[: len(self.codes_MN)], tables.decode(self.codes_MN)), 6),
+            "train_error": round(relative_error(self._frames(), self.tables.decode(self.codes_MN)), 6),
             "heldout_error": round(self.error, 6),
             "seconds": self._seconds(),
         }

@@ -1,5 +1,7 @@
 """SS of SUPERB-SG by values worked out by hand, and what the board's words stand for."""
 
+import warnings
+
 import numpy as np
 import pytest
 import superb_corpus
@@ -10,7 +12,7 @@ from spear.evaluate.metrics import shown, unit
 from spear.evaluate.superb.metrics import score_rows
 from spear.evaluate.superb.run import find_tasks
 from spear.evaluate.superb.tasks import TASKS
-from spear.evaluate.superb.tasks.source_separation import mask_loss, si_sdr
+from spear.evaluate.superb.tasks.source_separation import _FFT, _Scorer, mask_loss, si_sdr
 
 
 def test_si_sdr_by_hand():
@@ -34,6 +36,19 @@ def test_the_score_is_the_mean_gain_in_decibels():
     assert score_rows("si_sdri", rows) == pytest.approx(2.0)
     assert (unit("si_sdri"), shown("si_sdri", 2.0)) == ("dB", 2.0)
     assert (unit("legacy der"), shown("legacy der", 0.25)) == ("%", 25.0)
+
+
+def test_samples_that_no_frame_reaches_are_scored_as_zeros_without_a_warning():
+    hop, size = 320, 4 * 320 - 10  # the last frame's window ends 54 samples before the end
+    waves_KS = torch.randn(3, size, generator=torch.Generator().manual_seed(0))
+    window = torch.hann_window(_FFT)
+    spectrum_TF = torch.stft(waves_KS[0], _FFT, hop, window=window, return_complex=True).T
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = _Scorer(waves_KS, spectrum_TF, hop).score(torch.ones(len(spectrum_TF), 2, spectrum_TF.shape[1]))
+    cut_S = torch.cat([waves_KS[0, :-54], torch.zeros(54)])  # a mask of ones gives the mixture back
+    expected = np.mean([float(si_sdr(cut_S, source_S)) for source_S in waves_KS[1:]])
+    assert found["si_sdr"] == pytest.approx(expected, abs=0.01)
 
 
 def test_all_and_sg_are_the_two_boards(tmp_path):

@@ -19,4 +19,3 @@ def test_a_quick_run_tells_error_speed_and_use_of_the_codes(tmp_path):
     assert 1 > error["1 passes, beam 1"] > error["1 passes, beam 8"] >= error["2 passes, beam 8"]
     assert abs(error["1 passes, beam 8, bfloat16"] / error["1 passes, beam 8"] - 1) < 0.02
     assert all(0 < float(row["entropy loss"]) < 0.5 for row in found.values())
-    assert all(float(row["vectors/CPU s"].replace(",", "")) > 0 for row in found.values())

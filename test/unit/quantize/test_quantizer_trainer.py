@@ -58,6 +58,20 @@ def test_the_linear_layer_guesses_codes(trained, frames):
     assert metrics["relative_error"]["0"] < 1
 
 
+def test_training_with_bfloat16_products_is_nearly_as_good(frames):
+    plain, low = (train_quantizer(frames, 4, replace(CONFIG, bfloat16=value), silent) for value in (False, True))
+    assert not same(plain[0], low[0])
+    assert low[1]["relative_error"]["1"] < 1.02 * plain[1]["relative_error"]["1"]
+
+
+def test_steps_bound_the_epochs_of_the_linear_layer(frames):
+    one, bounded, many = (
+        train_quantizer(frames, 2, replace(CONFIG, rounds=0, logits_epochs=epochs, logits_steps=steps), silent)[0]
+        for epochs, steps in ((1, 300), (50, 5), (2, 300))
+    )
+    assert same(one, bounded) and not same(one, many)  # 5,700 frames are five steps of 1024
+
+
 def test_training_is_deterministic_and_seeded(frames):
     first, _ = train_quantizer(frames[:2000], 2, CONFIG, silent)
     torch.manual_seed(123)  # the global generator plays no part

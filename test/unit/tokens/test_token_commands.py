@@ -84,6 +84,16 @@ def test_extract_then_verify(place, tmp_path, capsys):
         assert slow.rows(item) == (store.rows(item) + 1) // 2
 
 
+def test_a_search_in_bfloat16_gives_other_tokens_and_the_card_says_so(place, tmp_path):
+    plain, low = tmp_path / "plain", tmp_path / "low"
+    assert extract_tokens.main(_extract_arguments(place, plain)) == 0
+    assert extract_tokens.main(_extract_arguments(place, low, "--bfloat16-search", "true")) == 0
+    (store, card), (low_store, low_card) = open_stream(plain / "speech"), open_stream(low / "speech")
+    assert "bfloat16" not in card.quantizer and low_card.quantizer["bfloat16"] is True
+    same = [(store.read(item) == low_store.read(item)).mean() for item in store.ids]
+    assert 0.5 < sum(same) / len(same) < 1
+
+
 @pytest.mark.slow
 def test_two_processes_write_the_same_bytes(place, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
