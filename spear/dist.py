@@ -3,9 +3,12 @@
 Without torchrun's variables there is one process and no process group, and every function here still works.
 """
 
+import contextlib
 import datetime
 import os
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as torch_dist
@@ -59,9 +62,35 @@ def start(device: str = "auto", timeout_minutes: float = 10.0) -> World:
 
 
 def stop() -> None:
-    """Leaves the process group, if there is one."""
+    """Leaves the process group, if there is one; after it the interpreter may end."""
     if torch_dist.is_initialized():
         torch_dist.destroy_process_group()
+        _wait_for_gloo_threads()
+
+
+def _wait_for_gloo_threads(timeout_seconds: float = 30.0) -> None:
+    """Waits until gloo's threads have let go of the last collective's tensors.
+
+    Each wakes whoever waits for a result first and frees the tensors after that, for which it may need the
+    interpreter. Where a device mesh keeps the group alive (DTensor's caches hold the mesh), nothing joins these
+    threads, and one that is late would find the interpreter gone and abort a program that had done all its work
+    (pytorch issue 190489). They are told from others by their name, at rest by their state; only Linux shows either.
+    """
+    end, rests = time.monotonic() + timeout_seconds, 0
+    while rests < 2 and time.monotonic() < end:
+        time.sleep(0.001)  # a thread that waits for the interpreter gets it here
+        rests = rests + 1 if not {"R", "D"} & set(_gloo_thread_states()) else 0
+
+
+def _gloo_thread_states() -> list[str]:
+    """The scheduler's letter for each gloo thread of this process: R runs or wants to, S sleeps."""
+    states = []
+    for path in Path("/proc/self/task").glob("*/stat"):
+        with contextlib.suppress(OSError):  # a thread may end meanwhile
+            name, _, rest = path.read_text().partition("(")[2].rpartition(")")
+            if name.startswith("pt_gloo"):
+                states.append(rest.split()[0])
+    return states
 
 
 def barrier() -> None:

@@ -1,0 +1,48 @@
+"""Leaving the process group."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as torch_dist
+
+from spear import dist
+
+ROUNDS = 4  # without the wait in `stop`, four processes of five abort in each
+
+
+def with_late_threads(rank: int, port: int) -> None:
+    """Gathers through a mesh and leaves at once; gloo's threads get a processor only when nothing else wants it."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+    torch.set_num_threads(1)
+    dist.start("cpu")
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    mesh = torch_dist.init_device_mesh("cpu", (2,))
+    sharded = distribute_tensor(torch.randn(6, 3), mesh, [Shard(0)])
+    sharded.full_tensor()
+    processor = sorted(os.sched_getaffinity(0))[rank % len(os.sched_getaffinity(0))]
+    os.sched_setaffinity(0, {processor})
+    late = 0
+    for name in Path("/proc/self/task").glob("*/comm"):
+        if name.read_text().startswith("pt_gloo"):
+            thread = int(name.parent.name)
+            os.sched_setaffinity(thread, {processor})
+            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+            late += 1
+    assert late, "no thread of gloo has the name that dist.stop looks for"
+    for _ in range(5):
+        sharded.full_tensor().clone()
+    dist.stop()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads and their priorities are Linux's")
+def test_a_gloo_thread_that_is_late_does_not_abort_a_finished_program():
+    for _ in range(ROUNDS):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        torch.multiprocessing.spawn(with_late_threads, (port,), nprocs=2)
