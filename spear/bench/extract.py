@@ -151,13 +151,11 @@ def measure(settings: BenchExtractConfig, folder: Path) -> dict:
                 path.unlink()
         extract([unit], streams, ExtractSettings(max_seconds=settings.max_seconds))
 
-    result: dict = {"forward passes alone": _fastest(forward, settings.repeats)}
-    result["quantising alone"] = _fastest(quantise, settings.repeats)
-    result["reading alone"] = _fastest(read, settings.repeats)
     for stream in streams:
         stream.prepare(overwrite=False)
     needed = estimate([unit], streams, folder, measure=False).bytes_needed
-    result["extraction"] = _fastest(whole, settings.repeats)
+    parts = {"forward passes alone": forward, "quantising alone": quantise, "reading alone": read, "extraction": whole}
+    result: dict = _fastest(parts, settings.repeats)
     alone, together = result["forward passes alone"], result["extraction"]
     result["wall_ratio"] = together.wall_seconds / alone.wall_seconds
     result["cpu_ratio"] = together.cpu_seconds / alone.cpu_seconds
@@ -174,13 +172,18 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _fastest(function: Callable[[], None], repeats: int) -> _Time:
-    times = []
+def _fastest(parts: dict[str, Callable[[], None]], repeats: int) -> dict[str, _Time]:
+    """The least time of each part. They take turns: a machine that gets slower must not favour what ran first."""
+    times: dict[str, list[_Time]] = {name: [] for name in parts}
     for _ in range(max(1, repeats)):
-        wall, cpu = time.perf_counter(), time.process_time()
-        function()
-        times.append(_Time(time.perf_counter() - wall, time.process_time() - cpu))
-    return _Time(min(t.wall_seconds for t in times), min(t.cpu_seconds for t in times))
+        for name, function in parts.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            function()
+            times[name].append(_Time(time.perf_counter() - wall, time.process_time() - cpu))
+    return {
+        name: _Time(min(t.wall_seconds for t in found), min(t.cpu_seconds for t in found))
+        for name, found in times.items()
+    }
 
 
 def _make_cuts(folder: Path, seconds: float) -> list[_Cut]:
