@@ -1,6 +1,7 @@
 """For all tests: one thread in this process, quiet logs of libraries, no writing outside temporary folders."""
 
 import os
+import socket
 import sys
 
 import pytest
@@ -20,3 +21,15 @@ def no_torchrun_environment(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("SPEAR_TRACEBACK", raising=False)
     sys.stdout.flush()
+
+
+@pytest.fixture
+def free_port():
+    """Returns a function that finds a port of this machine that nothing listens on."""
+
+    def free_port() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return free_port

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -128,16 +127,14 @@ def start(config_file):
 
 
 @pytest.fixture(scope="session")
-def start_ranks(config_file):
+def start_ranks(config_file, free_port):
     """Returns a function that starts two ranks without torchrun, which would pass signals on and hide exit codes."""
 
     def start_ranks(exp_dir: Path, *arguments: str) -> list[subprocess.Popen]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         command = [sys.executable, "-m", "spear.bin.main", "train", "--config", str(config_file)]
         command += ["--exp-dir", str(exp_dir), *arguments]
-        common = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        common = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", **meeting}
         log = open(f"{exp_dir}.log", "ab")
         return [
             subprocess.Popen(command, stdout=log, stderr=log, cwd="/", env=os.environ | common | {"RANK": str(rank)})

@@ -1,7 +1,6 @@
 """ScaledAdam on two ranks that hold parts of each matrix: the same values as one process with whole tensors."""
 
 import os
-import socket
 
 import pytest
 import torch
@@ -76,11 +75,8 @@ def on_rank(rank: int, port: int, folder: str) -> None:
     dist.stop()
 
 
-def test_two_ranks_with_parts_make_the_steps_of_one_with_all(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(on_rank, (port, str(tmp_path)), nprocs=2)
+def test_two_ranks_with_parts_make_the_steps_of_one_with_all(tmp_path, free_port):
+    torch.multiprocessing.spawn(on_rank, (free_port(), str(tmp_path)), nprocs=2)
     found = torch.load(tmp_path / "0.pt")
     module = module_of(whole_values())
     optimizer = new_optimizer(module)
