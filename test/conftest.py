@@ -23,7 +23,7 @@ def no_torchrun_environment(monkeypatch):
     sys.stdout.flush()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def free_port():
     """Returns a function that finds a port of this machine that nothing listens on."""
 
