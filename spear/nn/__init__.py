@@ -2,7 +2,7 @@
 
 from spear.nn.balancer import Balancer
 from spear.nn.norm import BiasNorm
-from spear.nn.schedule import ScheduledFloat, set_batch_count
+from spear.nn.schedule import ScheduledFloat, scheduled_floats, set_batch_count
 from spear.nn.stack import set_activation_checkpointing
 from spear.nn.subsampling import Subsampling
 from spear.nn.whiten import Whiten
@@ -16,6 +16,7 @@ __all__ = [
     "Subsampling",
     "Whiten",
     "Zipformer",
+    "scheduled_floats",
     "set_activation_checkpointing",
     "set_batch_count",
 ]

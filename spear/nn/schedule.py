@@ -59,11 +59,15 @@ def schedule(value: "float | ScheduledFloat") -> nn.Module:
     return value if isinstance(value, nn.Module) else Constant(value)
 
 
+def scheduled_floats(module: nn.Module) -> list[ScheduledFloat]:
+    """Every `ScheduledFloat` inside `module`. Looking for them takes longer than moving them: keep the list."""
+    return [part for part in module.modules() if isinstance(part, ScheduledFloat)]
+
+
 def set_batch_count(module: nn.Module, count: float) -> None:
     """Moves every `ScheduledFloat` inside `module` to `count` reference batches. Call it before each step."""
-    for part in module.modules():
-        if isinstance(part, ScheduledFloat):
-            part.set_batch_count(count)
+    for part in scheduled_floats(module):
+        part.set_batch_count(count)
 
 
 def happens(probability: float) -> bool:

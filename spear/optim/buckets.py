@@ -141,7 +141,19 @@ class Bucket:
     def _updates_size(self, step: int) -> bool:
         return step % self.settings.size_update_period == self.settings.size_update_period - 1
 
-    def update(self, lr: float, step: int, norms: Tensor, factor: float | Tensor, finite: bool | Tensor) -> None:
+    def is_complete(self) -> bool:
+        """Whether every tensor has a gradient in this step."""
+        return len(self._rows) == len(self.params)
+
+    def update(
+        self,
+        lr: float,
+        step: int,
+        norms: Tensor,
+        factor: float | Tensor,
+        finite: bool | Tensor,
+        correction: tuple[Tensor, Tensor],
+    ) -> None:
         """One step for all tensors of the bucket that have a gradient; the others keep parameter and state.
 
         Args:
@@ -150,8 +162,9 @@ class Bucket:
             norms: (n,) from `gradient_norms`.
             factor: multiplies the gradients (clipping).
             finite: where false, gradients count as zero.
+            correction: two (n,) from `Counters.advance`; not looked at where a gradient is missing.
         """
-        if len(self._rows) < len(self.params):
+        if not self.is_complete():
             if self._rows:
                 self._update_rows(self._rows, lr, step, norms, factor, finite)
             return
@@ -166,17 +179,12 @@ class Bucket:
         else:
             self._update_size(grads, lr, step, factor, finite)
             scale = state.rms.clamp(settings.param_min_rms, settings.param_max_rms)
-        state.count.add_(((norms > 0) | (state.count > 0)).to(state.count.dtype))
-
         # Adam with the step proportional to the parameter's size. The bias correction is a number for each tensor.
+        root, eps = correction
         state.exp_avg_sq.mul_(settings.beta2).addcmul_(grads, grads, value=1 - settings.beta2)
-        correction = (1 - settings.beta2**state.count).clamp_(min=1 - settings.beta2)
-        if not self.is_scalar:  # less than 1 % is not corrected, as in the published optimiser
-            correction = torch.where(correction < 0.99, correction, 1.0)
-        correction = correction.sqrt_()
-        denominator = state.exp_avg_sq.sqrt().add_(_column(settings.eps * correction, grads))
+        denominator = state.exp_avg_sq.sqrt().add_(_column(eps, grads))
         direction = torch.div(grads, denominator, out=grads if owned else denominator)
-        step_size = scale * correction * (-lr * (1 - settings.beta1))
+        step_size = scale * root * (-lr * (1 - settings.beta1))
         state.delta.addcmul_(direction, _column(step_size, grads))
         torch._foreach_add_(params, self._deltas)
         if self.is_scalar:
@@ -216,9 +224,52 @@ class Bucket:
         part = Bucket([self.params[row] for row in rows], [], self.settings, part_state)
         part.gradient_norms()
         part._sums = None if self._sums is None else self._sums[chosen]
-        part.update(lr, step, norms[chosen], factor, finite)
+        counters = Counters([part], self.settings)
+        part.update(lr, step, norms[chosen], factor, finite, *counters.advance([norms[chosen]]))
         for (_, whole), (_, changed) in zip(self.state.items(), part_state.items()):
             whole[chosen] = changed
+
+
+class Counters:
+    """The step counters of many buckets in one vector, so that the bias correction is computed once and not for each.
+
+    Args:
+        buckets: their `state.count` becomes a part of the vector.
+        settings: of the optimiser.
+    """
+
+    def __init__(self, buckets: list[Bucket], settings: Settings):
+        self.buckets, self.settings = buckets, settings
+        self.count = torch.cat([bucket.state.count for bucket in buckets])
+        self._sizes = [len(bucket.params) for bucket in buckets]
+        for bucket, part in zip(buckets, self.count.split(self._sizes)):
+            bucket.state.count = part
+        self._is_scalar = self._spread([bucket.is_scalar for bucket in buckets])
+
+    def _spread(self, flags: list[bool]) -> Tensor:
+        """A flag for each bucket -> one for each tensor."""
+        each = [flag for flag, size in zip(flags, self._sizes) for _ in range(size)]
+        return torch.tensor(each, device=self.count.device)
+
+    def advance(self, norms: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Counts a step of the complete buckets.
+
+        Args:
+            norms: (n,) of each bucket, from `gradient_norms`.
+
+        Returns:
+            for each bucket the (n,) roots of the bias correction of squared gradients, and eps times these.
+        """
+        count, beta2 = self.count, self.settings.beta2
+        counts = (torch.cat(norms) > 0) | (count > 0)
+        complete = [bucket.is_complete() for bucket in self.buckets]
+        if not all(complete):
+            counts &= self._spread(complete)
+        count.add_(counts.to(count.dtype))
+        correction = (1 - beta2**count).clamp_(min=1 - beta2)
+        # Less than 1 % is not corrected in tensors of more than one number, as in the published optimiser.
+        root = torch.where((correction < 0.99) | self._is_scalar, correction, 1.0).sqrt_()
+        return list(zip(root.split(self._sizes), (self.settings.eps * root).split(self._sizes)))
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from spear import dist
 from spear.errors import CheckpointError, ConfigError
-from spear.optim.buckets import Bucket, Settings, State, gradient_norms, make_buckets
+from spear.optim.buckets import Bucket, Counters, Settings, State, gradient_norms, make_buckets
 from spear.optim.clipping import ClippingStatistics, MedianClipper
 
 
@@ -107,6 +107,7 @@ class ScaledAdam(Optimizer):
         )
         self._clipping_scale, self._clipping_period = clipping_scale, clipping_update_period
         self._buckets: list[list[Bucket]] = []
+        self._counters: list[Counters] = []
         self._clippers: list[MedianClipper] = []
         super().__init__(params, {"lr": lr})
         for number, group in enumerate(self.param_groups):
@@ -123,6 +124,7 @@ class ScaledAdam(Optimizer):
                     "move the model before the first step, or make a group for each device",
                 )
             self._buckets.append(make_buckets(group["params"], self._settings))
+            self._counters.append(Counters(self._buckets[-1], self._settings))
             self._clippers.append(MedianClipper(self._clipping_scale, self._clipping_period, devices.pop()))
 
     @torch.no_grad()
@@ -137,13 +139,14 @@ class ScaledAdam(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._prepare()
-        for group, buckets, clipper in zip(self.param_groups, self._buckets, self._clippers):
+        parts = zip(self.param_groups, self._buckets, self._counters, self._clippers)
+        for group, buckets, counters, clipper in parts:
             step = clipper.steps
             norms = gradient_norms(buckets, step)
             weights = torch.cat([bucket.norm_weights() for bucket in buckets])
             factor, finite = clipper.update(torch.linalg.vector_norm(torch.cat(norms) * weights))
-            for bucket, bucket_norms in zip(buckets, norms):
-                bucket.update(group["lr"], step, bucket_norms, factor, finite)
+            for bucket, bucket_norms, correction in zip(buckets, norms, counters.advance(norms)):
+                bucket.update(group["lr"], step, bucket_norms, factor, finite, correction)
         return loss
 
     @property

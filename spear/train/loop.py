@@ -17,7 +17,7 @@ from spear import config as configuration
 from spear.data import Batch, make_loader, make_validation_loader
 from spear.log import get_logger
 from spear.models.mask import sample_masks
-from spear.nn import set_batch_count
+from spear.nn import scheduled_floats
 from spear.nn.memory import keep_freed_memory
 from spear.optim import Eden, ScaledAdam, parameter_groups
 from spear.seeds import numpy_rng, seed_global
@@ -59,6 +59,7 @@ class Trainer:
         self.sharded = config.parallel == "fsdp" and world.size > 1
         if self.sharded:
             sharding.shard(self.model, world)
+        self.scheduled = scheduled_floats(self.model)
         self.average = RunningAverage(self.model)
         self.optimizer = ScaledAdam(
             parameter_groups(self.model, config.optimizer.base_lr, config.optimizer.lr_scales),
@@ -312,7 +313,9 @@ class Trainer:
         return compat.distributed_data_parallel(self.model, self.world.device)
 
     def _set_batch_count(self) -> None:
-        set_batch_count(self.model, self.seen_seconds / self.config.optimizer.reference_seconds)
+        count = self.seen_seconds / self.config.optimizer.reference_seconds
+        for value in self.scheduled:
+            value.set_batch_count(count)
 
     def _describe(self) -> None:
         parameters = sum(p.numel() for p in self.model.parameters())
