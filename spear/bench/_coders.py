@@ -3,6 +3,7 @@
 Shape suffixes: M, B vectors, N codebooks, D = dim.
 """
 
+import random
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -93,7 +94,8 @@ def _multi_quantization(job: Job, train_MD: Tensor) -> tuple[list[Coder], dict]:
     peer = require("multi_quantization", "multi_quantization", "this benchmark")
     state, dim, iterations = job.settings.get("state"), train_MD.shape[1], job.settings.get("iterations", 0)
     if state is None:
-        seed_global(0, "multi_quantization")  # its choice of one or two refinements is not seeded
+        seed_global(0, "multi_quantization")
+        random.seed(0)  # chooses one or two refinements
         trainer = peer.QuantizerTrainer(
             dim=dim,
             bytes_per_frame=job.num_codebooks,
@@ -119,7 +121,7 @@ def _multi_quantization(job: Job, train_MD: Tensor) -> tuple[list[Coder], dict]:
 def _chunked_search(quantizer_class: type, chunk: int):
     """multi_quantization's search takes `chunk` frames at once (0: all) and keeps no gradients: faster.
 
-    Codes have no gradient and frames do not depend on each other, so the result is the same; only the time is less.
+    Codes have no gradient and frames do not depend on each other: only the time changes.
     """
     whole = quantizer_class._refine_indexes
     if chunk:

@@ -225,7 +225,7 @@ class Bucket:
         part.gradient_norms()
         part._sums = None if self._sums is None else self._sums[chosen]
         counters = Counters([part], self.settings)
-        part.update(lr, step, norms[chosen], factor, finite, *counters.advance([norms[chosen]]))
+        part.update(lr, step, norms[chosen], factor, finite, *counters.advance(norms[chosen]))
         for (_, whole), (_, changed) in zip(self.state.items(), part_state.items()):
             whole[chosen] = changed
 
@@ -251,17 +251,17 @@ class Counters:
         each = [flag for flag, size in zip(flags, self._sizes) for _ in range(size)]
         return torch.tensor(each, device=self.count.device)
 
-    def advance(self, norms: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    def advance(self, norms: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Counts a step of the complete buckets.
 
         Args:
-            norms: (n,) of each bucket, from `gradient_norms`.
+            norms: those of all buckets in one vector, from `gradient_norms`.
 
         Returns:
             for each bucket the (n,) roots of the bias correction of squared gradients, and eps times these.
         """
         count, beta2 = self.count, self.settings.beta2
-        counts = (torch.cat(norms) > 0) | (count > 0)
+        counts = (norms > 0) | (count > 0)
         complete = [bucket.is_complete() for bucket in self.buckets]
         if not all(complete):
             counts &= self._spread(complete)

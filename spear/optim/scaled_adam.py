@@ -139,13 +139,13 @@ class ScaledAdam(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._prepare()
-        parts = zip(self.param_groups, self._buckets, self._counters, self._clippers)
-        for group, buckets, counters, clipper in parts:
+        for group, buckets, counters, clipper in zip(self.param_groups, self._buckets, self._counters, self._clippers):
             step = clipper.steps
             norms = gradient_norms(buckets, step)
+            all_norms = torch.cat(norms)
             weights = torch.cat([bucket.norm_weights() for bucket in buckets])
-            factor, finite = clipper.update(torch.linalg.vector_norm(torch.cat(norms) * weights))
-            for bucket, bucket_norms, correction in zip(buckets, norms, counters.advance(norms)):
+            factor, finite = clipper.update(torch.linalg.vector_norm(all_norms * weights))
+            for bucket, bucket_norms, correction in zip(buckets, norms, counters.advance(all_norms)):
                 bucket.update(group["lr"], step, bucket_norms, factor, finite, correction)
         return loss
 
