@@ -3,7 +3,6 @@
 Shape suffixes: M, B vectors, N codebooks, D = dim.
 """
 
-import random
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spear.bench._peer_search import refine_codes
 from spear.errors import require
 from spear.log import Progress
 from spear.quantize import Quantizer, QuantizerTrainConfig, train_quantizer
-from spear.seeds import seed_global, torch_rng
+from spear.seeds import numpy_rng, seed_global, torch_rng
 
 _PEER_BATCH = 600  # the batch that multi_quantization was tuned with
 
@@ -43,7 +43,7 @@ class Job:
         kind: `ours`, `multi_quantization` or a class of faiss.
         num_codebooks: N, of 256 codes.
         settings: `state` gives a trained quantizer's state dict instead of training; `iterations` of
-            multi_quantization in each phase, `chunk` the frames that its search takes at once while it trains;
+            multi_quantization in each phase, `fast_search` whether it trains with `spear.bench._peer_search`;
             `beam` of faiss' ResidualQuantizer; `train` overrides of our settings; `searches` the (passes, beam,
             whether products are in bfloat16) of ours that are timed.
     """
@@ -95,7 +95,6 @@ def _multi_quantization(job: Job, train_MD: Tensor) -> tuple[list[Coder], dict]:
     state, dim, iterations = job.settings.get("state"), train_MD.shape[1], job.settings.get("iterations", 0)
     if state is None:
         seed_global(0, "multi_quantization")
-        random.seed(0)  # chooses one or two refinements
         trainer = peer.QuantizerTrainer(
             dim=dim,
             bytes_per_frame=job.num_codebooks,
@@ -104,7 +103,7 @@ def _multi_quantization(job: Job, train_MD: Tensor) -> tuple[list[Coder], dict]:
             phase_two_iters=iterations,
         )
         generator, progress = torch_rng(0, "batches"), Progress(2 * iterations + 1, "multi_quantization", "iterations")
-        with _chunked_search(peer.Quantizer, job.settings.get("chunk", 0)):
+        with _reproducible(peer, job.settings.get("fast_search", False)):
             while not trainer.done():
                 trainer.step(train_MD[torch.randint(len(train_MD), (_PEER_BATCH,), generator=generator)])
                 progress.update(1)
@@ -118,24 +117,21 @@ def _multi_quantization(job: Job, train_MD: Tensor) -> tuple[list[Coder], dict]:
 
 
 @contextmanager
-def _chunked_search(quantizer_class: type, chunk: int):
-    """multi_quantization's search takes `chunk` frames at once (0: all) and keeps no gradients: faster.
+def _reproducible(peer, fast_search: bool):
+    """multi_quantization chooses one or two refinements from a seeded stream, and searches faster if asked to.
 
-    Codes have no gradient and frames do not depend on each other: only the time changes.
+    Codes have no gradient and `refine_codes` chooses the same ones: only the time changes.
     """
-    whole = quantizer_class._refine_indexes
-    if chunk:
-
-        @torch.no_grad()
-        def refine(self, x_BD: Tensor, codes_BN: Tensor) -> Tensor:
-            pairs = zip(x_BD.split(chunk), codes_BN.split(chunk), strict=True)
-            return torch.cat([whole(self, x_cD, codes_cN) for x_cD, codes_cN in pairs])
-
-        quantizer_class._refine_indexes = refine
+    module, quantizer_class = peer.quantization, peer.Quantizer
+    search, coin = quantizer_class._refine_indexes, module.random
+    generator = numpy_rng(0, "refinements of multi_quantization")
+    module.random = generator  # of which it calls random()
+    if fast_search:
+        quantizer_class._refine_indexes = refine_codes
     try:
         yield
     finally:
-        quantizer_class._refine_indexes = whole
+        quantizer_class._refine_indexes, module.random = search, coin
 
 
 def _peer_encoder(quantizer, passes: int) -> Callable[[Tensor], Tensor]:

@@ -73,7 +73,7 @@ class QuantizeBenchConfig:
     sets: str = _setting("embeddings,fbank,mixture", "which sets of vectors are used, of those that are given")
     methods: str = _setting(",".join(_METHODS), "which are measured; faiss-lsq is by far the slowest")
     peer_iterations: int = _setting(0, "iterations of multi_quantization in each phase (its default is 10000); 0: none")
-    peer_chunk: int = _setting(0, "frames its search takes at once while training; 0: all 600; 50: faster, same codes")
+    peer_fast_search: bool = _setting(False, "it trains with our version of its search: same codes, sooner")
     peer_quantizer: str = _setting("", "a quantizer that multi_quantization trained on the fbank windows (.pt)")
     stream_frames: int = _setting(0, "frames encoded in a stream (noisy copies of training vectors), for peak memory")
     bfloat16: bool = _setting(False, "time our search with products in bfloat16, too")
@@ -161,7 +161,8 @@ def _against_peer(vectors: VectorSet, settings: QuantizeBenchConfig, state: dict
         extra = {"state": state, "refinements": refinements}
         job = Job("multi_quantization, our codebooks", "multi_quantization", num_codebooks, extra)
         yield _in_process(job, vectors, settings)[:2]
-    extra = {"refinements": refinements, "iterations": settings.peer_iterations, "chunk": settings.peer_chunk}
+    extra = {"refinements": refinements, "iterations": settings.peer_iterations}
+    extra["fast_search"] = settings.peer_fast_search
     if settings.peer_quantizer and vectors.name == "fbank windows":
         extra["state"] = compat.load_pickle(settings.peer_quantizer)
     elif not settings.peer_iterations:

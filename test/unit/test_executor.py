@@ -163,7 +163,7 @@ def test_killed_at_some_moment_and_started_again(tmp_path, square, num_jobs):
     process.kill()
     process.communicate()
     time.sleep(0.5)  # workers leave when their parent is gone
-    finished = {path.stem for path in done.glob("*.json")}
+    finished = {path.stem for path in done.glob("[!.]*.json")}  # not what it was just about to rename
     started = len(runs(tmp_path))
     assert len(finished) < 6
     results = run_units(square, units, done, num_jobs=num_jobs)
