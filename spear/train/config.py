@@ -92,6 +92,7 @@ class TrainConfig:
         data_dir: what prepare.sh made; paths of sources and tokens are relative to it.
         seed: names every random stream.
         num_steps: optimizer steps; training ends there.
+        init_from: checkpoint of the same sizes whose encoder the run starts from; empty: from random weights.
         model: encoder sizes.
         strategy: `asymmetric`, `disjoint` or `joint`; weights a stream states itself come first.
         streams: targets by name; any number.
@@ -121,6 +122,7 @@ class TrainConfig:
     data_dir: str = "data"
     seed: int = 42
     num_steps: int = 400_000
+    init_from: str = ""
     model: SpearConfig = field(default_factory=SpearConfig)
     strategy: str = "asymmetric"
     streams: dict[str, StreamConfig] = field(default_factory=dict)

@@ -97,6 +97,8 @@ class Trainer:
         self._resolve_auto()
         self.saver = Saver(self)
         self.saver.resume()
+        if self.step == 0 and self.config.init_from:
+            setup.start_from(self.model, self.config.init_from)
         self._compare_ranks()
         if self.world.is_main:  # after the resume: a run that is refused must not overwrite the settings of the old one
             configuration.dump_yaml(self.config, Path(self.config.exp_dir) / "config.yaml")

@@ -13,11 +13,13 @@ from spear.data.sources import read_source
 from spear.data.streams import StreamConfig as TokenStreamConfig
 from spear.errors import CardError, CheckpointError, ConfigError, DataError
 from spear.log import get_logger
+from spear.models.loading import load_model
 from spear.models.pretrain import SpearPretrainModel
 from spear.nn import set_activation_checkpointing
 from spear.seeds import seed_global
 from spear.train.config import TrainConfig
 from spear.train.objectives import Objective, RandomProjectionObjective, TokenObjective
+from spear.train.sharding import load_whole
 
 logger = get_logger(__name__)
 
@@ -131,10 +133,38 @@ def make_model(config: TrainConfig, objectives: dict[str, Objective], device: to
     return model.to(device)
 
 
+def start_from(model: SpearPretrainModel, path: str) -> None:
+    """Gives the encoder the weights of another one of its sizes; heads and mask embedding stay as they are.
+
+    Args:
+        model: sharded or not.
+        path: what `spear.load_model` reads. Whether its output is downsampled does not matter.
+
+    Raises:
+        CheckpointError: nothing to read there, or an encoder of other sizes.
+    """
+    source = load_model(path).state_dict()
+    state = model.state_dict()
+    own = {name: value for name, value in state.items() if name.startswith(("encoder_embed.", "encoder."))}
+    for name in sorted({*source, *own}):
+        shapes = [tuple(tensors[name].shape) if name in tensors else None for tensors in (source, own)]
+        if shapes[0] != shapes[1] and not name.startswith(_OUTPUT_DOWNSAMPLING):
+            found, expected = ("no such tensor" if shape is None else f"shape {shape}" for shape in shapes)
+            raise CheckpointError(
+                f"the encoder of {path} with {name}: {found}",
+                f"{expected}, as this run's model has",
+                "give init_from an encoder of the same sizes, or the model the sizes of that encoder",
+            )
+    load_whole(model, {**state, **{name: value for name, value in source.items() if name in state}})
+    logger.info("the encoder starts from %s", path)
+
+
 def token_cards(data: RunData) -> dict[str, dict]:
     """The cards of the token streams, for the checkpoint."""
     return {stream.name: stream.card.to_dict() for stream in data.train.streams}
 
+
+_OUTPUT_DOWNSAMPLING = "encoder.downsample_output."
 
 # Settings that may differ between a checkpoint and the run that resumes it without changing what is computed.
 _FREE = ("exp_dir", "data_dir", "num_steps", "num_workers", "device", "tensorboard", "keep_checkpoints")

@@ -42,6 +42,13 @@ def test_losses_are_those_of_ddp(sharded, undisturbed_two_ranks):
     assert clipped[0] == pytest.approx(clipped[1], rel=1e-3)
 
 
+def test_a_start_from_another_encoder_is_that_of_ddp(train, sharded, tmp_path):
+    options = ("--num-steps", "2", "--seed", "5", "--init-from", str(sharded[1]))
+    rows = [train(tmp_path / name, *options, *more, processes=2) for name, more in (("ddp", ()), ("fsdp", SHARDED))]
+    assert losses(rows[1]) == pytest.approx(losses(rows[0]), rel=1e-5)
+    assert losses(rows[0], range(2)) != pytest.approx(losses(sharded[0], range(2)), rel=1e-3)
+
+
 def test_an_infinite_gradient_on_one_rank_skips_the_step_on_all(start, sharded, tmp_path):
     exp_dir = tmp_path / "exp"
     arguments = (*SHARDED, "--num-steps", "4", "--accumulation", "2", "--activation-checkpointing", "true")
