@@ -153,7 +153,7 @@ def start_from(model: SpearPretrainModel, path: str) -> None:
             raise CheckpointError(
                 f"the encoder of {path} with {name}: {found}",
                 f"{expected}, as this run's model has",
-                "give init_from an encoder of the same sizes, or the model the sizes of that encoder",
+                "give init_from an encoder of the same sizes, or leave it empty to start from random weights",
             )
     load_whole(model, {**state, **{name: value for name, value in source.items() if name in state}})
     logger.info("the encoder starts from %s", path)

@@ -37,7 +37,7 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 setup_environment
 
 train_student() {
-  local domain sources="" present
+  local domain sources="" present start
   present="$(domains | paste -sd ' ' -)"
   set_aside "$exp_dir/student"
   renew
@@ -45,11 +45,15 @@ train_student() {
   for domain in speech audio; do
     if [[ " $present " == *" $domain "* ]]; then
       sources+="{name: $domain, cuts: manifests/cuts_${domain}_train.jsonl, domain: $domain}, "
+      start="$domain"
     else
       words+=("--streams.$domain" null) # a corpus of one domain has one teacher
     fi
   done
   if [[ "$present" != *" "* ]]; then words+=(--sources "[$sources]"); fi
+  # The student has its teachers' shape and starts from the weights of one, with the audio teacher's if there is one: it
+  # finds its way to speech sooner than the speech teacher's would to sounds (RESULTS.md).
+  words+=(--init-from "$exp_dir/teacher_$start")
   # shellcheck disable=SC2086
   launch_side_by_side "$here/train.py" "${words[@]}" $student_options
 }
