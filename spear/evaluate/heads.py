@@ -25,6 +25,9 @@ class ProbeConfig:
         hidden_dim: P.
         max_steps: optimizer steps; the learning rate falls linearly to zero over them.
         batch_size: utterances in a step.
+        least_dev_items: with fewer on dev, the learning rate is selected by folds of train and dev: eight items rank no
+            learning rates.
+        num_folds: see above.
         default_rate: taken among the learning rates that dev cannot tell from the best (`probes.select_learning_rate`).
         eval_every: steps between dev evaluations.
         early_stopping: keep each head's weights of its best dev evaluation, and stop when no head improved in
@@ -42,6 +45,8 @@ class ProbeConfig:
     hidden_dim: int = 256
     max_steps: int = 300
     batch_size: int = 64
+    least_dev_items: int = 30
+    num_folds: int = 5
     default_rate: float = 1e-2
     eval_every: int = 50
     early_stopping: bool = False

@@ -1,4 +1,4 @@
-"""Training of probing heads from cached features: the whole learning-rate grid in one pass, selection on dev only.
+"""Training of probing heads from cached features: the whole learning-rate grid in one pass, selection without test.
 
 The task kinds differ in how a batch is made, in the loss, and in how an output is read; the loop is one.
 """
@@ -65,16 +65,22 @@ class ProbeResult:
     steps: int
 
 
-def train_probes(problem: Problem, config: ProbeConfig, seed: int = 0) -> ProbeResult:
-    """Trains all heads of the grid side by side and selects the learning rate on dev."""
-    heads = Heads(*problem.shape, config)
-    curves, best_step, steps = _fit(problem, heads, config)
-    if config.early_stopping:
-        heads.restore_best()
+def train_probes(problem: Problem, config: ProbeConfig, seed: int = 0, folds: Sequence[Problem] = ()) -> ProbeResult:
+    """Trains all heads of the grid side by side and selects the learning rate on dev.
+
+    Args:
+        folds: divisions of train and dev (`fold_places`) whose dev parts together take the place of dev in the
+            selection; the heads that are scored are trained on `problem` all the same.
+    """
+    heads, curves, best_step, steps = _train(problem, config)
+    dev_counts, dev_loss_H = _on_dev(problem, heads)
+    if folds:
+        parts = [_on_dev(fold, _train(fold, config)[0]) for fold in folds]
+        dev_counts = [np.concatenate(of_head) for of_head in zip(*(counts for counts, _ in parts))]
+        dev_loss_H = torch.stack([loss_H for _, loss_H in parts]).mean(dim=0)
     with torch.no_grad():
-        dev, dev_loss_H = problem.evaluate(heads, "dev")
         test, _ = problem.evaluate(heads, "test")
-    dev_counts, test_counts = _counts(problem, dev, "dev"), _counts(problem, test, "test")
+    test_counts = _counts(problem, test, "test")
     dev_scores, test_scores = ([metrics.score(*c.T) for c in counts] for counts in (dev_counts, test_counts))
     weights, skipped = heads.layer_weights(), heads.optimizer.skipped_H.tolist()
     rows = [
@@ -107,6 +113,35 @@ def train_probes(problem: Problem, config: ProbeConfig, seed: int = 0) -> ProbeR
         layer_weights=np.mean([weights[index] for index in picked], axis=0).round(5).tolist(),
         steps=steps,
     )
+
+
+def _train(problem: Problem, config: ProbeConfig) -> tuple[Heads, list[list[dict]], list[int], int]:
+    heads = Heads(*problem.shape, config)
+    curves, best_step, steps = _fit(problem, heads, config)
+    if config.early_stopping:
+        heads.restore_best()
+    return heads, curves, best_step, steps
+
+
+@torch.no_grad()
+def _on_dev(problem: Problem, heads: Heads) -> tuple[list[np.ndarray], Tensor]:
+    """Counts of every head, and its loss (H,)."""
+    hypotheses, loss_H = problem.evaluate(heads, "dev")
+    return _counts(problem, hypotheses, "dev"), loss_H
+
+
+def fold_places(labels: Sequence[Any], num_folds: int) -> list[np.ndarray]:
+    """Places of the items that each fold holds out; every item is in one, every label in as many as it can.
+
+    Args:
+        labels: of the items, in their order.
+        num_folds: at most as many as there are items.
+    """
+    by_label: dict[Any, list[int]] = {}
+    for place in numpy_rng(0, "folds", len(labels)).permutation(len(labels)).tolist():
+        by_label.setdefault(labels[place], []).append(place)
+    dealt = [place for label in sorted(by_label) for place in by_label[label]]
+    return [np.sort(dealt[start::num_folds]) for start in range(min(num_folds, len(dealt)))]
 
 
 def select_learning_rate(

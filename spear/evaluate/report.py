@@ -113,7 +113,8 @@ def scores_part(runs: list[dict], head: str = "linear head") -> str:
         return _missing("No scores yet. Run: spear decode --task all")
     header, rows, best = table_cells(runs)
     note = (
-        f"Frozen encoder, softmax-weighted sum of all hidden states, {head}; the learning rate is selected on dev. "
+        f"Frozen encoder, softmax-weighted sum of all hidden states, {head}; the learning rate is selected on dev, or "
+        "where dev is small by folds of train and dev. "
         "With the 95 % bootstrap interval over test items; best of a row in bold."
     )
     return f'<p class="note">{note}</p>' + _table(header, rows, best) + _figure(figures.scores_figure(runs))

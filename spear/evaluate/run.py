@@ -12,12 +12,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from spear import env, fs
 from spear.errors import ConfigError, DataError
 from spear.evaluate import metrics
 from spear.evaluate.cache import CacheConfig, FeatureCache, FeatureStore, item_key
 from spear.evaluate.heads import ProbeConfig
-from spear.evaluate.probes import CtcProblem, ProbeResult, UtteranceProblem, train_probes
+from spear.evaluate.probes import CtcProblem, ProbeResult, UtteranceProblem, fold_places, train_probes
 from spear.evaluate.tasks import SPLITS, Examples, Task, find_tasks, make_examples, read_all_items
 from spear.evaluate.units import make_units
 from spear.evaluate.upstream import load_upstream
@@ -25,7 +28,7 @@ from spear.executor import run_units
 from spear.log import get_logger, human_seconds
 from spear.manifest import Item
 
-PROTOCOL = "mini-superb-2"
+PROTOCOL = "mini-superb-3"
 """Changes when equal inputs would give other numbers; part of the inputs' hash."""
 
 UTTERANCE_PROBES = ProbeConfig()
@@ -322,7 +325,7 @@ def _fit(task: Task, store: FeatureStore, keys: dict, targets: dict, config: Dec
     if task.needs_frames:
         units = make_units(targets["train"], "phones" if task.target == "phones" else config.text_units)
         problem = CtcProblem(store.frames, store.num_frames, keys, targets, units, task.metric, probes.standardise)
-        details = {"num_outputs": units.size, "infeasible_train_items": problem.infeasible}
+        details = {"num_outputs": units.size, "infeasible_train_items": problem.infeasible, "selected_on": "dev"}
         return train_probes(problem, probes, config.seed), details
     features = {name: store.means(keys[name]) for name in SPLITS}
     problem = UtteranceProblem(features, targets, probes.standardise)
@@ -334,4 +337,19 @@ def _fit(task: Task, store: FeatureStore, keys: dict, targets: dict, config: Dec
     ]
     details = {"num_outputs": problem.shape[2], "num_classes": [len(c) for c in problem.classes]}
     details["test_labels_unseen_in_training"] = sorted(set(unseen))
-    return train_probes(problem, probes, config.seed), details
+    folds = [] if len(keys["dev"]) >= probes.least_dev_items else _folds(features, targets, probes)
+    details["selected_on"] = f"{len(folds)} folds of train and dev" if folds else "dev"
+    return train_probes(problem, probes, config.seed, folds), details
+
+
+def _folds(features: dict, targets: dict, probes: ProbeConfig) -> list[UtteranceProblem]:
+    """Divisions of train and dev by label. Speakers may be on both sides: only a learning rate is selected by them."""
+    pool_LMD = torch.cat([features["train"], features["dev"]], dim=1)
+    labels = [*targets["train"], *targets["dev"]]
+    problems = []
+    for held in fold_places(labels, probes.num_folds):
+        places = {"train": np.setdiff1d(np.arange(len(labels)), held), "dev": held}
+        parts = {name: pool_LMD[:, torch.from_numpy(chosen)] for name, chosen in places.items()}
+        named = {name: [labels[place] for place in chosen] for name, chosen in places.items()}
+        problems.append(UtteranceProblem(parts, named, probes.standardise))
+    return problems

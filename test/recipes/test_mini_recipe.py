@@ -163,6 +163,8 @@ def test_a_folder_with_bad_recordings_goes_through_all_stages(tmp_path):
     words = ["--audio-dir", folder, f"--teacher-options={FEW_STEPS}", f"--student-options={FEW_STEPS}", "--num-jobs=2"]
     text = succeed("bash", recipe / "run.sh", *words, cwd="/")
     assert "total" in text and "stage 8" in text
+    # No sounds, no audio teacher: the student starts from the other one.
+    assert f"the encoder starts from {recipe}/exp_my_recordings__16k_yes_1/teacher_speech" in text
     rows = [json.loads(line) for line in (recipe / "data_my_recordings__16k_yes_1/manifests/quarantine.jsonl").open()]
     bad = ["empty.wav", "nan.wav", "one_sample.wav", "silent.wav", "text.wav", "truncated.flac"]
     assert sorted(row["path"] for row in rows) == bad

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from spear.evaluate.heads import Heads, HeadwiseAdam, ProbeConfig
-from spear.evaluate.probes import CtcProblem, UtteranceProblem, select_learning_rate, train_probes
+from spear.evaluate.probes import CtcProblem, UtteranceProblem, fold_places, select_learning_rate, train_probes
 from spear.evaluate.units import make_units
 
 SPLITS = {"train": 120, "dev": 40, "test": 60}
@@ -99,6 +99,30 @@ def test_selection_takes_the_best_of_dev_where_dev_is_large_and_the_default_wher
     assert chosen(scores, "accuracy", items=10000) == 0.001
     assert chosen(scores, "accuracy", items=40) == 0.01
     assert chosen(scores, "per", items=10000) == 0.1
+
+
+def test_every_item_is_in_one_fold_and_labels_are_spread_over_them():
+    labels = list("aaaaabbbbbbbbbbcccccd")
+    folds = fold_places(labels, 5)
+    assert sorted(np.concatenate(folds).tolist()) == list(range(len(labels)))
+    counts = np.array([[sum(labels[place] == label for place in fold) for label in "abc"] for fold in folds])
+    assert (counts == [1, 2, 1]).all() and sorted(map(len, folds)) == [4, 4, 4, 4, 5]
+    assert len(fold_places(["a", "b", "a"], 5)) == 3
+
+
+def test_folds_select_where_dev_misleads_and_leave_the_heads_as_they_are():
+    features, targets = clusters(noise=2.0)
+    config = ProbeConfig(learning_rates=(1e-6, 1e-2), max_steps=150)  # of which the first learns nothing
+    problem = UtteranceProblem(features, {**targets, "dev": [targets["train"][0]] * SPLITS["dev"]})  # a wrong dev
+    parts = []
+    for held in fold_places(targets["train"], 3):
+        kept = np.setdiff1d(np.arange(SPLITS["train"]), held)
+        inputs = {"train": features["train"][:, kept], "dev": features["train"][:, held]}
+        labels = {"train": [targets["train"][i] for i in kept], "dev": [targets["train"][i] for i in held]}
+        parts.append(UtteranceProblem(inputs, labels))
+    plain, folded = train_probes(problem, config), train_probes(problem, config, folds=parts)
+    assert folded.learning_rate == 1e-2 and folded.dev_score > 0.5 > plain.dev_score
+    assert [row["test_score"] for row in folded.heads] == [row["test_score"] for row in plain.heads]
 
 
 def test_early_stopping_keeps_the_best_dev_weights():

@@ -75,6 +75,15 @@ def test_run_file_says_how_the_number_came_about(scored):
         assert sum(entry["layer_weights"]) == pytest.approx(1, abs=1e-3)
 
 
+def test_small_dev_sets_select_by_folds_and_the_run_file_says_so(scored):
+    _, runs = scored
+    assert all(run["num_items"]["dev"] < 30 for run in runs)
+    selected = {run["task"]: run.get("selected_on") for run in runs}
+    of_frames = {run["task"] for run in runs if run["head"] == "ctc"}
+    assert {selected[task] for task in selected if task not in of_frames} == {"5 folds of train and dev"}
+    assert of_frames and {selected[task] for task in of_frames} == {"dev"}
+
+
 def test_unchanged_inputs_are_reused_and_changed_ones_are_not(scored, data_dir):
     exp_dir, runs = scored
     path = exp_dir / "decode" / "ends" / "tiny.json"
