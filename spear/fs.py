@@ -43,6 +43,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def finished(directory: str | Path, pattern: str) -> list[Path]:
+    """Sorted paths below a directory that fit a pattern, without what `atomic` is writing or was killed in."""
+    return sorted(path for path in Path(directory).glob(pattern) if not path.name.startswith("."))
+
+
 @contextlib.contextmanager
 def locked(path: str | Path) -> Iterator[None]:
     """Waits until no other process holds the lock file `path`, and holds it inside the block.

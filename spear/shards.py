@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from spear.errors import DataError
-from spear.fs import atomic, read_json, sha256_file, write_text
+from spear.fs import atomic, finished, read_json, sha256_file, write_text
 
 FORMAT = "spear-shard-1"
 _HEADER_BYTES = 128
@@ -193,8 +193,7 @@ def shard_names(directory: str | Path) -> list[str]:
     directory = Path(directory)
     if not directory.is_dir():
         raise DataError(f"no directory {directory}", "a directory of shards", "run the stage that writes it")
-    paths = sorted(p for p in directory.glob("*.json") if p.name not in _NOT_SHARDS and not p.name.startswith("."))
-    return [path.stem for path in paths]
+    return [path.stem for path in finished(directory, "*.json") if path.name not in _NOT_SHARDS]
 
 
 def verify_shards(directory: str | Path) -> list[str]:

@@ -120,7 +120,7 @@ def _multi_quantization(job: Job, train_MD: Tensor) -> tuple[list[Coder], dict]:
 def _reproducible(peer, fast_search: bool):
     """multi_quantization chooses one or two refinements from a seeded stream, and searches faster if asked to.
 
-    Codes have no gradient and `refine_codes` chooses the same ones: only the time changes.
+    Codes have no gradient, and `refine_codes` chooses the same ones but for ties.
     """
     module, quantizer_class = peer.quantization, peer.Quantizer
     search, coin = quantizer_class._refine_indexes, module.random

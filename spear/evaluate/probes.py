@@ -48,8 +48,8 @@ class ProbeResult:
             best_step, layer_weights, skipped_steps, curve.
         learning_rate: the selected one.
         score: test score, mean over seeds.
-        dev_score: dev score, mean over seeds.
-        dev_standard_error: of the best dev score, by bootstrap over dev items.
+        dev_score: dev score, mean over seeds; over all folds where there are any, as in `heads`.
+        dev_standard_error: of the best dev score, by bootstrap over its items.
         interval: 95 % bootstrap interval of the score over test items.
         hypotheses: for each test item one hypothesis for each seed, of the selected learning rate.
     """
@@ -73,11 +73,9 @@ def train_probes(problem: Problem, config: ProbeConfig, seed: int = 0, folds: Se
             selection; the heads that are scored are trained on `problem` all the same.
     """
     heads, curves, best_step, steps = _train(problem, config)
-    dev_counts, dev_loss_H = _on_dev(problem, heads)
-    if folds:
-        parts = [_on_dev(fold, _train(fold, config)[0]) for fold in folds]
-        dev_counts = [np.concatenate(of_head) for of_head in zip(*(counts for counts, _ in parts))]
-        dev_loss_H = torch.stack([loss_H for _, loss_H in parts]).mean(dim=0)
+    parts = [_on_dev(fold, _train(fold, config)[0]) for fold in folds] or [_on_dev(problem, heads)]
+    dev_counts = [np.concatenate(of_head) for of_head in zip(*(counts for counts, _ in parts))]
+    dev_loss_H = torch.stack([loss_H for _, loss_H in parts]).mean(dim=0)
     with torch.no_grad():
         test, _ = problem.evaluate(heads, "test")
     test_counts = _counts(problem, test, "test")

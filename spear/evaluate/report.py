@@ -112,9 +112,10 @@ def scores_part(runs: list[dict], head: str = "linear head") -> str:
     if not runs:
         return _missing("No scores yet. Run: spear decode --task all")
     header, rows, best = table_cells(runs)
+    folded = ", ".join(dict.fromkeys(run["task"] for run in runs if "folds" in run.get("selected_on", "")))
+    selection = "on dev" + (f", of {folded} by folds of train and dev" if folded else "")
     note = (
-        f"Frozen encoder, softmax-weighted sum of all hidden states, {head}; the learning rate is selected on dev, or "
-        "where dev is small by folds of train and dev. "
+        f"Frozen encoder, softmax-weighted sum of all hidden states, {head}; learning rate selected {selection}. "
         "With the 95 % bootstrap interval over test items; best of a row in bold."
     )
     return f'<p class="note">{note}</p>' + _table(header, rows, best) + _figure(figures.scores_figure(runs))

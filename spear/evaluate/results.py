@@ -17,7 +17,7 @@ KIND_ORDER = {"checkpoint": 0, "random": 1, "fbank": 2}
 
 def load_runs(exp_dir: str | Path, folder: str = "decode") -> list[dict]:
     """All run files below `exp_dir/folder`, sorted by task and upstream; an empty list when there are none."""
-    paths = sorted((Path(exp_dir) / folder).glob("*/*.json"))
+    paths = fs.finished(Path(exp_dir) / folder, "*/*.json")
     return [run for run in map(fs.read_json, paths) if isinstance(run, dict) and "inputs_sha256" in run]
 
 

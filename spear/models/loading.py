@@ -18,7 +18,7 @@ from spear.models.config import SpearConfig
 from spear.models.inference import infer_config
 from spear.models.spear import SpearModel
 
-_ENCODER = ("encoder_embed.", "encoder.")
+ENCODER_PREFIXES = ("encoder_embed.", "encoder.")
 # Companions in research and released checkpoints that the encoder does without.
 _COMPANIONS = ("mask_emb", "heads.", "codebook_loss", "audio_tagging_proj.")
 _ANCHOR = "encoder_embed.out.weight"
@@ -63,7 +63,7 @@ def save_model(model: SpearModel, directory: str | Path) -> Path:
     state = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in model.state_dict().items()
-        if name.startswith(_ENCODER)
+        if name.startswith(ENCODER_PREFIXES)
     }
     with fs.atomic(directory / "model.safetensors") as temporary:
         safetensors.torch.save_file(state, temporary, metadata={"format": "pt"})
@@ -138,7 +138,7 @@ def _encoder_tensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, 
     state, foreign = {}, []
     for name, tensor in tensors.items():
         bare = name.removeprefix(prefix)
-        if bare.startswith(_ENCODER):
+        if bare.startswith(ENCODER_PREFIXES):
             state[bare] = tensor.float()
         elif not bare.startswith(_COMPANIONS) and not name.startswith(_COMPANIONS):
             foreign.append(name)

@@ -13,7 +13,7 @@ from spear.data.sources import read_source
 from spear.data.streams import StreamConfig as TokenStreamConfig
 from spear.errors import CardError, CheckpointError, ConfigError, DataError
 from spear.log import get_logger
-from spear.models.loading import load_model
+from spear.models.loading import ENCODER_PREFIXES, load_model
 from spear.models.pretrain import SpearPretrainModel
 from spear.nn import set_activation_checkpointing
 from spear.seeds import seed_global
@@ -22,6 +22,7 @@ from spear.train.objectives import Objective, RandomProjectionObjective, TokenOb
 from spear.train.sharding import load_whole
 
 logger = get_logger(__name__)
+_OUTPUT_DOWNSAMPLING = "encoder.downsample_output."
 
 
 @dataclass
@@ -145,7 +146,7 @@ def start_from(model: SpearPretrainModel, path: str) -> None:
     """
     source = load_model(path).state_dict()
     state = model.state_dict()
-    own = {name: value for name, value in state.items() if name.startswith(("encoder_embed.", "encoder."))}
+    own = {name: value for name, value in state.items() if name.startswith(ENCODER_PREFIXES)}
     for name in sorted({*source, *own}):
         shapes = [tuple(tensors[name].shape) if name in tensors else None for tensors in (source, own)]
         if shapes[0] != shapes[1] and not name.startswith(_OUTPUT_DOWNSAMPLING):
@@ -155,7 +156,7 @@ def start_from(model: SpearPretrainModel, path: str) -> None:
                 f"{expected}, as this run's model has",
                 "give init_from an encoder of the same sizes, or leave it empty to start from random weights",
             )
-    load_whole(model, {**state, **{name: value for name, value in source.items() if name in state}})
+    load_whole(model, {**state, **{name: source[name] for name in own if name in source}})
     logger.info("the encoder starts from %s", path)
 
 
@@ -163,8 +164,6 @@ def token_cards(data: RunData) -> dict[str, dict]:
     """The cards of the token streams, for the checkpoint."""
     return {stream.name: stream.card.to_dict() for stream in data.train.streams}
 
-
-_OUTPUT_DOWNSAMPLING = "encoder.downsample_output."
 
 # Settings that may differ between a checkpoint and the run that resumes it without changing what is computed.
 _FREE = ("exp_dir", "data_dir", "num_steps", "num_workers", "device", "tensorboard", "keep_checkpoints")

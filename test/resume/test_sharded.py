@@ -43,9 +43,10 @@ def test_losses_are_those_of_ddp(sharded, undisturbed_two_ranks):
 
 
 def test_a_start_from_another_encoder_is_that_of_ddp(train, sharded, tmp_path):
-    options = ("--num-steps", "2", "--seed", "5", "--init-from", str(sharded[1]))
+    options = ("--num-steps", "2", "--init-from", str(sharded[1]))
     rows = [train(tmp_path / name, *options, *more, processes=2) for name, more in (("ddp", ()), ("fsdp", SHARDED))]
     assert losses(rows[1]) == pytest.approx(losses(rows[0]), rel=1e-5)
+    # The same seed and batches, from random weights:
     assert losses(rows[0], range(2)) != pytest.approx(losses(sharded[0], range(2)), rel=1e-3)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from spear import errors
+from spear import errors, fs
 from spear.executor import run_units
 
 # A real module, because workers import the function by its name.
@@ -163,7 +163,7 @@ def test_killed_at_some_moment_and_started_again(tmp_path, square, num_jobs):
     process.kill()
     process.communicate()
     time.sleep(0.5)  # workers leave when their parent is gone
-    finished = {path.stem for path in done.glob("[!.]*.json")}  # not what it was just about to rename
+    finished = {path.stem for path in fs.finished(done, "*.json")}
     started = len(runs(tmp_path))
     assert len(finished) < 6
     results = run_units(square, units, done, num_jobs=num_jobs)

@@ -20,6 +20,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
     assert path.read_text() == "old" and [p.name for p in path.parent.iterdir()] == ["file.txt"]
 
 
+def test_what_a_killed_writer_left_is_not_found(tmp_path):
+    with fs.atomic(tmp_path / "a.json") as temporary:
+        temporary.write_text("{")
+        assert list(tmp_path.glob("*.json")) == [temporary] and fs.finished(tmp_path, "*.json") == []
+    assert fs.finished(tmp_path, "*.json") == [tmp_path / "a.json"]
+
+
 def test_files_get_the_usual_mode(tmp_path):
     fs.write_text(tmp_path / "ours", "x")
     (tmp_path / "usual").write_text("x")

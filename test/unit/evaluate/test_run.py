@@ -75,6 +75,12 @@ def test_run_file_says_how_the_number_came_about(scored):
         assert sum(entry["layer_weights"]) == pytest.approx(1, abs=1e-3)
 
 
+def test_what_a_killed_run_left_is_no_score(tmp_path):
+    with fs.atomic(tmp_path / "decode" / "tones" / "spear.json") as temporary:
+        temporary.write_text("{")
+        assert results.load_runs(tmp_path) == []
+
+
 def test_small_dev_sets_select_by_folds_and_the_run_file_says_so(scored):
     _, runs = scored
     assert all(run["num_items"]["dev"] < 30 for run in runs)
