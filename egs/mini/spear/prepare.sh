@@ -111,7 +111,7 @@ run_stage 1 "manifests" "reads data/raw once; writes data/manifests with quarant
   make_manifests "$tasks" "$kind"
 run_stage 2 "fbank" "statistics; with --on-the-fly false features to data/fbank, 0.2 GB an hour of audio" \
   make_fbank "$on_the_fly"
-run_stage 3 "teachers" "pre-trains one for each domain, embeds $max_frames frames of each; 3 minutes, 50 MB" \
+run_stage 3 "teachers" "pre-trains one for each domain, embeds $max_frames frames of each; 3 to 4 minutes, 50 MB" \
   make_teachers "$here/conf/teacher_speech.yaml" "$here/conf/teacher_audio.yaml" "$seed" "$max_frames" \
   "$speech_layer" "$audio_layer" "$teacher_options" "$(declare -f make_teacher)"
 run_stage 4 "quantizers" "16 codebooks for each teacher to data/quantizer; under a minute, 10 MB" \

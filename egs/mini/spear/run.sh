@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The mini recipe from audio to evaluated encoder: environment, prepare.sh (stages 0-5), training, decoding, report.
 #
-#   egs/mini/spear/run.sh                         # synthetic corpus, offline, about 12 minutes on 2 cores
+#   egs/mini/spear/run.sh                         # synthetic corpus, offline, 11 to 16 minutes on 2 cores
 #   egs/mini/spear/run.sh --audio-dir DIR         # real recordings
 #   egs/mini/spear/run.sh --stage 6               # only training, decoding and the report
 #
@@ -77,7 +77,7 @@ fi
 
 tokens_key="$(head -n 1 "$stage_dir/stage-5.done" 2>/dev/null || true)"
 stage_dir="$exp_dir/.stages"
-run_stage 6 "train the student" "a checkpoint every 710 steps in $exp_dir/student; about 5 minutes on 2 cores" \
+run_stage 6 "train the student" "a checkpoint every 710 steps in $exp_dir/student; 5 to 8 minutes on 2 cores" \
   train_student "$tokens_key" "$here/conf/student.yaml" "$seed" "$student_options"
 run_stage 7 "decode" "frozen encoders on every task; run files in $exp_dir; about 2 minutes on 2 cores" \
   decode_all "$tokens_key" "$tasks" "$decode_options"
