@@ -25,8 +25,8 @@ class ExtractTokensConfig(command.ExtractionConfig):
 
     Attributes:
         streams: TEACHER,QUANTIZER_DIR of each stream, by name; `--stream NAME=...` adds one.
-        refine_passes: sweeps of the code search; fewer are faster, and the tokens' card says how many.
-        beam: combinations kept in a sweep.
+        refine_passes: of the code search; fewer are faster, and the tokens' card says how many.
+        beam: combinations that the code search keeps.
         bfloat16_search: the search's products in bfloat16: faster where the processor has it; the card says so.
         stream_domains: domains (speech, audio) of the cuts in a stream, by name; a stream not named takes all cuts.
     """

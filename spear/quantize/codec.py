@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spear.errors import ConfigError, DataError
-from spear.quantize.search import SearchTables, search
+from spear.quantize.search import search
+from spear.quantize.tables import SearchTables
 
 DEFAULT_PASSES, DEFAULT_BEAM = 5, 16
 SCALE_SPEED = 10.0
@@ -93,14 +94,14 @@ class Quantizer(nn.Module):
         """Codes of vectors, deterministic and in bounded memory whatever the number of vectors.
 
         With 0 passes the codes are the likeliest of the linear layer. The first pass grows combinations codebook by
-        codebook, `beam` kept at a time, and keeps the guess where that is better; further passes sweep over all
-        codebooks, from the best of these and from the guess. More passes never raise a vector's error.
+        codebook, `beam` kept at a time, and keeps the guess where that is better; further passes change several codes
+        at once, in the best of these and in the guess. More passes never raise a vector's error.
         Zeros are coded like any vector; an empty batch gives an empty result.
 
         Args:
             x: (..., D) floating point; computed in float32.
-            refine_passes: of the search; a vector that a sweep did not improve is finished early.
-            beam: combinations kept in a sweep: more is slower and more exact.
+            refine_passes: of the search; a vector that a pass did not improve is finished early.
+            beam: combinations kept and candidates of a codebook: more is slower and more exact.
             bfloat16: the search's products of vectors and rows in bfloat16: faster where the processor has it.
 
         Returns:

@@ -6,7 +6,7 @@ Shape suffixes: M frames, N codebooks, K codes, C = N * K, D = dim.
 import torch
 from torch import Tensor
 
-from spear.quantize.search import SearchTables
+from spear.quantize.tables import SearchTables
 
 _CHUNK = 8192
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from spear.errors import ConfigError
 from spear.quantize.codec import entropy_loss
-from spear.quantize.search import CPU_CHUNK, extend, grow
+from spear.quantize.search import extend, grow
+from spear.quantize.tables import CPU_CHUNK
 from spear.seeds import torch_rng
 
 _CHUNK = 16384

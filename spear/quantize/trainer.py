@@ -25,8 +25,9 @@ from spear.quantize.codec import Quantizer, check_vectors
 from spear.quantize.least_squares import update_centers
 from spear.quantize.logits import fit_logits
 from spear.quantize.metrics import bits_per_frame, code_use, mutual_information, relative_error
-from spear.quantize.search import SearchTables, search_all
+from spear.quantize.search import search_all
 from spear.quantize.start import BeamStart, product_kmeans, residual_kmeans
+from spear.quantize.tables import SearchTables
 from spear.seeds import derive, torch_rng
 
 METHODS = ("joint", "residual", "product")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from spear.errors import ConfigError, DataError
 from spear.quantize import Quantizer
-from spear.quantize.search import top_smallest
+from spear.quantize.smallest import top_smallest
 
 
 def random_quantizer(dim: int, num_codebooks: int, codebook_size: int, seed: int) -> Quantizer:

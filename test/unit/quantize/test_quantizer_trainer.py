@@ -7,8 +7,9 @@ import torch
 
 from spear.errors import DataError
 from spear.quantize import QuantizerTrainConfig, channel_statistics, fit, relative_error, train_quantizer
-from spear.quantize.search import SearchTables, search_all
+from spear.quantize.search import search_all
 from spear.quantize.start import residual_kmeans
+from spear.quantize.tables import SearchTables
 
 CONFIG = QuantizerTrainConfig(codebook_size=32, rounds=4, logits_epochs=1)
 
