@@ -14,6 +14,8 @@ SWOOSH_L = (4.0, 0.035)
 SWOOSH_R = (1.0, 0.313261687)
 # Elements of a block: half a megabyte in float32, well inside the second-level cache.
 _BLOCK = 1 << 17
+# e to this power is a float32, with room.
+_LARGEST_EXPONENT = 80.0
 
 
 def _blocks(gain_B1C: Tensor | None, *tensors: Tensor):
@@ -36,15 +38,22 @@ def swoosh(x: Tensor, constants: tuple[float, float], gain_B1C: Tensor | None = 
     y = torch.empty_like(x)
     for x_block, y_block, gain in _blocks(gain_B1C, x, y):
         shifted = x_block.float() - shift
-        # Beyond 20, softplus(t) = t to within float32.
         value = y_block if y_block.dtype == torch.float32 else torch.empty_like(shifted)
-        torch.ops.aten.softplus.out(shifted, 1, 20, out=value)
+        _softplus(shifted, value)
         value.add_(shifted, alpha=-_SLOPE).sub_(offset + _SLOPE * shift)
         if gain is not None:
             value.mul_(gain)
         if value is not y_block:
             y_block.copy_(value)
     return y
+
+
+def _softplus(x: Tensor, out: Tensor) -> None:
+    """ln(1 + e^x), to within 1e-7. On CPU torch's own function, with its log1p, takes twice as long."""
+    if x.device.type == "cpu" and x.numel() and x.amax() < _LARGEST_EXPONENT:
+        torch.exp(x, out=out).add_(1).log_()
+    else:
+        torch.ops.aten.softplus.out(x, 1, 20, out=out)  # beyond 20 it is x to within float32
 
 
 def swoosh_gradient(x: Tensor, grad: Tensor, constants: tuple[float, float], gain_B1C: Tensor | None = None) -> Tensor:

@@ -22,9 +22,10 @@ def assert_same(ours, theirs, inputs, tolerance=2e-5):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=tolerance * max(1.0, b.abs().max().item()))
 
 
+@pytest.mark.parametrize("largest", [30.0, 200.0])  # e^x is a float32, or is not
 @pytest.mark.parametrize("kind, shift, offset", [("l", 4.0, 0.035), ("r", 1.0, 0.313261687)])
-def test_swoosh(kind, shift, offset):
-    x = torch.cat([torch.linspace(-200, 200, 4001), torch.randn(7)]).view(-1, 8)
+def test_swoosh(kind, shift, offset, largest):
+    x = torch.cat([torch.linspace(-200, largest, 4001), torch.randn(7)]).view(-1, 8)
 
     def plain(x):
         return torch.logaddexp(x - shift, torch.zeros(())) - 0.08 * x - offset
@@ -79,6 +80,12 @@ def test_a_layer_behind_a_swoosh_keeps_its_input_alone():
         layer(x).sum()
     assert len(kept) == 2
     assert {t.data_ptr() for t in kept} == {x.data_ptr(), layer.weight.data_ptr()}
+
+
+def test_swoosh_of_huge_values_and_nan():
+    found = activations.swoosh_r(torch.tensor([float("nan"), 1e30, -1e30, 0.0]))
+    assert found[0].isnan()
+    torch.testing.assert_close(found[1:], torch.tensor([0.92e30, 0.08e30, 0.0]), rtol=1e-5, atol=1e-6)
 
 
 def test_swoosh_r_of_zero_is_zero():
