@@ -21,8 +21,9 @@ from spear.quantize.tables import SearchTables
 _ROUNDING = 1e-6
 # Candidates of a codebook in joint moves: `beam`, within these bounds. Their time grows with the square.
 _FEWEST_CANDIDATES, _MOST_CANDIDATES = 4, 32
-# Kept candidates moved together, so many that they fit the caches.
-_MOVE_CHUNK = 4096
+# Candidates of a codebook moved together on CPU, so many that they fit the caches; on accelerators, costs of pairs that
+# are looked up together (four bytes each, and as much for their places).
+_CPU_CANDIDATES, _DEVICE_PAIRS = 4096, 1 << 27
 # After so many passes over both tracks the worse one of each vector is given up.
 _TRIAL_PASSES = 2
 
@@ -108,7 +109,10 @@ class _Moves(_Track):
 
     def _next(self, width: int) -> Tensor:
         width = min(max(width, _FEWEST_CANDIDATES), _MOST_CANDIDATES)
-        step = max(1, _MOVE_CHUNK // width) if self.x_BD.device.type == "cpu" else len(self.rows)
+        if self.x_BD.device.type == "cpu":
+            step = _CPU_CANDIDATES // width
+        else:
+            step = max(1, _DEVICE_PAIRS // (self.tables.num_codebooks * width // 2) ** 2)
         parts = [
             joint_move(self.tables, self.scores_BNK[rows], self.codes_BN[rows], width) for rows in self.rows.split(step)
         ]
