@@ -8,6 +8,7 @@
 # Stages: 0 environment and data, 1 manifests, 2 fbank, 3 teachers and their embeddings, 4 quantizers, 5 tokens.
 # Data goes to data/ and teachers to exp/ beside this script; other audio or another seed uses names of its own, such as
 # data_NAME and exp_NAME. --on-the-fly false stores features; computing them costs less than 1 % of a training step.
+# --long true trains three times as many steps; it is the default with --audio-dir.
 # --executor local|dask|slurm and --num-jobs (0: one per core) apply to stages 1 and 2, --nproc-per-node to 3 and 5.
 set -euo pipefail
 
@@ -29,6 +30,7 @@ speech_codebooks=16
 audio_layer=-1
 audio_codebooks=16
 max_frames=40000
+long=
 corpus_options=
 teacher_options=
 
@@ -67,8 +69,9 @@ make_fbank() {
 }
 
 make_teacher() { # DOMAIN
+  settings_of "teacher_$1"
   # shellcheck disable=SC2086
-  launch "$here/train.py" --config "$here/conf/teacher_$1.yaml" --exp-dir "$exp_dir/teacher_$1" \
+  launch "$here/train.py" "${settings[@]}" --exp-dir "$exp_dir/teacher_$1" \
     --data-dir "$data_dir" --seed "$seed" $teacher_options
   launch -m spear.bin.main embed --teacher "$(teacher_of "$1")" --seed "$seed" \
     --cuts "$(cuts_of "$1")" --max-frames "$max_frames" --max-seconds 40 --output "$data_dir/embeddings/$1"
@@ -111,9 +114,13 @@ run_stage 1 "manifests" "reads data/raw once; writes data/manifests with quarant
   make_manifests "$tasks" "$kind"
 run_stage 2 "fbank" "statistics; with --on-the-fly false features to data/fbank, 0.2 GB an hour of audio" \
   make_fbank "$on_the_fly"
-run_stage 3 "teachers" "pre-trains one for each domain, embeds $max_frames frames of each; 3 to 4 minutes, 50 MB" \
-  make_teachers "$here/conf/teacher_speech.yaml" "$here/conf/teacher_audio.yaml" "$seed" "$max_frames" \
-  "$speech_layer" "$audio_layer" "$teacher_options" "$(declare -f make_teacher)"
+settings_of teacher_speech
+teacher_settings=("${settings[@]}")
+settings_of teacher_audio
+teacher_settings+=("${settings[@]}")
+run_stage 3 "teachers" "pre-trains one for each domain, embeds $max_frames frames; 3 to 4 minutes (long: 10), 50 MB" \
+  make_teachers "${teacher_settings[@]}" "$seed" "$max_frames" "$speech_layer" "$audio_layer" "$teacher_options" \
+  "$(declare -f make_teacher)"
 run_stage 4 "quantizers" "16 codebooks for each teacher to data/quantizer; under a minute, 10 MB" \
   train_quantizers "$speech_codebooks" "$audio_codebooks" "$seed" "$(declare -f train_quantizer)"
 run_stage 5 "tokens" "one pass audio -> teachers -> data/tokens (under 5 MB an hour), verified; 30 s" \

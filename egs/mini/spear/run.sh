@@ -2,11 +2,12 @@
 # The mini recipe from audio to evaluated encoder: environment, prepare.sh (stages 0-5), training, decoding, report.
 #
 #   egs/mini/spear/run.sh                         # synthetic corpus, offline, 11 to 16 minutes on 2 cores
-#   egs/mini/spear/run.sh --audio-dir DIR         # real recordings
+#   egs/mini/spear/run.sh --audio-dir DIR         # real recordings, three times the steps: 30 to 40 minutes
 #   egs/mini/spear/run.sh --stage 6               # only training, decoding and the report
 #
 # Stages: 0-5 prepare (see prepare.sh --help), 6 train the student, 7 decode all tasks with the student, an untrained
 # encoder of its shape, and fbank, 8 table and report.html. Run it again to continue after an interruption.
+# --long true trains three times as many steps; it is the default with --audio-dir.
 # --nproc-per-node 2 trains with two processes. --teacher-options, --student-options, --corpus-options and
 # --decode-options are words for train.py (of teachers, of the student), spear synthesize and spear decode.
 set -euo pipefail
@@ -24,6 +25,7 @@ dry_run=false
 nproc_per_node=1
 kind=speech
 tasks=
+long=
 corpus_options=
 teacher_options=
 student_options=
@@ -41,7 +43,8 @@ train_student() {
   present="$(domains | paste -sd ' ' -)"
   set_aside "$exp_dir/student"
   renew
-  local words=(--config "$here/conf/student.yaml" --data-dir "$data_dir" --exp-dir "$exp_dir/student" --seed "$seed")
+  settings_of student
+  local words=("${settings[@]}" --data-dir "$data_dir" --exp-dir "$exp_dir/student" --seed "$seed")
   for domain in speech audio; do
     if [[ " $present " == *" $domain "* ]]; then
       sources+="{name: $domain, cuts: manifests/cuts_${domain}_train.jsonl, domain: $domain}, "
@@ -72,13 +75,14 @@ if ((stage <= 5)); then
   "$here/prepare.sh" --stage "$stage" --stop-stage "$((stop_stage < 5 ? stop_stage : 5))" --audio-dir "$audio_dir" \
     --data-dir "$data_dir" --exp-dir "$exp_dir" --on-the-fly "$on_the_fly" --num-jobs "$num_jobs" --kind "$kind" \
     --executor "$executor" --seed "$seed" --dry-run "$dry_run" --nproc-per-node "$nproc_per_node" --tasks "$tasks" \
-    --corpus-options="$corpus_options" --teacher-options="$teacher_options"
+    --long "$long" --corpus-options="$corpus_options" --teacher-options="$teacher_options"
 fi
 
 tokens_key="$(head -n 1 "$stage_dir/stage-5.done" 2>/dev/null || true)"
 stage_dir="$exp_dir/.stages"
-run_stage 6 "train the student" "a checkpoint every 710 steps in $exp_dir/student; 5 to 8 minutes on 2 cores" \
-  train_student "$tokens_key" "$here/conf/student.yaml" "$seed" "$student_options"
+settings_of student
+run_stage 6 "train the student" "a checkpoint every 710 steps in $exp_dir/student; 5 to 8 minutes (long: 15 to 25)" \
+  train_student "$tokens_key" "${settings[@]}" "$seed" "$student_options"
 run_stage 7 "decode" "frozen encoders on every task; run files in $exp_dir; about 2 minutes on 2 cores" \
   decode_all "$tokens_key" "$tasks" "$decode_options"
 run_stage 8 "report" "the table, $exp_dir/RESULTS.md and $exp_dir/report.html" \

@@ -31,6 +31,14 @@ domains() { # the domains that have training cuts, one a line; both before the m
   done
 }
 
+# Real recordings differ more than synthetic ones: they are trained on for longer.
+if [[ -z "$long" ]]; then long="$(if [[ -n "$audio_dir" ]]; then echo true; else echo false; fi)"; fi
+
+settings_of() { # MODEL: puts train.py's words for teacher_speech, teacher_audio or student into `settings`
+  settings=(--config "$here/conf/$1.yaml")
+  if [[ "$long" == true ]]; then settings+=(--config "$here/conf/long/${1%%_*}.yaml"); fi
+}
+
 fingerprint() { # DIR: a checksum over names, sizes and times of its files; nothing for the synthetic corpus
   if [[ -n "$1" ]]; then find -L "$1" -type f -exec ls -ln {} + | cksum; fi
 }
