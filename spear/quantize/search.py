@@ -1,10 +1,10 @@
 """Searching for the codes of direct-sum quantisation with tables that hold no `dim` (arXiv 2510.25955, section 3).
 
 The first pass is a beam. It grows combinations codebook by codebook, as faiss' ResidualQuantizer does: every kept
-combination tries all K rows of the next codebook, and the best `beam` results stay. Further passes go on two tracks:
-sweeps over all codebooks, with a beam again, from the best combination; and, where codebooks were not trained one after
-the other, joint moves (`spear.quantize.joint`) from a guess. Codes change only where the error measured on the decoded
-vector falls.
+combination tries all K rows of the next codebook, and the best `beam` results stay. Further passes are sweeps over all
+codebooks, with a beam again; or, where codebooks were not trained one after the other, joint moves
+(`spear.quantize.joint`) from the grown combination and from a guess. Codes change only where the error measured on the
+decoded vector falls.
 
 Shape suffixes: B vectors, H kept combinations, S starts, N codebooks, K rows of a codebook, C = N * K, D = dim.
 """
@@ -24,8 +24,6 @@ _FEWEST_CANDIDATES, _MOST_CANDIDATES = 4, 32
 # Candidates of a codebook moved together on CPU, so many that they fit the caches; on accelerators, costs of pairs that
 # are looked up together (four bytes each, and as much for their places).
 _CPU_CANDIDATES, _DEVICE_PAIRS = 4096, 1 << 27
-# After so many passes over both tracks the worse one of each vector is given up.
-_TRIAL_PASSES = 2
 
 
 def grow(
@@ -80,7 +78,7 @@ class _Track:
 
     def __init__(self, tables: SearchTables, x_BD: Tensor, scores_BNK: Tensor, codes_BN: Tensor, errors_B: Tensor):
         self.tables, self.x_BD, self.scores_BNK = tables, x_BD, scores_BNK
-        self.codes_BN, self.errors_B = codes_BN, errors_B
+        self.codes_BN, self.errors_B = codes_BN.clone(), errors_B
         self.rows = torch.arange(len(codes_BN), device=x_BD.device)  # the vectors that may still change
 
     def advance(self, width: int) -> bool:
@@ -179,8 +177,8 @@ def search(
 
     Args:
         x_BD: float32 vectors; at most a few thousand (`chunk_size`).
-        passes: the first grows combinations, the others improve the best, and the guess; a vector that did not improve
-            is finished early. More passes never give a vector a higher error.
+        passes: the first grows combinations, the others improve them and the guess; a vector that did not improve is
+            finished early. More passes never give a vector a higher error.
         beam: combinations kept, and candidates of each codebook in joint moves; 1 is a greedy choice.
         guess_BN: int32 codes from elsewhere.
         bfloat16: products of vectors and rows in bfloat16. What counts as better is measured in float32 all the same.
@@ -194,22 +192,19 @@ def search(
         return grown_BN  # nothing to compare and nothing to improve
     starts = [grown_BN] if guess_BN is None else [guess_BN, grown_BN]
     errors_BS = torch.stack([tables.errors(x_BD, codes_BN) for codes_BN in starts], dim=1)
-    sweeps = _Sweeps(tables, x_BD, scores_BNK, torch.stack(starts, dim=1), errors_BS)
-    if guess_BN is None or tables.staged:
-        while passes > 1 and sweeps.advance(beam):
-            passes -= 1
-        return sweeps.codes_BN
-    moves = _Moves(tables, x_BD, scores_BNK, guess_BN.clone(), errors_BS[:, 0].clone())
-    for number in range(1, passes):
-        if number == _TRIAL_PASSES + 1:
-            ahead_B = _lower(moves.errors_B, sweeps.errors_B)
-            moves.keep(ahead_B[moves.rows])
-            sweeps.keep(~ahead_B[sweeps.rows])
-        # The first move gains most whatever its width.
-        if not any([sweeps.advance(beam), moves.advance(beam // 2 if number == 1 else beam)]):
+    if tables.staged or passes <= 1:
+        tracks = [_Sweeps(tables, x_BD, scores_BNK, torch.stack(starts, dim=1), errors_BS)]
+    else:
+        tracks = [_Moves(tables, x_BD, scores_BNK, *start) for start in zip(starts, errors_BS.T.contiguous())]
+    for _ in range(1, passes):
+        if not any([track.advance(beam) for track in tracks]):
             break
-    ahead_B = _lower(moves.errors_B, sweeps.errors_B)
-    return torch.where(ahead_B[:, None], moves.codes_BN, sweeps.codes_BN)
+    best = tracks[0]
+    for track in tracks[1:]:
+        lower_B = _lower(track.errors_B, best.errors_B)
+        best.codes_BN = torch.where(lower_B[:, None], track.codes_BN, best.codes_BN)
+        best.errors_B = torch.where(lower_B, track.errors_B, best.errors_B)
+    return best.codes_BN
 
 
 def _best_start(errors_BS: Tensor) -> Tensor:

@@ -77,8 +77,8 @@ def test_codebooks_that_shrink_count_as_trained_one_after_the_other(trained):
     assert not SearchTables(sizes * torch.randn(4, 16, 12, generator=generator)).staged
 
 
-def test_codebooks_trained_together_are_also_searched_from_the_guess():
-    # Sweeps begin at the guess, too: only joint moves can make the difference.
+def test_codebooks_trained_together_are_searched_by_joint_moves():
+    # Sweeps begin at the guess, too: only the moves can make the difference.
     generator = torch.Generator().manual_seed(2)
     tables = SearchTables(torch.randn(8, 32, 32, generator=generator))
     chosen = torch.randint(32, (400, 8), generator=generator, dtype=torch.int32)
