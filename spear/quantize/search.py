@@ -65,12 +65,13 @@ def grow_all(tables: SearchTables, scores_BNK: Tensor, beam: int) -> Tensor:
     num_vectors, num_codebooks, size = scores_BNK.shape
     rows_BHN = torch.empty(num_vectors, 1, 0, dtype=torch.int32, device=scores_BNK.device)
     errors_BH = scores_BNK.new_zeros(num_vectors, 1)
-    for n in range(num_codebooks):
-        kept = 1 if n + 1 == num_codebooks else beam  # of complete combinations the best is wanted
+    for depth, n in enumerate(tables.order, start=1):
+        kept = 1 if depth == num_codebooks else beam  # of complete combinations the best is wanted
         errors_BH, parents, codes = grow(rows_BHN, errors_BH, scores_BNK[:, n], tables.pairs_NCK[n], kept)
         # A row is a code plus the place of its codebook's first row, an index into all C rows.
         rows_BHN = extend(rows_BHN, parents, codes + n * size)
-    return rows_BHN[:, 0] - tables.starts_N
+    rows_BN = rows_BHN[:, 0]
+    return (rows_BN if tables.staged else rows_BN.sort(dim=1).values) - tables.starts_N
 
 
 class _Track:

@@ -34,6 +34,7 @@ class SearchTables:
     Attributes:
         staged: whether the codebooks become smaller from first to last, as those do that were each trained on what the
             ones before leave over. Growing combinations in their order suits them; others need more than that.
+        order: of the codebooks in which combinations are grown: the largest first.
     """
 
     def __init__(self, centers: Tensor):
@@ -46,6 +47,8 @@ class SearchTables:
         sizes_N = self.squares_C.view(self.num_codebooks, self.codebook_size).mean(dim=1)
         disorder = int((sizes_N[None, :] > sizes_N[:, None]).triu(1).sum())
         self.staged = disorder <= _MOST_DISORDER * self.num_codebooks * (self.num_codebooks - 1) / 2
+        by_size = sizes_N.argsort(descending=True, stable=True).tolist()
+        self.order = list(range(self.num_codebooks)) if self.staged else by_size
         gram = 2 * (self.rows_CD @ self.rows_CD.T)
         # pairs[n] is (C, K): what row k of codebook n costs beside any other row; zero beside its own codebook.
         pairs = gram.view(num_rows, self.num_codebooks, self.codebook_size).permute(1, 0, 2).contiguous()

@@ -74,7 +74,19 @@ def test_codebooks_that_shrink_count_as_trained_one_after_the_other(trained):
     assert trained[0].tables().staged
     generator = torch.Generator().manual_seed(1)
     sizes = torch.tensor([0.3, 0.2, 1.0, 0.5])[:, None, None]
-    assert not SearchTables(sizes * torch.randn(4, 16, 12, generator=generator)).staged
+    tables = SearchTables(sizes * torch.randn(4, 16, 12, generator=generator))
+    assert not tables.staged and tables.order == [2, 3, 0, 1]
+
+
+def test_growing_begins_with_the_largest_codebook():
+    generator = torch.Generator().manual_seed(1)
+    centers = torch.randn(4, 16, 12, generator=generator) * torch.tensor([8.0, 4.0, 2.0, 1.0])[:, None, None]
+    x = 8 * torch.randn(200, 12, generator=generator)
+    order = torch.tensor([2, 0, 3, 1])
+    straight, mixed = SearchTables(centers), SearchTables(centers[order])
+    codes = search(mixed, x, 1, 4)
+    torch.testing.assert_close(mixed.errors(x, codes), straight.errors(x, search(straight, x, 1, 4)))
+    assert torch.equal(codes, search(straight, x, 1, 4)[:, order])
 
 
 def test_codebooks_trained_together_are_searched_by_joint_moves():
