@@ -71,7 +71,9 @@ def grow_all(tables: SearchTables, scores_BNK: Tensor, beam: int) -> Tensor:
         # A row is a code plus the place of its codebook's first row, an index into all C rows.
         rows_BHN = extend(rows_BHN, parents, codes + n * size)
     rows_BN = rows_BHN[:, 0]
-    return (rows_BN if tables.staged else rows_BN.sort(dim=1).values) - tables.starts_N
+    if tables.order != sorted(tables.order):
+        rows_BN = rows_BN.sort(dim=1).values  # in the order of codebooks again
+    return rows_BN - tables.starts_N
 
 
 class _Track:
