@@ -27,7 +27,8 @@ from spear.quantize import QuantizerTrainConfig, relative_error
 from spear.quantize.metrics import code_use
 from spear.seeds import torch_rng
 
-_CPU_SECONDS_PER_ENCODER = 0.5
+# Encoders are timed until three runs are done and this time has passed; a slow one stops at the second number.
+_CPU_SECONDS_PER_ENCODER, _MOST_CPU_SECONDS = 0.5, 15.0
 _STREAM_BLOCK = 16_384
 # How evenly codes are used is seen on this many vectors, by encoders that do not need longer than this for them.
 _USE_FRAMES, _USE_CPU_SECONDS = 5_000, 30.0
@@ -228,11 +229,13 @@ def _time_encoder(coder: Coder, x_BD: Tensor) -> tuple[float, float, float, floa
     base = _memory.resident_bytes()
     _memory.reset_peak()
     seconds, cpu_seconds = [], []
-    while not seconds or (sum(cpu_seconds) < _CPU_SECONDS_PER_ENCODER and len(seconds) < 20):
+    while len(seconds) < 3 or (sum(cpu_seconds) < _CPU_SECONDS_PER_ENCODER and len(seconds) < 20):
         start, cpu_start = time.monotonic(), time.process_time()
         codes = coder.encode(x_BD)
         seconds.append(time.monotonic() - start)
         cpu_seconds.append(time.process_time() - cpu_start)
+        if sum(cpu_seconds) > _MOST_CPU_SECONDS:
+            break
     peak = _above(base)
     error = relative_error(x_BD, coder.decode(codes))
     return len(x_BD) / min(seconds), len(x_BD) / min(cpu_seconds), error, peak
