@@ -42,6 +42,7 @@ def test_equal_to_kaldi_native_fbank(kind, samples):
     assert ours.shape == theirs.shape
     difference = np.abs(ours - theirs)
     # Beside a loud tone, weak bands hold rounding errors of the tone; both then differ from double precision as much.
-    largest, usual = (5e-2, 1e-2) if kind == "chirp" else (1e-3, 1.5e-4)
+    # Fourier transforms round differently on every kind of CPU: up to 1.53e-4 was seen.
+    largest, usual = (5e-2, 1e-2) if kind == "chirp" else (1e-3, 2e-4)
     assert difference.max() < largest
     assert np.quantile(difference, 0.999) < usual

@@ -7,9 +7,8 @@
 #   ./prepare.sh --stage 3 --stop-stage 4
 # Stages: 0 environment and data, 1 manifests, 2 fbank, 3 teachers and their embeddings, 4 quantizers, 5 tokens.
 # Data goes to data/ and teachers to exp/ beside this script; other audio or another seed uses names of its own, such as
-# data_NAME and exp_NAME. --on-the-fly false stores features; computing them costs less than 1 % of a training step.
-# --long true trains three times as many steps; it is the default with --audio-dir.
-# --executor local|dask|slurm and --num-jobs (0: one per core) apply to stages 1 and 2, --nproc-per-node to 3 and 5.
+# data_NAME and exp_NAME. --on-the-fly false stores features. --long true (default with --audio-dir) trains three times as
+# long. --executor local|dask|slurm, --num-jobs (0: one per core): of stages 1 and 2; --nproc-per-node: of 3 and 5.
 set -euo pipefail
 
 stage=0
@@ -69,10 +68,8 @@ make_fbank() {
 }
 
 make_teacher() { # DOMAIN
-  settings_of "teacher_$1"
   # shellcheck disable=SC2086
-  launch "$here/train.py" "${settings[@]}" --exp-dir "$exp_dir/teacher_$1" \
-    --data-dir "$data_dir" --seed "$seed" $teacher_options
+  train_model "teacher_$1" $teacher_options
   launch -m spear.bin.main embed --teacher "$(teacher_of "$1")" --seed "$seed" \
     --cuts "$(cuts_of "$1")" --max-frames "$max_frames" --max-seconds 40 --output "$data_dir/embeddings/$1"
 }
@@ -114,10 +111,6 @@ run_stage 1 "manifests" "reads data/raw once; writes data/manifests with quarant
   make_manifests "$tasks" "$kind"
 run_stage 2 "fbank" "statistics; with --on-the-fly false features to data/fbank, 0.2 GB an hour of audio" \
   make_fbank "$on_the_fly"
-settings_of teacher_speech
-teacher_settings=("${settings[@]}")
-settings_of teacher_audio
-teacher_settings+=("${settings[@]}")
 run_stage 3 "teachers" "pre-trains one for each domain, embeds $max_frames frames; 3 to 4 minutes (long: 10), 50 MB" \
   make_teachers "${teacher_settings[@]}" "$seed" "$max_frames" "$speech_layer" "$audio_layer" "$teacher_options" \
   "$(declare -f make_teacher)"

@@ -34,10 +34,17 @@ domains() { # the domains that have training cuts, one a line; both before the m
 # Real recordings differ more than synthetic ones: they are trained on for longer.
 if [[ -z "$long" ]]; then long="$(if [[ -n "$audio_dir" ]]; then echo true; else echo false; fi)"; fi
 
-settings_of() { # MODEL: puts train.py's words for teacher_speech, teacher_audio or student into `settings`
-  settings=(--config "$here/conf/$1.yaml")
-  if [[ "$long" == true ]]; then settings+=(--config "$here/conf/long/${1%%_*}.yaml"); fi
+settings_of() { # MODEL...: puts train.py's words for teacher_speech, teacher_audio or student into `settings`
+  local model
+  settings=()
+  for model in "$@"; do
+    settings+=(--config "$here/conf/$model.yaml")
+    if [[ "$long" == true ]]; then settings+=(--config "$here/conf/long/${model%%_*}.yaml"); fi
+  done
 }
+
+settings_of teacher_speech teacher_audio
+teacher_settings=("${settings[@]}")
 
 fingerprint() { # DIR: a checksum over names, sizes and times of its files; nothing for the synthetic corpus
   if [[ -n "$1" ]]; then find -L "$1" -type f -exec ls -ln {} + | cksum; fi
@@ -49,6 +56,11 @@ launch() { # a Python script, or -m MODULE, in one process or in several
   else
     python "$@"
   fi
+}
+
+train_model() { # MODEL [WORD...]: trains a teacher in $exp_dir/MODEL, with words for train.py
+  settings_of "$1"
+  launch "$here/train.py" "${settings[@]}" --exp-dir "$exp_dir/$1" --data-dir "$data_dir" --seed "$seed" "${@:2}"
 }
 
 launch_side_by_side() { # like launch; on CPUs two processes with half the cores each, unless --nproc-per-node says more
