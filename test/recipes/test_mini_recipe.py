@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from spear import config as configuration
+from spear.train.config import ALIASES, TrainConfig
+
 RECIPE = Path(__file__).resolve().parents[2] / "egs" / "mini" / "spear"
 FEW_STEPS = (
     "--num-steps 4 --log-every-steps 1 --valid-every-steps 4 --checkpoint-every-steps 2 --average-every-steps 1 "
@@ -169,3 +172,18 @@ def test_a_folder_with_bad_recordings_goes_through_all_stages(tmp_path):
     bad = ["empty.wav", "nan.wav", "one_sample.wav", "silent.wav", "text.wav", "truncated.flac"]
     assert sorted(row["path"] for row in rows) == bad
     assert (recipe / "exp_my_recordings__16k_yes_1/student/final/checkpoint.json").exists()
+
+
+@pytest.mark.parametrize(
+    "long, recordings, factor", [("", False, 1), ("", True, 3), ("false", True, 1), ("true", False, 3)]
+)
+def test_recordings_are_trained_on_for_three_times_as_long(long, recordings, factor, tmp_path):
+    script = (
+        f"set -euo pipefail; here='{RECIPE}'; seed=42; data_dir=; exp_dir=; long='{long}'\n"
+        f"audio_dir='{tmp_path if recordings else ''}'\n"
+        '. "$here/shared/stages.sh"; . "$here/local/paths.sh"; settings_of student; printf "%s\\n" "${settings[@]}"'
+    )
+    settings = configuration.parse(TrainConfig, succeed("bash", "-c", script, cwd=tmp_path).splitlines(), ALIASES)
+    plain = configuration.parse(TrainConfig, ["--config", str(RECIPE / "conf/student.yaml")], ALIASES)
+    assert settings.num_steps == factor * plain.num_steps
+    assert settings.streams.keys() == plain.streams.keys() and settings.model == plain.model
