@@ -8,7 +8,7 @@ is an entry of the Gram table, so joining is looking up and adding. multi_quanti
 combinations in this order too, and computes each of them from vectors.
 
 Shape suffixes: B vectors, N codebooks, K codes of a codebook, W kept candidates (V of the other group), L codebooks of
-a group, R = L * W candidates of all codebooks of a group.
+a group, R and S = L * W candidates of all codebooks of a group.
 """
 
 from dataclasses import dataclass
