@@ -97,3 +97,27 @@ def test_every_archive_has_mirrors_and_every_corpus_a_licence():
             assert len(entry.urls) >= 2 and all(url.startswith("https://") for url in entry.urls)
             kind, _, digest = entry.checksum.partition(":")
             assert len(digest) == {"md5": 32, "sha256": 64, "": 0}[kind]
+
+
+@pytest.mark.parametrize("old_python", [False, True])
+@pytest.mark.parametrize("kind", ["outside", "link"])
+def test_no_member_of_an_archive_gets_outside(old_python, kind, tmp_path, monkeypatch):
+    if old_python:  # 3.11.2, say
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    member = tarfile.TarInfo("../evil.txt" if kind == "outside" else "corpus/a.txt")
+    if kind == "link":
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    with tarfile.open(raw / "corpus.tar.gz", "w:gz") as tar:
+        tar.addfile(member)
+    with pytest.raises((DataError, tarfile.TarError)):
+        fetch("x", raw, archive(raw / "corpus.tar.gz"))
+    assert not (tmp_path / "evil.txt").exists() and not (raw / "corpus/a.txt").is_symlink()
+
+
+def test_an_old_python_unpacks_too(server, tmp_path, monkeypatch):
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    address, path = server
+    fetch("x", tmp_path / "raw", archive(path, f"{address}/corpus.tar.gz"))
+    assert (tmp_path / "raw/corpus/a.txt").read_text() == "hello" * 1000

@@ -95,14 +95,30 @@ def fetch(corpus: str, raw: Path, archives: tuple[Archive, ...] | None = None) -
         if path == raw / archive.unpacked:
             continue
         (raw / archive.into).mkdir(exist_ok=True)
-        with tarfile.open(path) as tar:
-            tar.extractall(raw / archive.into, filter="data")
+        _unpack(path, raw / archive.into)
         if not (raw / archive.unpacked).exists():
             raise DataError(
                 f"{path} without {archive.unpacked}", "the published archive", f"delete {path} and run again"
             )
         path.unlink()
     return [archive.name for archive in missing]
+
+
+def _unpack(path: Path, directory: Path) -> None:
+    """Unpacks an archive, none of whose members may lie outside of the directory."""
+    with tarfile.open(path) as tar:
+        if hasattr(tarfile, "data_filter"):
+            return tar.extractall(directory, filter="data")
+        # Python before 3.10.12 and 3.11.4.
+        root = directory.resolve()
+        for member in tar.getmembers():
+            if not (member.isfile() or member.isdir()) or not (root / member.name).resolve().is_relative_to(root):
+                raise DataError(
+                    f"{path} with the member {member.name}, a link or outside of {directory}",
+                    "files and folders inside it, with this version of Python",
+                    "unpack it by hand, or use Python 3.10.12, 3.11.4 or later",
+                )
+        tar.extractall(directory)
 
 
 def _download(archive: Archive, path: Path) -> None:
