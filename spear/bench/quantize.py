@@ -136,10 +136,8 @@ def _sets(settings: QuantizeBenchConfig):
 
 def _measure_set(vectors: VectorSet, settings: QuantizeBenchConfig):
     """Yields (rows, notes) of each job on one set of vectors."""
-    methods, searches = (
-        settings.methods.split(","),
-        [(1, 1), (1, 4), (1, 5), (1, 6), (1, 8), (2, 8), (5, 8), (5, 12), (5, 16)],
-    )
+    methods = settings.methods.split(",")
+    searches = [(1, 1), (1, 4), (1, 5), (1, 6), (1, 8), (2, 8), (5, 8), (5, 12), (5, 16)]
     searches = [(*search, low) for low in ((False, True) if settings.bfloat16 else (False,)) for search in searches]
     state = None
     if "ours" in methods:

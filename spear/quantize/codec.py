@@ -94,14 +94,14 @@ class Quantizer(nn.Module):
         """Codes of vectors, deterministic and in bounded memory whatever the number of vectors.
 
         With 0 passes the codes are the likeliest of the linear layer. The first pass grows combinations codebook by
-        codebook, `beam` kept at a time, and keeps the guess where that is better; further passes change several codes
-        at once, in the best of these and in the guess. More passes never raise a vector's error.
+        codebook, `beam` kept at a time, and keeps the guess where that is better; further passes change codes one after
+        the other or, where codebooks were trained together, several at once. More passes never raise a vector's error.
         Zeros are coded like any vector; an empty batch gives an empty result.
 
         Args:
             x: (..., D) floating point; computed in float32.
             refine_passes: of the search; a vector that a pass did not improve is finished early.
-            beam: combinations kept and candidates of a codebook: more is slower and more exact.
+            beam: combinations kept, or candidates of a codebook: more is slower and more exact.
             bfloat16: the search's products of vectors and rows in bfloat16: faster where the processor has it.
 
         Returns:

@@ -6,7 +6,7 @@ codebooks, with a beam again; or, where codebooks were not trained one after the
 (`spear.quantize.joint`) from the grown combination and from a guess. Codes change only where the error measured on the
 decoded vector falls.
 
-Shape suffixes: B vectors, H kept combinations, S starts, N codebooks, K rows of a codebook, C = N * K, D = dim.
+Shape suffixes: B vectors, H kept combinations, N codebooks, K rows of a codebook, C = N * K, D = dim.
 """
 
 import torch
@@ -81,7 +81,7 @@ class _Track:
 
     def __init__(self, tables: SearchTables, x_BD: Tensor, scores_BNK: Tensor, codes_BN: Tensor, errors_B: Tensor):
         self.tables, self.x_BD, self.scores_BNK = tables, x_BD, scores_BNK
-        self.codes_BN, self.errors_B = codes_BN.clone(), errors_B
+        self.codes_BN, self.errors_B = codes_BN.clone(), errors_B.clone()  # changed in place
         self.rows = torch.arange(len(codes_BN), device=x_BD.device)  # the vectors that may still change
 
     def advance(self, width: int) -> bool:
@@ -127,12 +127,12 @@ class _Sweeps(_Track):
     with a key of each and errors that are right up to a constant of each vector.
     """
 
-    def __init__(self, tables: SearchTables, x_BD: Tensor, scores_BNK: Tensor, codes_BSN: Tensor, errors_BS: Tensor):
-        best_B = _best_start(errors_BS)
-        rows = torch.arange(len(best_B), device=x_BD.device)
-        super().__init__(tables, x_BD, scores_BNK, codes_BSN[rows, best_B], errors_BS[rows, best_B])
+    def __init__(
+        self, tables: SearchTables, x_BD: Tensor, scores_BNK: Tensor, starts: list[Tensor], errors: list[Tensor]
+    ):
+        super().__init__(tables, x_BD, scores_BNK, *_best(starts, errors))
         # Sweeps from two unlike combinations find more than sweeps from all that were kept, which are much alike.
-        self.rows_BHN, self.errors_BH = codes_BSN + tables.starts_N, errors_BS
+        self.rows_BHN, self.errors_BH = torch.stack(starts, dim=1) + tables.starts_N, torch.stack(errors, dim=1)
         self.keys_BH = (self.rows_BHN.long() * tables.weights_N).sum(dim=2)
 
     def keep(self, chosen: Tensor) -> None:
@@ -194,25 +194,27 @@ def search(
     if not len(grown_BN) or (passes <= 1 and guess_BN is None):
         return grown_BN  # nothing to compare and nothing to improve
     starts = [grown_BN] if guess_BN is None else [guess_BN, grown_BN]
-    errors_BS = torch.stack([tables.errors(x_BD, codes_BN) for codes_BN in starts], dim=1)
-    if tables.staged or passes <= 1:
-        tracks = [_Sweeps(tables, x_BD, scores_BNK, torch.stack(starts, dim=1), errors_BS)]
+    errors = [tables.errors(x_BD, codes_BN) for codes_BN in starts]
+    if passes <= 1:
+        return _best(starts, errors)[0]
+    if tables.staged:
+        tracks = [_Sweeps(tables, x_BD, scores_BNK, starts, errors)]
     else:
-        tracks = [_Moves(tables, x_BD, scores_BNK, *start) for start in zip(starts, errors_BS.T.contiguous())]
+        tracks = [_Moves(tables, x_BD, scores_BNK, *start) for start in zip(starts, errors)]
     for _ in range(1, passes):
-        if not any([track.advance(beam) for track in tracks]):
+        if not any([track.advance(beam) for track in tracks]):  # a list: all of them advance
             break
-    best = tracks[0]
-    for track in tracks[1:]:
-        lower_B = _lower(track.errors_B, best.errors_B)
-        best.codes_BN = torch.where(lower_B[:, None], track.codes_BN, best.codes_BN)
-        best.errors_B = torch.where(lower_B, track.errors_B, best.errors_B)
-    return best.codes_BN
+    return _best([track.codes_BN for track in tracks], [track.errors_B for track in tracks])[0]
 
 
-def _best_start(errors_BS: Tensor) -> Tensor:
-    """(B,) which start is best; the first, which is the guess, where growing was not better."""
-    return torch.where(_lower(errors_BS[:, -1], errors_BS[:, 0]), errors_BS.shape[1] - 1, 0)
+def _best(codes: list[Tensor], errors: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """The best of several combinations of each vector, and its error; the first where no other is lower."""
+    best_BN, best_errors_B = codes[0], errors[0]
+    for codes_BN, errors_B in zip(codes[1:], errors[1:]):
+        lower_B = _lower(errors_B, best_errors_B)
+        best_BN = torch.where(lower_B[:, None], codes_BN, best_BN)
+        best_errors_B = torch.where(lower_B, errors_B, best_errors_B)
+    return best_BN, best_errors_B
 
 
 def _lower(errors_B: Tensor, than_B: Tensor) -> Tensor:

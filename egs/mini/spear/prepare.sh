@@ -69,7 +69,7 @@ make_fbank() {
 
 make_teacher() { # DOMAIN
   # shellcheck disable=SC2086
-  train_model "teacher_$1" $teacher_options
+  train_teacher "teacher_$1" $teacher_options
   launch -m spear.bin.main embed --teacher "$(teacher_of "$1")" --seed "$seed" \
     --cuts "$(cuts_of "$1")" --max-frames "$max_frames" --max-seconds 40 --output "$data_dir/embeddings/$1"
 }
@@ -113,7 +113,7 @@ run_stage 2 "fbank" "statistics; with --on-the-fly false features to data/fbank,
   make_fbank "$on_the_fly"
 run_stage 3 "teachers" "pre-trains one for each domain, embeds $max_frames frames; 3 to 4 minutes (long: 10), 50 MB" \
   make_teachers "${teacher_settings[@]}" "$seed" "$max_frames" "$speech_layer" "$audio_layer" "$teacher_options" \
-  "$(declare -f make_teacher)"
+  "$(declare -f make_teacher train_teacher)"
 run_stage 4 "quantizers" "16 codebooks for each teacher to data/quantizer; under a minute, 10 MB" \
   train_quantizers "$speech_codebooks" "$audio_codebooks" "$seed" "$(declare -f train_quantizer)"
 run_stage 5 "tokens" "one pass audio -> teachers -> data/tokens (under 5 MB an hour), verified; 30 s" \

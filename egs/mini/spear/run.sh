@@ -2,7 +2,7 @@
 # The mini recipe from audio to evaluated encoder: environment, prepare.sh (stages 0-5), training, decoding, report.
 #
 #   egs/mini/spear/run.sh                         # synthetic corpus, offline, 11 to 16 minutes on 2 cores
-#   egs/mini/spear/run.sh --audio-dir DIR         # real recordings, three times the steps: 30 to 45 minutes
+#   egs/mini/spear/run.sh --audio-dir DIR         # real recordings, three times the steps: about 40 minutes
 #   egs/mini/spear/run.sh --stage 6               # only training, decoding and the report
 #
 # Stages: 0-5 prepare (see prepare.sh --help), 6 train the student, 7 decode all tasks with the student, an untrained
@@ -43,7 +43,6 @@ train_student() {
   present="$(domains | paste -sd ' ' -)"
   set_aside "$exp_dir/student"
   renew
-  settings_of student
   local words=("${settings[@]}" --data-dir "$data_dir" --exp-dir "$exp_dir/student" --seed "$seed")
   for domain in speech audio; do
     if [[ " $present " == *" $domain "* ]]; then

@@ -58,7 +58,7 @@ launch() { # a Python script, or -m MODULE, in one process or in several
   fi
 }
 
-train_model() { # MODEL [WORD...]: trains a teacher in $exp_dir/MODEL, with words for train.py
+train_teacher() { # MODEL [WORD...]: in $exp_dir/MODEL, with words for train.py
   settings_of "$1"
   launch "$here/train.py" "${settings[@]}" --exp-dir "$exp_dir/$1" --data-dir "$data_dir" --seed "$seed" "${@:2}"
 }
