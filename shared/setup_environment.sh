@@ -46,6 +46,16 @@ PYTHON
   )
 }
 
+_environment_compile() { # bytecode of what the recipes import, a fifth of all that pip would make
+  env -u PYTHONDONTWRITEBYTECODE python - <<'PYTHON' >/dev/null 2>&1 || true
+import importlib, pkgutil
+import matplotlib.pyplot, sentencepiece, torch.distributed.run, torch.utils.tensorboard
+import spear.bin, spear.evaluate.run, spear.train.main
+for module in pkgutil.iter_modules(spear.bin.__path__, "spear.bin."):
+    importlib.import_module(module.name)
+PYTHON
+}
+
 _environment_install() { # pip, once more after a pause: registries have bad minutes
   python -m pip install -qq "$@" || { sleep 5 && python -m pip install -qq "$@"; }
 }
@@ -81,11 +91,13 @@ setup_environment() {
   if [[ -n "${lacks// /}" ]]; then
     echo "installing Python packages into $prefix:$lacks"
     if [[ "$lacks" == *" torch "* ]]; then
-      _environment_install "$(grep '^torch==' "$root/requirements.txt")"
+      _environment_install --no-compile "$(grep '^torch==' "$root/requirements.txt")"
     fi
     for file in "${files[@]}"; do # what X-no-deps.txt lists comes without the packages it asks for
       if [[ "$file" == *-no-deps.txt ]]; then
         _environment_install --no-deps -r "$file"
+      elif [[ "$file" == "$root/requirements.txt" ]]; then
+        _environment_install --no-compile -r "$file"
       else
         _environment_install -r "$file"
       fi
@@ -99,6 +111,7 @@ setup_environment() {
     export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
   fi
   if [[ -e "$stamp" ]]; then return 0; fi
+  if [[ -n "${lacks// /}" ]]; then _environment_compile; fi
   touch "$stamp" 2>/dev/null || true # an environment that belongs to somebody else is checked again next time
   echo "environment ready after $((SECONDS - begin)) s: $prefix"
 }

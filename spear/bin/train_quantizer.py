@@ -17,6 +17,7 @@ import torch
 
 from spear import config, fs, log
 from spear.errors import CardError, ConfigError, SpearError
+from spear.nn.memory import keep_freed_memory
 from spear.quantize import (
     QuantizerTrainConfig,
     bits_per_second,
@@ -99,6 +100,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _train(settings: TrainQuantizerConfig, store: ShardStore, device: str, inputs: dict) -> None:
     output, teacher = Path(settings.output), store.meta.get("teacher", {})
+    if device == "cpu":
+        keep_freed_memory()
     frames = torch.from_numpy(sample_rows(store, settings.max_frames, settings.train.seed)).to(device)
     trained, metrics = fit(
         frames,

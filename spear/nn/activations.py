@@ -20,7 +20,7 @@ _LARGEST_EXPONENT = 80.0
 
 def _blocks(gain_B1C: Tensor | None, *tensors: Tensor):
     """Yields matching pieces of contiguous tensors of one shape, and of the gain (B, 1, C) where there is one."""
-    if tensors[0].device.type != "cpu":
+    if tensors[0].device.type != "cpu" or tensors[0].numel() <= _BLOCK:
         yield *tensors, gain_B1C
     elif gain_B1C is None:
         yield from ((*pieces, None) for pieces in zip(*(t.view(-1).split(_BLOCK) for t in tensors)))

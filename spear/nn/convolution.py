@@ -15,7 +15,8 @@ class _DepthwiseOverTime(torch.autograd.Function):
     """Depthwise convolution of (B, T, C) on a CPU, without transposing.
 
     Seen as an image of height 1 and width T in channels-last layout, (B, T, C) is what oneDNN's fast depthwise kernels
-    want; only the weights' gradient is faster with T as the height.
+    want; only the weights' gradient is faster with T as the height. Where the kernel is longer than the utterances, its
+    kernels are several times slower: then the utterances are laid end to end, with the padding between them.
     """
 
     @staticmethod
@@ -31,15 +32,21 @@ class _DepthwiseOverTime(torch.autograd.Function):
     def backward(ctx, grad_BTC):
         x_BTC, weight_C1K = ctx.saved_tensors
         channels, _, kernel = weight_C1K.shape
-        x, grad = x_BTC.transpose(1, 2), grad_BTC.contiguous().transpose(1, 2)
+        grad_BTC, pad = grad_BTC.contiguous(), kernel // 2
 
-        def gradients(dim, padding, wanted):
-            arguments = (grad.unsqueeze(dim), x.unsqueeze(dim), weight_C1K.unsqueeze(dim), [channels], (1, 1), padding)
+        def gradients(x_BTC, grad_BTC, dim, padding, wanted):
+            grad, x = (value.transpose(1, 2).unsqueeze(dim) for value in (grad_BTC, x_BTC))
+            arguments = (grad, x, weight_C1K.unsqueeze(dim), [channels], (1, 1), padding)
             return torch.ops.aten.convolution_backward(*arguments, (1, 1), False, (0, 0), channels, wanted)
 
-        grad_x, _, _ = gradients(2, (0, kernel // 2), (True, False, False))
-        _, grad_weight, _ = gradients(3, (kernel // 2, 0), (False, True, False))
-        return grad_x.squeeze(2).transpose(1, 2), grad_weight.squeeze(3), grad_BTC.sum((0, 1))
+        grad_x, _, _ = gradients(x_BTC, grad_BTC, 2, (0, pad), (True, False, False))
+        grad_bias = grad_BTC.sum((0, 1))
+        if x_BTC.shape[1] < kernel:
+            x_BTC = F.pad(x_BTC, (0, 0, pad, pad)).flatten(0, 1)[None]
+            grad_BTC = F.pad(grad_BTC, (0, 0, 0, 2 * pad)).flatten(0, 1)[None, : x_BTC.shape[1] - 2 * pad]
+            pad = 0
+        _, grad_weight, _ = gradients(x_BTC, grad_BTC, 3, (pad, 0), (False, True, False))
+        return grad_x.squeeze(2).transpose(1, 2), grad_weight.squeeze(3), grad_bias
 
 
 def depthwise_over_time(x_BTC: Tensor, weight_C1K: Tensor, bias_C: Tensor) -> Tensor:

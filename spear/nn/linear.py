@@ -2,7 +2,7 @@
 
 Under autocast torch keeps a copy of every weight in the lower precision until the backward pass; here the copy is made
 again. A layer behind a Swoosh keeps what goes into the activation and computes its value, the widest tensor of a
-feed-forward module, again. Gradients are those of the plain layers.
+feed-forward module, again, unless it is small. Gradients are those of the plain layers.
 """
 
 import torch
@@ -14,6 +14,8 @@ from spear import compat
 from spear.nn.activations import SWOOSH_L, SWOOSH_R, swoosh, swoosh_gradient
 
 _CONSTANTS = {"l": SWOOSH_L, "r": SWOOSH_R}
+# Values of up to so many elements are kept: small models have memory to spare, and computing them again takes time.
+_KEPT_NUMEL = 1 << 18
 
 
 class _Linear(torch.autograd.Function):
@@ -22,20 +24,22 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight_OC, bias_O, constants, gain_B1C):
         x = x.contiguous()
-        ctx.save_for_backward(x, weight_OC, gain_B1C)
-        ctx.constants = constants
         value = x if constants is None else swoosh(x, constants, gain_B1C)
+        kept = value if constants is not None and value.numel() <= _KEPT_NUMEL else None
+        ctx.save_for_backward(x, weight_OC, gain_B1C, kept)
+        ctx.constants = constants
         with compat.disabled_autocast(x.device.type):
             return functional.linear(value, weight_OC.to(x.dtype), None if bias_O is None else bias_O.to(x.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, weight_OC, gain_B1C = ctx.saved_tensors
+        x, weight_OC, gain_B1C, value = ctx.saved_tensors
         constants, dtype = ctx.constants, weight_OC.dtype
         grad_NO = grad.flatten(0, -2)
         with compat.disabled_autocast(x.device.type):
-            value = x if constants is None else swoosh(x, constants, gain_B1C)
+            if value is None:
+                value = x if constants is None else swoosh(x, constants, gain_B1C)
             grad_weight_OC = grad_NO.T @ value.flatten(0, -2)
             del value
             grad_bias_O = grad_NO.sum(dim=0).to(dtype) if ctx.needs_input_grad[2] else None

@@ -1,4 +1,4 @@
-"""Memory of a training process on a CPU."""
+"""Memory of a process that computes on a CPU."""
 
 import ctypes
 import sys
@@ -11,9 +11,9 @@ _PAD_BYTES = 64 * 2**20
 def keep_freed_memory() -> bool:
     """Tells glibc to reuse large blocks rather than to hand them back to the kernel at once.
 
-    A training step allocates and frees the same hundreds of megabytes each time; by default the kernel takes them back
-    and clears every page again, which is a fifth of a step's time. Call it once, before training on a CPU. The process
-    then stays as large as it was at its largest.
+    A training step, or a batch through a frozen encoder, allocates and frees the same hundreds of megabytes each time;
+    by default the kernel takes them back and clears every page again, which is a fifth of the time. Commands call it
+    once, before they compute on a CPU. The process then stays as large as it was at its largest.
 
     Returns:
         Whether it took effect: False on systems without glibc.

@@ -15,6 +15,7 @@ import torch
 from spear.errors import ConfigError
 from spear.fs import human_bytes
 from spear.log import get_logger, human_seconds
+from spear.nn.memory import keep_freed_memory
 from spear.tokens.budget import estimate
 from spear.tokens.extract import ExtractReport, ExtractSettings, extract, remove_stale, write_quarantine
 from spear.tokens.streams import Stream
@@ -151,6 +152,8 @@ def run(config: ExtractionConfig, units: Sequence[Unit], streams: Sequence[Strea
         stream.prepare(config.overwrite)
     if removed := remove_stale(units, streams):
         logger.info("removed %d shards that belong to no unit any more", removed)
+    if all(stream.teacher.device.type == "cpu" for stream in streams):
+        keep_freed_memory()
     with interruptible():
         report = extract(units, streams, config.settings(), rank=rank, world_size=world_size, heartbeat=_heartbeat)
     faulthandler.cancel_dump_traceback_later()

@@ -28,7 +28,7 @@ speech_layer=-1
 speech_codebooks=16
 audio_layer=-1
 audio_codebooks=16
-max_frames=40000
+max_frames=20000
 long=
 corpus_options=
 teacher_options=
@@ -83,7 +83,7 @@ make_teachers() {
 train_quantizer() { # DOMAIN
   local codebooks="$1_codebooks"
   spear train-quantizer --embeddings "$data_dir/embeddings/$1" --num-codebooks "${!codebooks}" \
-    --train.rounds 2 --output "$data_dir/quantizer/$1" --seed "$seed"
+    --train.rounds 2 --train.start-frames "$max_frames" --output "$data_dir/quantizer/$1" --seed "$seed"
 }
 
 train_quantizers() {

@@ -73,13 +73,17 @@ def test_linear_layers_under_autocast_are_torchs_and_keep_no_copy_of_their_weigh
         torch.testing.assert_close(a.float(), b.float(), rtol=2e-2, atol=2e-2 * b.abs().max().item())
 
 
-def test_a_layer_behind_a_swoosh_keeps_its_input_alone():
-    layer, x = linear.SwooshLinear("l", 300, 70), torch.randn(3, 20, 300, requires_grad=True)
+@pytest.mark.parametrize("batch, num_kept", [(3, 3), (50, 2)])
+def test_a_layer_behind_a_swoosh_keeps_the_value_only_if_it_is_small(batch, num_kept):
+    layer, x = linear.SwooshLinear("l", 300, 70), torch.randn(batch, 20, 300, requires_grad=True)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        layer(x).sum()
-    assert len(kept) == 2
-    assert {t.data_ptr() for t in kept} == {x.data_ptr(), layer.weight.data_ptr()}
+        y = layer(x)
+    assert len(kept) == num_kept
+    assert {t.data_ptr() for t in kept[:2]} == {x.data_ptr(), layer.weight.data_ptr()}
+    y.sum().backward()
+    value = activations.swoosh(x.detach(), activations.SWOOSH_L).flatten(0, 1)
+    torch.testing.assert_close(layer.weight.grad, value.sum(0).expand(70, -1), rtol=1e-4, atol=1e-3)
 
 
 def test_swoosh_of_huge_values_and_nan():
@@ -103,12 +107,13 @@ def test_bias_norm():
     assert module(inputs[0]).shape == (3, 5, 6)
 
 
+@pytest.mark.parametrize("frames", [1, 9, 40])
 @pytest.mark.parametrize("kernel", [15, 31])
-def test_depthwise_convolution_over_time(kernel):
+def test_depthwise_convolution_over_time(kernel, frames):
     def plain(x, weight, bias):
         return F.conv1d(x.transpose(1, 2), weight, bias, padding=kernel // 2, groups=8).transpose(1, 2)
 
-    inputs = [torch.randn(3, 40, 8), torch.randn(8, 1, kernel), torch.randn(8)]
+    inputs = [torch.randn(3, frames, 8), torch.randn(8, 1, kernel), torch.randn(8)]
     assert_same(convolution.depthwise_over_time, plain, inputs)
 
 
