@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The mini recipe from audio to evaluated encoder: environment, prepare.sh (stages 0-5), training, decoding, report.
 #
-#   egs/mini/spear/run.sh                         # synthetic corpus, offline, 11 to 16 minutes on 2 cores
+#   egs/mini/spear/run.sh                         # synthetic corpus, offline, 11 to 25 minutes on 2 cores
 #   egs/mini/spear/run.sh --audio-dir DIR         # real recordings, three times the steps: about 40 minutes
 #   egs/mini/spear/run.sh --stage 6               # only training, decoding and the report
 #
