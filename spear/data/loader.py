@@ -103,6 +103,12 @@ def _contained(batches: Iterator[Batch]) -> Iterator[Batch]:
             if "DataLoader worker" in str(error):
                 raise _WorkerDied(str(error).split(". ")[0]) from error
             raise
+        except (EOFError, ConnectionError, FileNotFoundError) as error:
+            # A worker that dies while it hands over a batch breaks the connection. What went wrong inside a worker says
+            # so, and without workers there is nothing to hand over.
+            if not getattr(batches, "_num_workers", 0) or str(error).startswith("Caught "):
+                raise
+            raise _WorkerDied(f"{type(error).__name__} while it handed over a batch") from error
         yield batch
 
 

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as DataLoaderIterator
 
 from spear.audio import LOG_FLOOR, Fbank, FbankConfig
 from spear.data import (
@@ -133,6 +134,26 @@ def test_workers_and_resuming_change_nothing(corpus, streams):
     assert len(resumed) == len(alone) - 3 and all(equal(a, b) for a, b in zip(alone[3:], resumed))
     again = list(make_loader(make(corpus, streams, ALWAYS), 2))
     assert all(equal(a, b) for a, b in zip(alone, again))
+
+
+@pytest.mark.parametrize("broken", [ConnectionResetError(104, "reset"), EOFError(), FileNotFoundError(2, "no socket")])
+def test_a_worker_that_dies_while_it_hands_over_a_batch_is_replaced(corpus, streams, monkeypatch, caplog, broken):
+    dataset = make(corpus, streams, ALWAYS)
+    expected = list(make_loader(dataset, 2))
+    receive, calls = DataLoaderIterator._try_get_data, []
+
+    def once_broken(self, *arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise broken
+        return receive(self, *arguments)
+
+    monkeypatch.setattr(DataLoaderIterator, "_try_get_data", once_broken)
+    with caplog.at_level(logging.WARNING):
+        found = list(make_loader(dataset, 2, num_workers=1))
+    assert "a loader worker died" in caplog.text
+    assert len(found) == len(expected)
+    assert all(equal(first, second) for first, second in zip(found, expected))
 
 
 def test_ranks_share_the_batches_of_one_process(corpus, streams):
