@@ -21,6 +21,7 @@ from typing import Any
 
 from spear import env, fs, log
 from spear.errors import ConfigError, DataError, SpearError, require
+from spear.memory import keep_freed_memory
 
 EXECUTORS = ("local", "dask", "slurm")
 Unit = dict[str, Any]
@@ -118,6 +119,7 @@ def _read_done(function: Callable, unit: Unit, done_dir: Path) -> dict | None:
 def _run_one(function: Callable, done_dir: str, unit: Unit) -> dict:
     """Runs one unit where the engine put it, and leaves its done-file."""
     start = time.monotonic()
+    keep_freed_memory()
     try:
         result = function(unit)
     except SpearError as error:

@@ -20,9 +20,7 @@ cd "$root"
 
 # One thread for each process: the tests start processes of their own, and more threads than cores is slow and flaky.
 export OMP_NUM_THREADS="$num_threads" MKL_NUM_THREADS="$num_threads"
-# Hundreds of processes import the same modules; their bytecode stays out of the checkout.
-unset PYTHONDONTWRITEBYTECODE
-export PYTHONPYCACHEPREFIX="${PYTHONPYCACHEPREFIX:-${TMPDIR:-/tmp}/spear-bytecode-$(id -u)}"
+unset PYTHONDONTWRITEBYTECODE # hundreds of processes import the same modules
 export MPLCONFIGDIR="${MPLCONFIGDIR:-${TMPDIR:-/tmp}/spear-matplotlib-$(id -u)}"
 
 echo "== format and lint"

@@ -20,10 +20,10 @@ from spear import config as configuration
 from spear.bench import _report
 from spear.errors import ConfigError
 from spear.log import human_seconds
+from spear.memory import keep_freed_memory
 from spear.models.config import SpearConfig
 from spear.models.pretrain import HeadSpec, SpearPretrainModel
 from spear.nn import set_activation_checkpointing, set_batch_count
-from spear.nn.memory import keep_freed_memory
 from spear.train.throughput import matmul_flops
 
 _PEAK_SIZE = 2048

@@ -17,7 +17,7 @@ import torch
 
 from spear import config, fs, log
 from spear.errors import CardError, ConfigError, SpearError
-from spear.nn.memory import keep_freed_memory
+from spear.memory import keep_freed_memory
 from spear.quantize import (
     QuantizerTrainConfig,
     bits_per_second,

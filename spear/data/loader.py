@@ -64,7 +64,7 @@ class EpochLoader:
         while done < len(self._steps):
             loader = DataLoader(self._view, batch_size=None, sampler=self._steps[done:], **self._options)
             try:
-                for batch in _contained(iter(loader)):
+                for batch in _contained(iter(loader), loader.num_workers > 0):
                     yield batch
                     done, restarts = done + 1, 0
             except _WorkerDied as error:
@@ -84,7 +84,7 @@ class _WorkerDied(Exception):
     """A worker process ended before its time."""
 
 
-def _contained(batches: Iterator[Batch]) -> Iterator[Batch]:
+def _contained(batches: Iterator[Batch], from_workers: bool) -> Iterator[Batch]:
     """The same batches; the death of a worker is noticed here, not in whatever the main thread does at that moment.
 
     Raises:
@@ -106,7 +106,7 @@ def _contained(batches: Iterator[Batch]) -> Iterator[Batch]:
         except (EOFError, ConnectionError, FileNotFoundError) as error:
             # A worker that dies while it hands over a batch breaks the connection. What went wrong inside a worker says
             # so, and without workers there is nothing to hand over.
-            if not getattr(batches, "_num_workers", 0) or str(error).startswith("Caught "):
+            if not from_workers or str(error).startswith("Caught "):
                 raise
             raise _WorkerDied(f"{type(error).__name__} while it handed over a batch") from error
         yield batch

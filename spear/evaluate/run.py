@@ -27,7 +27,6 @@ from spear.evaluate.upstream import load_upstream
 from spear.executor import run_units
 from spear.log import get_logger, human_seconds
 from spear.manifest import Item
-from spear.nn.memory import keep_freed_memory
 
 PROTOCOL = "mini-superb-3"
 """Changes when equal inputs would give other numbers; part of the inputs' hash."""
@@ -184,8 +183,6 @@ def prepare_upstream(unit: dict) -> dict:
     """Unit of work: computes the features of one upstream for all items of some tasks."""
     start, cpu_start = time.monotonic(), time.process_time()
     config = _config(unit)
-    if config.device == "cpu":
-        keep_freed_memory()
     items = _items(unit["data_dir"])
     wanted: dict[str, Item] = {}
     frame_keys: set[str] = set()
@@ -245,7 +242,6 @@ def score_unit(unit: dict) -> dict:
     """Unit of work: trains the heads of one task on the cached features of one upstream and writes the run file."""
     start, cpu_start = time.monotonic(), time.process_time()
     config = _config(unit)
-    keep_freed_memory()
     (task,) = find_tasks(unit["data_dir"], [unit["task"]])
     store = FeatureStore(unit["upstream"]["cache_dir"])
     examples = make_examples(task, _items(unit["data_dir"]), config.max_items)

@@ -15,7 +15,7 @@ import torch
 from spear.errors import ConfigError
 from spear.fs import human_bytes
 from spear.log import get_logger, human_seconds
-from spear.nn.memory import keep_freed_memory
+from spear.memory import keep_freed_memory
 from spear.tokens.budget import estimate
 from spear.tokens.extract import ExtractReport, ExtractSettings, extract, remove_stale, write_quarantine
 from spear.tokens.streams import Stream

@@ -16,9 +16,9 @@ from spear import compat, dist, env
 from spear import config as configuration
 from spear.data import Batch, make_loader, make_validation_loader
 from spear.log import get_logger
+from spear.memory import keep_freed_memory
 from spear.models.mask import sample_masks
 from spear.nn import scheduled_floats
-from spear.nn.memory import keep_freed_memory
 from spear.optim import Eden, ScaledAdam, parameter_groups
 from spear.seeds import numpy_rng, seed_global
 from spear.train import collapse, setup, sharding, startup

@@ -83,7 +83,7 @@ make_teachers() {
 train_quantizer() { # DOMAIN
   local codebooks="$1_codebooks"
   spear train-quantizer --embeddings "$data_dir/embeddings/$1" --num-codebooks "${!codebooks}" \
-    --train.rounds 2 --train.start-frames "$max_frames" --output "$data_dir/quantizer/$1" --seed "$seed"
+    --train.rounds 2 --train.start-frames 20000 --output "$data_dir/quantizer/$1" --seed "$seed"
 }
 
 train_quantizers() {
@@ -111,10 +111,10 @@ run_stage 1 "manifests" "reads data/raw once; writes data/manifests with quarant
   make_manifests "$tasks" "$kind"
 run_stage 2 "fbank" "statistics; with --on-the-fly false features to data/fbank, 0.2 GB an hour of audio" \
   make_fbank "$on_the_fly"
-run_stage 3 "teachers" "pre-trains one for each domain, embeds $max_frames frames; 3 to 4 minutes (long: 10), 50 MB" \
+run_stage 3 "teachers" "pre-trains one for each domain, embeds $max_frames frames; 3 to 7 minutes (long: 10), 50 MB" \
   make_teachers "${teacher_settings[@]}" "$seed" "$max_frames" "$speech_layer" "$audio_layer" "$teacher_options" \
   "$(declare -f make_teacher train_teacher)"
 run_stage 4 "quantizers" "16 codebooks for each teacher to data/quantizer; under a minute, 10 MB" \
   train_quantizers "$speech_codebooks" "$audio_codebooks" "$seed" "$(declare -f train_quantizer)"
-run_stage 5 "tokens" "one pass audio -> teachers -> data/tokens (under 5 MB an hour), verified; 30 s" \
+run_stage 5 "tokens" "one pass audio -> teachers -> data/tokens (under 5 MB an hour), verified; 30 to 70 s" \
   extract_tokens "$(declare -f extract_tokens)"

@@ -80,7 +80,7 @@ fi
 tokens_key="$(head -n 1 "$stage_dir/stage-5.done" 2>/dev/null || true)"
 stage_dir="$exp_dir/.stages"
 settings_of student
-run_stage 6 "train the student" "a checkpoint every 710 steps in $exp_dir/student; 5 to 8 minutes (long: 15 to 25)" \
+run_stage 6 "train the student" "a checkpoint every 710 steps in $exp_dir/student; 5 to 12 minutes (long: 15 to 25)" \
   train_student "$tokens_key" "${settings[@]}" "$seed" "$student_options"
 run_stage 7 "decode" "frozen encoders on every task; run files in $exp_dir; about 2 minutes on 2 cores" \
   decode_all "$tokens_key" "$tasks" "$decode_options"

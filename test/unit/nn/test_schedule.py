@@ -40,9 +40,3 @@ def test_coin_flips_follow_the_global_seed_and_impossible_ones_draw_nothing():
     assert not happens(0.0)
     assert first == [happens(0.5) for _ in range(20)]
     assert 0 < sum(first) < 20
-
-
-def test_keeping_freed_memory_answers_on_every_system():
-    from spear.nn.memory import keep_freed_memory
-
-    assert keep_freed_memory() in (True, False)

@@ -12,8 +12,9 @@ def keep_freed_memory() -> bool:
     """Tells glibc to reuse large blocks rather than to hand them back to the kernel at once.
 
     A training step, or a batch through a frozen encoder, allocates and frees the same hundreds of megabytes each time;
-    by default the kernel takes them back and clears every page again, which is a fifth of the time. Commands call it
-    once, before they compute on a CPU. The process then stays as large as it was at its largest.
+    by default the kernel takes them back and clears every page again, up to a fifth of the time. Called before work on
+    a CPU begins: in training, extraction, codebook training, and by `spear.executor` for every unit of work. The
+    process then stays as large as it was at its largest.
 
     Returns:
         Whether it took effect: False on systems without glibc.
