@@ -24,6 +24,15 @@ def no_torchrun_environment(monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def device() -> torch.device:
+    """Where tests that do not depend on the device compute: the CPU, or what `test/run.sh --device` says."""
+    chosen = torch.device(os.environ.get("SPEAR_TEST_DEVICE") or "cpu")
+    if chosen.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # torch's default rounds inputs of convolutions to ten bits
+    return chosen
+
+
+@pytest.fixture(scope="session")
 def free_port():
     """Returns a function that finds a port of this machine that nothing listens on."""
 

@@ -5,12 +5,14 @@
 #   test/run.sh --slow false             # without the tests marked slow
 #   test/run.sh --select unit/audio      # pytest of a part of test/
 #   test/run.sh --num-threads 2
+#   test/run.sh --device cuda            # golden numbers on a GPU; tests of the GPU itself run wherever there is one
 set -euo pipefail
 
 slow=true
 select=
 num_threads=1
 timeout_seconds=600
+device=cpu
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 . "$root/shared/parse_options.sh"
@@ -20,6 +22,7 @@ cd "$root"
 
 # One thread for each process: the tests start processes of their own, and more threads than cores is slow and flaky.
 export OMP_NUM_THREADS="$num_threads" MKL_NUM_THREADS="$num_threads"
+export SPEAR_TEST_DEVICE="$device"
 unset PYTHONDONTWRITEBYTECODE # hundreds of processes import the same modules
 export MPLCONFIGDIR="${MPLCONFIGDIR:-${TMPDIR:-/tmp}/spear-matplotlib-$(id -u)}"
 

@@ -73,7 +73,7 @@ def _ours(job: Job, train_MD: Tensor) -> tuple[list[Coder], dict]:
         config = QuantizerTrainConfig(**job.settings.get("train", {}))
         quantizer, _ = train_quantizer(train_MD, job.num_codebooks, config)
     else:
-        quantizer = Quantizer.from_state_dict(state)
+        quantizer = Quantizer.from_state_dict(state).to(train_MD.device)
     coders = [
         Coder(
             f"{passes} passes, beam {beam}" + (", bfloat16" if bfloat16 else ""),
@@ -92,26 +92,27 @@ def _our_encoder(quantizer: Quantizer, passes: int, beam: int, bfloat16: bool) -
 def _multi_quantization(job: Job, train_MD: Tensor) -> tuple[list[Coder], dict]:
     require("h5py", "h5py", "multi_quantization")
     peer = require("multi_quantization", "multi_quantization", "this benchmark")
+    device = train_MD.device
     state, dim, iterations = job.settings.get("state"), train_MD.shape[1], job.settings.get("iterations", 0)
     if state is None:
         seed_global(0, "multi_quantization")
         trainer = peer.QuantizerTrainer(
             dim=dim,
             bytes_per_frame=job.num_codebooks,
-            device=torch.device("cpu"),
+            device=device,
             phase_one_iters=iterations,
             phase_two_iters=iterations,
         )
         generator, progress = torch_rng(0, "batches"), Progress(2 * iterations + 1, "multi_quantization", "iterations")
         with _reproducible(peer, job.settings.get("fast_search", False)):
             while not trainer.done():
-                trainer.step(train_MD[torch.randint(len(train_MD), (_PEER_BATCH,), generator=generator)])
+                trainer.step(train_MD[torch.randint(len(train_MD), (_PEER_BATCH,), generator=generator).to(device)])
                 progress.update(1)
         quantizer = trainer.get_quantizer()
     else:
         quantizer = peer.Quantizer(dim=dim, num_codebooks=job.num_codebooks, codebook_size=256)
         quantizer.load_state_dict(state)
-    quantizer.eval()
+    quantizer.eval().to(device)
     coders = [Coder(f"R = {n}", _peer_encoder(quantizer, n), quantizer.decode) for n in job.settings["refinements"]]
     return coders, quantizer.state_dict()
 

@@ -1,27 +1,43 @@
-"""Peak memory of this process, from the kernel (Linux); None elsewhere."""
+"""Peak memory of this process, from the kernel (Linux; None elsewhere), or of its tensors on a GPU."""
 
 import re
 from pathlib import Path
 
+import torch
+
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def resident_bytes() -> int | None:
+def resident_bytes(device: str = "cpu") -> int | None:
     """Memory in use now."""
-    return _status("VmRSS")
+    return torch.cuda.memory_allocated() if device == "cuda" else _status("VmRSS")
 
 
-def reset_peak() -> None:
+def reset_peak(device: str = "cpu") -> None:
     """Lets the peak begin again at the memory in use now."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return
     try:
         _CLEAR.write_text("5")
     except OSError:
         pass  # not Linux, or not allowed: the peak is then that of the whole life of the process
 
 
-def peak_bytes() -> int | None:
+def peak_bytes(device: str = "cpu") -> int | None:
     """Most memory in use since `reset_peak`."""
-    return _status("VmHWM")
+    return torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")
+
+
+def wait_for(device: str) -> None:
+    """Returns when the device has done all that it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def choose_device(device: str) -> str:
+    """`auto` is a GPU where there is one."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def _status(name: str) -> int | None:

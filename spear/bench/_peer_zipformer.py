@@ -27,7 +27,7 @@ class PeerEncoder(nn.Module):
     def forward(self, features_BTF: Tensor, lens_B: Tensor) -> Tensor:
         """(B, T, mel bins) and lengths -> (B, T/4, D)."""
         x_BTD, lens_B = self.front(features_BTF, lens_B)
-        padding_BT = torch.arange(x_BTD.shape[1])[None] >= lens_B[:, None]
+        padding_BT = torch.arange(x_BTD.shape[1], device=lens_B.device)[None] >= lens_B[:, None]
         x_TBD, _ = self.encoder(x_BTD.transpose(0, 1), lens_B, padding_BT)
         return x_TBD.transpose(0, 1)
 

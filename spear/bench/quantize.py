@@ -80,6 +80,7 @@ class QuantizeBenchConfig:
     bfloat16: bool = _setting(False, "time our search with products in bfloat16, too")
     train: QuantizerTrainConfig = field(default_factory=QuantizerTrainConfig)
     threads: int = _setting(2, "of torch and faiss")
+    device: str = _setting("auto", "auto (a GPU where there is one), cpu or cuda; faiss is left out on a GPU")
     output: str = _setting("", "Markdown file for the tables; they are printed in any case")
     quick: bool = _setting(False, "small sizes of everything, about a minute")
 
@@ -97,6 +98,9 @@ class QuantizeBenchConfig:
             self.train_frames = self.mixture_frames = min(self.train_frames, 4000)
             self.heldout_frames, self.mixture_dim = min(self.heldout_frames, 400), min(self.mixture_dim, 64)
             self.methods = self.methods.replace(",faiss-lsq", "")
+        self.device = _memory.choose_device(self.device)
+        if self.device == "cuda":
+            self.methods = ",".join(name for name in self.methods.split(",") if name not in _FAISS)
         if not (self.embeddings or self.audio_dir or self.mixture_dim):
             raise ConfigError("no vectors", "--embeddings, --audio-dir or --mixture-dim", "give at least one")
 
@@ -186,7 +190,7 @@ def _in_process(job: Job, vectors: VectorSet, settings: QuantizeBenchConfig) -> 
     context.set_forkserver_preload(["spear.bench.quantize"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
-            rows, state = pool.submit(_run, job, vectors, settings.threads).result()
+            rows, state = pool.submit(_run, job, vectors, settings.threads, settings.device).result()
         except MissingPackageError as error:
             return [], [f"{job.name} is left out: {error.found}; {error.fix}."], None
         except BrokenProcessPool:
@@ -194,21 +198,23 @@ def _in_process(job: Job, vectors: VectorSet, settings: QuantizeBenchConfig) -> 
     return rows, [], state
 
 
-def _run(job: Job, vectors: VectorSet, threads: int) -> tuple[list[tuple], dict | None]:
+def _run(job: Job, vectors: VectorSet, threads: int, device: str) -> tuple[list[tuple], dict | None]:
     log.setup()
     torch.set_num_threads(threads)
-    train_MD, heldout_MD = vectors.train_MD, vectors.heldout_MD
+    train_MD, heldout_MD = vectors.train_MD.to(device), vectors.heldout_MD.to(device)
     build_began, cpu_began = time.monotonic(), time.process_time()
-    base = _memory.resident_bytes()
-    _memory.reset_peak()
+    base = _memory.resident_bytes(device)
+    _memory.reset_peak(device)
     coders, state = build(job, train_MD)
+    _memory.wait_for(device)
     if "stream_frames" in job.settings:
         speeds = _time_stream(coders[0], train_MD, job.settings["stream_frames"])
         return [(vectors.name, job.name, f"{coders[0].name} (peak of the process)", None, None, *speeds)], state
     trained = "state" not in job.settings
     train_seconds = time.monotonic() - build_began if trained else None
     train_cpu_seconds = time.process_time() - cpu_began if trained else None
-    train_peak = _above(base) if trained else None
+    train_peak = _above(base, device) if trained else None
+    state = {name: value.cpu() for name, value in state.items()} if state is not None else None
     rows = []
     for coder in coders:
         speed, cpu_speed, error, peak = _time_encoder(coder, heldout_MD)
@@ -223,18 +229,20 @@ def _run(job: Job, vectors: VectorSet, threads: int) -> tuple[list[tuple], dict 
 @torch.no_grad()
 def _time_encoder(coder: Coder, x_BD: Tensor) -> tuple[float, float, float, float | None]:
     """(vectors/s, vectors/CPU s, relative error, peak MB); the fastest of several runs."""
+    device = x_BD.device.type
     coder.encode(x_BD[:64])  # tables and thread pools are made here
-    base = _memory.resident_bytes()
-    _memory.reset_peak()
+    base = _memory.resident_bytes(device)
+    _memory.reset_peak(device)
     seconds, cpu_seconds = [], []
     while len(seconds) < 3 or (sum(cpu_seconds) < _CPU_SECONDS_PER_ENCODER and len(seconds) < 20):
         start, cpu_start = time.monotonic(), time.process_time()
         codes = coder.encode(x_BD)
+        _memory.wait_for(device)
         seconds.append(time.monotonic() - start)
         cpu_seconds.append(time.process_time() - cpu_start)
         if sum(cpu_seconds) > _MOST_CPU_SECONDS:
             break
-    peak = _above(base)
+    peak = _above(base, device)
     error = relative_error(x_BD, coder.decode(codes))
     return len(x_BD) / min(seconds), len(x_BD) / min(cpu_seconds), error, peak
 
@@ -245,30 +253,34 @@ def _entropy_loss(coder: Coder, x_MD: Tensor) -> float:
 
     So few vectors add about 0.005 to it.
     """
-    codes_MN = torch.as_tensor(coder.encode(x_MD[:_USE_FRAMES]))
+    codes_MN = torch.as_tensor(coder.encode(x_MD[:_USE_FRAMES])).cpu()
     return max(code_use(codes_MN, 256)["index_entropy_loss"])
 
 
 @torch.no_grad()
 def _time_stream(coder: Coder, x_MD: Tensor, num_frames: int) -> tuple[float, float, float, None, None, float | None]:
     """As `_time_encoder` for frames that never exist together, with the peak memory of the whole process."""
-    generator = torch_rng(0, "bench stream")
-    _memory.reset_peak()
+    device = x_MD.device.type
+    generator = torch_rng(0, "bench stream", device=x_MD.device)
+    _memory.reset_peak(device)
     seconds, cpu_seconds, lost, done, kept = 0.0, 0.0, 0.0, 0, []
     while done < num_frames:
-        rows = torch.randint(len(x_MD), (min(_STREAM_BLOCK, num_frames - done),), generator=generator)
-        x_BD = x_MD[rows].add_(torch.randn(len(rows), x_MD.shape[1], generator=generator), alpha=0.1)
+        count, options = min(_STREAM_BLOCK, num_frames - done), {"generator": generator, "device": x_MD.device}
+        x_BD = x_MD[torch.randint(len(x_MD), (count,), **options)]
+        x_BD.add_(torch.randn(x_BD.shape, **options), alpha=0.1)
+        _memory.wait_for(device)
         start, cpu_start = time.monotonic(), time.process_time()
         codes = coder.encode(x_BD)
+        _memory.wait_for(device)
         seconds += time.monotonic() - start
         cpu_seconds += time.process_time() - cpu_start
         lost += relative_error(x_BD, coder.decode(codes)) * len(x_BD)
         done += len(x_BD)
         kept.append(codes)  # as one who writes them later would
-    peak = _memory.peak_bytes()
+    peak = _memory.peak_bytes(device)
     return done / seconds, done / cpu_seconds, lost / done, None, None, None if peak is None else peak / 1e6
 
 
-def _above(base: int | None) -> float | None:
-    peak = _memory.peak_bytes()
+def _above(base: int | None, device: str) -> float | None:
+    peak = _memory.peak_bytes(device)
     return None if base is None or peak is None else (peak - base) / 1e6

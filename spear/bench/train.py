@@ -2,7 +2,8 @@
 
 Every case runs in a process of its own. The peak of the matrix product is measured in that process, before and after
 the case. Times are of the processor (`cpu_seconds`) and of the clock: on a machine that others use too, the first is
-the one to compare. Only matrix products count as work done; convolutions and the rest are overhead.
+the one to compare. On a GPU the clock counts, after the device is done, and memory is what tensors take at most. Only
+matrix products count as work done; convolutions and the rest are overhead.
 """
 
 import json
@@ -17,7 +18,7 @@ import torch
 
 from spear import compat, fs
 from spear import config as configuration
-from spear.bench import _report
+from spear.bench import _memory, _report
 from spear.errors import ConfigError
 from spear.log import human_seconds
 from spear.memory import keep_freed_memory
@@ -26,7 +27,7 @@ from spear.models.pretrain import HeadSpec, SpearPretrainModel
 from spear.nn import set_activation_checkpointing, set_batch_count
 from spear.train.throughput import matmul_flops
 
-_PEAK_SIZE = 2048
+_PEAK_SIZE = {"cpu": 2048, "cuda": 8192}
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Case:
         schedule_batches: position of Zipformer's schedules; late in training regularisers act on few steps.
         repeats: measured passes, after one that is not.
         threads: of torch.
+        device: cpu or cuda.
     """
 
     what: str = "step"
@@ -53,6 +55,7 @@ class Case:
     schedule_batches: float = 20_000.0
     repeats: int = 3
     threads: int = 2
+    device: str = "cpu"
 
 
 @dataclass
@@ -63,6 +66,7 @@ class TrainBenchConfig:
         size: of the encoder.
         whats: cases, see `Case.what`; `checkpointed` is `step` with activation checkpointing.
         precisions, batches, repeats, threads: see `Case`.
+        device: auto (a GPU where there is one), cpu or cuda.
         output: JSON file of the results; empty for none.
     """
 
@@ -72,6 +76,7 @@ class TrainBenchConfig:
     batches: list[str] | None = None
     repeats: int = 3
     threads: int = 2
+    device: str = "auto"
     output: str = ""
 
 
@@ -82,13 +87,13 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(measure(Case(**json.loads(argv[1])))))
         return 0
     config = configuration.parse(TrainBenchConfig, argv, None, __doc__)
-    rows = []
+    device, rows = _memory.choose_device(config.device), []
     for batch in config.batches or ["4x10", "1x30"]:
         for what in config.whats or ["step", "checkpointed", "encoder", "peer"]:
             for precision in config.precisions or ["fp32", "bf16"]:
                 checkpointed = what == "checkpointed"
                 case = Case("step" if checkpointed else what, config.size, precision, batch, checkpointed)
-                case.repeats, case.threads = config.repeats, config.threads
+                case.repeats, case.threads, case.device = config.repeats, config.threads, device
                 rows.append({"case": what, **asdict(case), **_run(case)})
                 print(f"{what} {precision} {batch}: {_in_words(rows[-1])}", file=sys.stderr, flush=True)
     print(_table(rows))
@@ -113,21 +118,23 @@ def _run(case: Case) -> dict:
 def measure(case: Case) -> dict:
     """Measures one case in this process."""
     torch.set_num_threads(case.threads)
-    keep_freed_memory()
+    device = torch.device(case.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[case.precision]
-    peak = matmul_peak(dtype)
-    before = _resident_bytes()
-    work, seconds = _prepare(case)
+    peak = matmul_peak(dtype, device)
+    memory = _PeakDeviceMemory() if device.type == "cuda" else _PeakMemory()
+    work, seconds = _prepare(case, device)
 
     def run() -> None:
         torch.manual_seed(1)
-        with compat.autocast("cpu", dtype):
+        with compat.autocast(device.type, dtype):
             loss = work()
         loss.backward()
         for parameter in work.parameters:
             parameter.grad = None
+        _memory.wait_for(device.type)
 
-    memory = _PeakMemory()
     run()
     times, cpu_times = [], []
     for _ in range(case.repeats):
@@ -137,7 +144,7 @@ def measure(case: Case) -> dict:
         cpu_times.append(time.process_time() - cpu)
     peak_bytes = memory.stop()
     flops = matmul_flops(run)
-    peak = {name: max(value, again) for (name, value), again in zip(peak.items(), matmul_peak(dtype).values())}
+    peak = {name: max(value, again) for (name, value), again in zip(peak.items(), matmul_peak(dtype, device).values())}
     best, best_cpu = min(times), min(cpu_times)
     return {
         "seconds": best,
@@ -147,7 +154,7 @@ def measure(case: Case) -> dict:
         "peak_gflops": peak["clock"] / 1e9,
         "share_of_peak": flops / best / peak["clock"],
         "share_of_peak_cpu": flops / best_cpu / peak["cpu"],
-        "step_peak_bytes": peak_bytes - before,
+        "step_peak_bytes": peak_bytes,
     }
 
 
@@ -161,23 +168,23 @@ class _Work:
         return self.function()
 
 
-def _prepare(case: Case) -> tuple[_Work, float]:
+def _prepare(case: Case, device: torch.device) -> tuple[_Work, float]:
     """The forward pass of a case, and the audio seconds of its batch."""
     count, seconds = (int(part) for part in case.batch.split("x"))
     torch.manual_seed(0)
-    features_BTF = torch.randn(count, 100 * seconds, 128)
-    lens_B = torch.full((count,), 100 * seconds)
+    features_BTF = torch.randn(count, 100 * seconds, 128).to(device)
+    lens_B = torch.full((count,), 100 * seconds, device=device)
     config = getattr(SpearConfig, case.size)(output_downsampling_factor=1 if case.what == "step" else 2)
     if case.what == "peer":
         from spear.bench._peer_zipformer import PeerEncoder
 
-        peer = PeerEncoder(config).train()
+        peer = PeerEncoder(config).train().to(device)
         for module in peer.modules():
             if hasattr(module, "batch_count"):
                 module.batch_count = case.schedule_batches
         return _Work(lambda: peer(features_BTF, lens_B).float().square().sum(), peer), count * seconds
     heads = {"speech": HeadSpec(16), "audio": HeadSpec(16)} if case.what == "step" else {}
-    model = SpearPretrainModel(config, heads).train()
+    model = SpearPretrainModel(config, heads).train().to(device)
     set_batch_count(model, case.schedule_batches)
     set_activation_checkpointing(model, case.checkpointing)
     if case.what == "encoder":
@@ -187,31 +194,34 @@ def _prepare(case: Case) -> tuple[_Work, float]:
     if case.what != "step":
         raise ConfigError(f"the case '{case.what}'", "step, checkpointed, encoder or peer", "correct --whats")
     frames = int(model.output_lengths(lens_B)[0])
-    targets = {name: torch.randint(0, 256, (count, frames, 16)) for name in heads}
-    weights = {"speech": torch.ones(count), "audio": torch.full((count,), 0.1)}
-    masks = torch.rand(count, 100 * seconds) < 0.5, torch.zeros(count, 128, dtype=torch.bool)
+    targets = {name: torch.randint(0, 256, (count, frames, 16)).to(device) for name in heads}
+    weights = {name: torch.full((count,), weight).to(device) for name, weight in (("speech", 1.0), ("audio", 0.1))}
+    masks = (torch.rand(count, 100 * seconds) < 0.5).to(device), torch.zeros(count, 128, dtype=torch.bool).to(device)
     return _Work(lambda: model(features_BTF, lens_B, targets, weights, *masks).loss, model), count * seconds
 
 
-def matmul_peak(dtype: torch.dtype) -> dict[str, float]:
+def matmul_peak(dtype: torch.dtype, device: torch.device) -> dict[str, float]:
     """FLOP/s of a large square product, by the clock and by processor time; the best of a few."""
-    a, b = (torch.randn(_PEAK_SIZE, _PEAK_SIZE).to(dtype) for _ in range(2))
+    size = _PEAK_SIZE[device.type]
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     a @ b
     best = {"clock": 0.0, "cpu": 0.0}
     for _ in range(8):
+        _memory.wait_for(device.type)
         clock, cpu = time.perf_counter(), time.process_time()
         a @ b
-        work = 2 * _PEAK_SIZE**3
+        _memory.wait_for(device.type)
+        work = 2 * size**3
         best["clock"] = max(best["clock"], work / (time.perf_counter() - clock))
         best["cpu"] = max(best["cpu"], work / max(time.process_time() - cpu, 1e-9))
     return best
 
 
 class _PeakMemory:
-    """The largest resident size of this process, looked at every few milliseconds."""
+    """By how much the resident size of this process grows at most; it is looked at every few milliseconds."""
 
     def __init__(self):
-        self._peak, self._ended = 0, threading.Event()
+        self._start, self._peak, self._ended = _resident_bytes(), 0, threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -223,7 +233,19 @@ class _PeakMemory:
         """Ends and returns bytes."""
         self._ended.set()
         self._thread.join()
-        return self._peak
+        return self._peak - self._start
+
+
+class _PeakDeviceMemory:
+    """By how much the memory of tensors on the GPU grows at most."""
+
+    def __init__(self):
+        _memory.reset_peak("cuda")
+        self._start = _memory.resident_bytes("cuda")
+
+    def stop(self) -> int:
+        """Bytes so far."""
+        return _memory.peak_bytes("cuda") - self._start
 
 
 def _resident_bytes() -> int:

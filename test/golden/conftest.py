@@ -21,12 +21,12 @@ def golden_path():
 
 
 @pytest.fixture(scope="session")
-def golden(golden_path):
+def golden(golden_path, device):
     """Returns a function: file name -> (tensors by name, metadata by name); skips when the file is absent."""
 
     def load(name: str) -> tuple[dict, dict]:
         safetensors = pytest.importorskip("safetensors")
         with safetensors.safe_open(golden_path(name), framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+            return {key: file.get_tensor(key).to(device) for key in file.keys()}, file.metadata() or {}
 
     return load

@@ -17,7 +17,7 @@ def test_independent_head_loss_and_gradients(golden, chunk_entries):
     head.linear2_bias.data = tensors["independent.param.linear2_bias"]
 
     # The reference sums over entries; ours divides by the number of codebooks.
-    weights = torch.full((targets.shape[0] * targets.shape[1],), float(num_codebooks))
+    weights = torch.full((targets.shape[0] * targets.shape[1],), float(num_codebooks), device=targets.device)
     result = head(predictor.flatten(0, 1), targets.flatten(0, 1), weights)
     result.loss.backward()
 

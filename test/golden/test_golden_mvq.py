@@ -14,7 +14,8 @@ def numbers(golden):
 def quantizer_of(numbers, prefix):
     state = {key[len(prefix) :]: value for key, value in numbers.items() if key.startswith(prefix)}
     keys = set(Quantizer(2, 2, 2).state_dict())
-    return Quantizer.from_state_dict({key: value for key, value in state.items() if key in keys})
+    chosen = {key: value for key, value in state.items() if key in keys}
+    return Quantizer.from_state_dict(chosen).to(numbers["x"].device)
 
 
 def mean_squared_error(quantizer, x, codes):

@@ -22,9 +22,9 @@ class Small(nn.Module):
         return self.c(hidden_BTF.transpose(1, 2)).transpose(1, 2)
 
 
-def test_parameters_and_learning_rates_follow_the_reference(golden):
+def test_parameters_and_learning_rates_follow_the_reference(golden, device):
     tensors, settings = golden("scaled_adam.safetensors")
-    module = Small()
+    module = Small().to(device)
     module.load_state_dict({name: tensors[f"init.{name}"] for name, _ in module.named_parameters()})
     optimizer = ScaledAdam(
         module.named_parameters(), lr=float(settings["lr"]), clipping_scale=float(settings["clipping_scale"])

@@ -17,7 +17,7 @@ def build(tensors, metadata):
     state = {key[len("param.") :]: value for key, value in tensors.items() if key.startswith("param.")}
     state.pop("mask_emb")
     model.load_state_dict(state)  # strict: exactly the released names
-    return model.eval()
+    return model.eval().to(tensors["audio"].device)
 
 
 @pytest.fixture(params=NAMES)
@@ -66,7 +66,8 @@ def test_loss_and_gradients(golden):
     tensors, metadata = golden("spear_uniform.safetensors")
     model = build(tensors, metadata)
     output = model.encode(tensors["fbank"], tensors["fbank_lens"])
-    valid = torch.arange(output.encoder_out.shape[1]) < output.encoder_out_lens[:, None]
+    frames = torch.arange(output.encoder_out.shape[1], device=output.encoder_out.device)
+    valid = frames < output.encoder_out_lens[:, None]
     loss = (output.encoder_out * tensors["loss_weight"] * valid[..., None]).sum()
     assert loss.item() == pytest.approx(tensors["loss"].item(), rel=1e-4)
     loss.backward()
@@ -94,25 +95,25 @@ def test_exact_padding_equals_the_reference_on_single_utterances(golden):
     assert largest_difference(batch.encoder_out[1:, :frames], alone.encoder_out) < 1e-4
 
 
-def test_a_released_folder_loads(tmp_path, golden):
+def test_a_released_folder_loads(tmp_path, golden, device):
     from safetensors.torch import save_file
 
     tensors, metadata = golden("spear_mixed_width.safetensors")
     state = {f"model.model.{key[6:]}": value for key, value in tensors.items() if key.startswith("param.")}
     save_file(state, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "spear", **json.loads(metadata["config"])}))
-    model = spear.load_model(tmp_path)
+    model = spear.load_model(tmp_path).to(device)
     assert not model.training
     with torch.no_grad():
         check_output(model.encode(tensors["fbank"], tensors["fbank_lens"]), tensors)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_icefall_checkpoint_loads_with_its_architecture_inferred(tmp_path, golden, name):
+def test_an_icefall_checkpoint_loads_with_its_architecture_inferred(tmp_path, golden, device, name):
     tensors, _ = golden(f"{name}.safetensors")
     state = {key[6:]: value for key, value in tensors.items() if key.startswith("param.")}
     state["codebook_loss_net.linear2_bias"] = torch.zeros(4, 256)
     torch.save({"model": state, "batch_idx_train": 7}, tmp_path / "epoch-1.pt")
-    model = spear.load_model(tmp_path / "epoch-1.pt")
+    model = spear.load_model(tmp_path / "epoch-1.pt").to(device)
     with torch.no_grad():
         check_output(model.encode(tensors["fbank"], tensors["fbank_lens"]), tensors)
