@@ -25,6 +25,34 @@ def compute_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
+def elementwise_kernel(source: str, num_outputs: int, numbers: dict[str, float]):
+    """A function of CUDA tensors, computed element by element by a C++ function template; compiled when first called.
+
+    Args:
+        source: `template <typename T> T name(T tensor, ..., T number, ...) { ... }`, void with references to outputs
+            where there are several.
+        num_outputs: of them.
+        numbers: defaults of the arguments that are no tensors.
+    """
+    if num_outputs > 1:
+        return torch.cuda.jiterator._create_multi_output_jit_fn(source, num_outputs, **numbers)
+    return torch.cuda.jiterator._create_jit_fn(source, **numbers)
+
+
+def product(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """a @ b of matrices in a wider precision than theirs: the sums' own where that costs nothing, else rounded."""
+    # From 2.8 on, and on GPUs only.
+    if a.is_cuda and a.dtype != dtype and "out_dtype" in (torch.mm.__doc__ or ""):
+        return torch.mm(a, b, out_dtype=dtype)
+    return (a @ b).to(dtype)
+
+
+def allow_tf32(device: torch.device, dtype: torch.dtype) -> None:
+    """Lets float32 products round their inputs to ten bits, on a GPU that computes in bfloat16 (eight) otherwise."""
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        torch.set_float32_matmul_precision("high")
+
+
 def load_pickle(path) -> dict:
     """`torch.load` of tensors only, on CPU: foreign files cannot run code."""
     return torch.load(path, map_location="cpu", weights_only=True)

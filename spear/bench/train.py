@@ -122,6 +122,7 @@ def measure(case: Case) -> dict:
     if device.type == "cpu":
         keep_freed_memory()
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[case.precision]
+    compat.allow_tf32(device, dtype)
     peak = matmul_peak(dtype, device)
     memory = _PeakDeviceMemory() if device.type == "cuda" else _PeakMemory()
     work, seconds = _prepare(case, device)

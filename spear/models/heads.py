@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from spear import compat
 
 IGNORE = -100
+# A GPU takes chunks so many times as large: it has the memory, and small ones are over before the next is launched.
+_GPU_CHUNKS = 8
 
 
 class TokenLoss(NamedTuple):
@@ -36,7 +38,7 @@ class CodebookHead(nn.Module):
         dim: encoder output dim D.
         num_codebooks: C = codebooks x target frames per student frame.
         codebook_size: K tokens in each codebook.
-        chunk_entries: upper bound on the float32 logits held at once (frames x C x K).
+        chunk_entries: upper bound on the float32 logits held at once (frames x C x K); eight times as much on a GPU.
         initial_scale: of the first weights, relative to the reference's N(0, 1) / sqrt(D). On normalised encoder output
             these give logits that spread by more than one, so a first loss well above ln K, which has to be unlearnt.
 
@@ -76,8 +78,9 @@ class CodebookHead(nn.Module):
             targets_MC: token ids; -100 entries are ignored (the divisor stays C, as in the reference).
             weights_M: weight of each frame's loss (domain weight x masked or unmasked weight).
         """
+        frames = self.chunk_frames * (_GPU_CHUNKS if hidden_MD.is_cuda else 1)
         loss, entry_loss_MC, correct_MC = _ChunkedTokenLoss.apply(
-            hidden_MD, self.linear2b_weight, self.linear2_bias, targets_MC, weights_M, self.chunk_frames
+            hidden_MD, self.linear2b_weight, self.linear2_bias, targets_MC, weights_M, frames
         )
         return TokenLoss(loss, entry_loss_MC, correct_MC)
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from spear.nn import fused
+
 _SLOPE = 0.08
 SWOOSH_L = (4.0, 0.035)
 SWOOSH_R = (1.0, 0.313261687)
@@ -34,6 +36,8 @@ def swoosh(x: Tensor, constants: tuple[float, float], gain_B1C: Tensor | None = 
 
     With a gain (a dropout mask shared over time), x is (B, T, C) and the value is times the gain.
     """
+    if x.is_cuda:
+        return fused.swoosh(x, constants, gain_B1C)
     shift, offset = constants
     y = torch.empty_like(x)
     for x_block, y_block, gain in _blocks(gain_B1C, x, y):
@@ -58,6 +62,8 @@ def _softplus(x: Tensor, out: Tensor) -> None:
 
 def swoosh_gradient(x: Tensor, grad: Tensor, constants: tuple[float, float], gain_B1C: Tensor | None = None) -> Tensor:
     """Gradient with respect to x, given that of the value."""
+    if x.is_cuda:
+        return fused.swoosh_gradient(x, grad, constants, gain_B1C)
     shift, _ = constants
     grad, result = grad.contiguous(), torch.empty_like(x)
     for x_block, grad_block, result_block, gain in _blocks(gain_B1C, x, grad, result):

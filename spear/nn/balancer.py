@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from spear.nn import fused
 from spear.nn.schedule import ScheduledFloat, happens, schedule
 
 _TINY = 1e-20
@@ -29,11 +30,13 @@ def _normalised_mean(proportion_positive: float) -> float:
     return 0.8139535143 * (math.log(1 + x + 1e-10) - math.log(1 - x + 1e-10)) / 2.0
 
 
-def _penalty_coefficients(x_NC: Tensor, mean_bounds, rms_bounds) -> tuple[Tensor, Tensor] | None:
-    """(a_C, b_C) such that a + b*x is the penalty's gradient with unit rms; None when every channel is in bounds."""
+def _penalty_coefficients(x_NC: Tensor, mean_bounds, rms_bounds, strength: float) -> tuple[Tensor, Tensor] | None:
+    """(a_C, b_C) such that a + b*x is the penalty's gradient with rms `strength`; None with every channel in bounds."""
     x_NC = x_NC[:: max(1, x_NC.shape[0] // _ENOUGH_FRAMES)].float()
     # Double precision for a few numbers per channel: cubes of small deviations do not fit in float32.
     mean, second_moment = x_NC.mean(0).double(), x_NC.square().mean(0).double()
+    if x_NC.is_cuda:
+        return fused.penalty_coefficients(mean, second_moment, mean_bounds, rms_bounds, strength)
     # A (nearly) constant channel counts as one that varies by 0.1 % of its rms.
     variance = torch.maximum(second_moment - mean * mean, 1e-6 * second_moment + _TINY)
     deviation, rms = variance.sqrt(), second_moment.clamp(min=_TINY).sqrt()
@@ -41,7 +44,7 @@ def _penalty_coefficients(x_NC: Tensor, mean_bounds, rms_bounds) -> tuple[Tensor
     # The derivative of a distance from an interval is -1 below it, +1 above it and 0 inside.
     ratio_slope = (ratio > mean_bounds[1]).double() - (ratio < mean_bounds[0]).double()
     log_rms_slope = (rms > rms_bounds[1]).double() - (rms < rms_bounds[0]).double()
-    # Asking would make a GPU wait; on a CPU it saves the rest of the work.
+    # Saves the rest of the work; a GPU would have to wait for the answer.
     if x_NC.device.type == "cpu" and not (ratio_slope.any() or log_rms_slope.any()):
         return None
     # With v the second moment: d(ratio)/d(mean) = v/deviation^3, d(ratio)/dv = -mean/(2 deviation^3),
@@ -49,9 +52,9 @@ def _penalty_coefficients(x_NC: Tensor, mean_bounds, rms_bounds) -> tuple[Tensor
     cubed = deviation * variance
     a = ratio_slope * second_moment / cubed
     b = log_rms_slope / second_moment.clamp(min=_TINY) - ratio_slope * mean / cubed
-    strength = ((a + b * mean).square() + b * b * variance).sqrt()
-    scale = (strength > 0) / strength.clamp(min=_TINY)
-    return (a * scale).float(), (b * scale).float()
+    norm = ((a + b * mean).square() + b * b * variance).sqrt()
+    scale = (norm > 0) / norm.clamp(min=_TINY)
+    return (a * scale).float() * strength, (b * scale).float() * strength
 
 
 class _BalancerFunction(torch.autograd.Function):
@@ -68,13 +71,16 @@ class _BalancerFunction(torch.autograd.Function):
         grad = grad.contiguous()
         mean_bounds, rms_bounds, grad_scale, channels = ctx.settings
         part = x[..., channels]
-        coefficients = _penalty_coefficients(part.flatten(0, -2), mean_bounds, rms_bounds)
+        coefficients = _penalty_coefficients(part.flatten(0, -2), mean_bounds, rms_bounds, grad_scale)
         if coefficients is None:
             return grad, None, None, None, None
-        a, b = (coefficient * grad_scale for coefficient in coefficients)
+        a, b = coefficients
         changed = torch.empty_like(grad) if part.shape == x.shape else grad.clone()
+        if x.is_cuda:
+            changed[..., channels] = fused.balance(part, grad[..., channels], a, b)
+            return changed, None, None, None, None
         # Block by block, so that a CPU's cache holds what lies between the three passes.
-        frames = max(1, _BLOCK // grad.shape[-1]) if grad.device.type == "cpu" else grad.numel()
+        frames = max(1, _BLOCK // grad.shape[-1])
         pieces = (tensor[..., channels].flatten(0, -2).split(frames) for tensor in (x, grad, changed))
         for x_NC, grad_NC, changed_NC in zip(*pieces):
             # Limited, so that an outlier among the frames that the moments left out cannot turn its gradient around.

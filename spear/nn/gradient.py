@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from spear.nn import fused
+
 
 class _Scale(torch.autograd.Function):
     @staticmethod
@@ -33,6 +35,8 @@ class _Limit(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         (parameter,) = ctx.saved_tensors
+        if grad.is_cuda:
+            return fused.limit_gradient(parameter, grad, ctx.low, ctx.high), None, None
         # Descent moves against the gradient: outside the range, only moves back towards it are allowed.
         leaves = ((parameter < ctx.low) & (grad > 0)) | ((parameter > ctx.high) & (grad < 0))
         return torch.where(leaves, -grad, grad), None, None

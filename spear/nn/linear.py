@@ -1,8 +1,9 @@
 """Linear layers that keep little for the backward pass.
 
-Under autocast torch keeps a copy of every weight in the lower precision until the backward pass; here the copy is made
-again. A layer behind a Swoosh keeps what goes into the activation and computes its value, the widest tensor of a
-feed-forward module, again, unless it is small. Gradients are those of the plain layers.
+Under autocast torch keeps a copy of every weight in the lower precision until the backward pass; on a CPU it is made
+again here (a GPU would wait for the launch). A layer behind a Swoosh keeps what goes into the activation and computes
+its value, the widest tensor of a feed-forward module, again, unless it is small. Gradients are those of the plain
+layers.
 """
 
 import torch
@@ -26,29 +27,35 @@ class _Linear(torch.autograd.Function):
         x = x.contiguous()
         value = x if constants is None else swoosh(x, constants, gain_B1C)
         kept = value if constants is not None and value.numel() <= _KEPT_NUMEL else None
-        ctx.save_for_backward(x, weight_OC, gain_B1C, kept)
-        ctx.constants = constants
+        cast_OC = weight_OC.to(x.dtype)
+        ctx.save_for_backward(x, cast_OC if x.is_cuda else weight_OC, gain_B1C, kept)
+        ctx.constants, ctx.dtype = constants, weight_OC.dtype
         with compat.disabled_autocast(x.device.type):
-            return functional.linear(value, weight_OC.to(x.dtype), None if bias_O is None else bias_O.to(x.dtype))
+            return functional.linear(value, cast_OC, None if bias_O is None else bias_O.to(x.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         x, weight_OC, gain_B1C, value = ctx.saved_tensors
-        constants, dtype = ctx.constants, weight_OC.dtype
+        constants, dtype = ctx.constants, ctx.dtype
         grad_NO = grad.flatten(0, -2)
         with compat.disabled_autocast(x.device.type):
             if value is None:
                 value = x if constants is None else swoosh(x, constants, gain_B1C)
-            grad_weight_OC = grad_NO.T @ value.flatten(0, -2)
+            grad_weight_OC = compat.product(grad_NO.T, value.flatten(0, -2), dtype)
             del value
-            grad_bias_O = grad_NO.sum(dim=0).to(dtype) if ctx.needs_input_grad[2] else None
+            grad_bias_O = _sum_of_rows(grad_NO, dtype) if ctx.needs_input_grad[2] else None
             grad_x = None
             if ctx.needs_input_grad[0]:
                 grad_x = (grad_NO @ weight_OC.to(x.dtype)).view_as(x)
         if constants is not None and grad_x is not None:
             grad_x = swoosh_gradient(x, grad_x, constants, gain_B1C)
-        return grad_x, grad_weight_OC.to(dtype), grad_bias_O, None, None
+        return grad_x, grad_weight_OC, grad_bias_O, None, None
+
+
+def _sum_of_rows(x_NC: Tensor, dtype: torch.dtype) -> Tensor:
+    # On a CPU torch would convert all of x first.
+    return x_NC.sum(dim=0, dtype=dtype) if x_NC.is_cuda else x_NC.sum(dim=0).to(dtype)
 
 
 def linear(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None) -> Tensor:

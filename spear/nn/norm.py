@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from spear.nn import fused
 from spear.nn.gradient import limit_parameter
 
 
@@ -13,7 +14,10 @@ class _BiasNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, bias, log_scale):
         distance = torch.linalg.vector_norm(x - bias, dim=-1, keepdim=True, dtype=torch.float32)
-        gain = log_scale.exp() * x.shape[-1] ** 0.5 / distance
+        if x.is_cuda:
+            gain = fused.norm_gain(distance, log_scale, x.shape[-1])
+        else:
+            gain = log_scale.exp() * x.shape[-1] ** 0.5 / distance
         ctx.save_for_backward(x, bias, distance, gain)
         return x * gain.to(x.dtype)
 
@@ -24,8 +28,11 @@ class _BiasNormFunction(torch.autograd.Function):
         # d gain = gain * (d log_scale - (x - bias).(dx - dbias) / distance^2)
         gain_grad = (grad * x).sum(-1, keepdim=True, dtype=torch.float32) * gain
         pull = gain_grad / distance.square()
-        x_grad = grad * gain.to(grad.dtype)
-        x_grad.addcmul_(pull.to(x.dtype), x - bias, value=-1)
+        if x.is_cuda:
+            x_grad = fused.norm_gradient(x, grad, bias, gain, pull)
+        else:
+            x_grad = grad * gain.to(grad.dtype)
+            x_grad.addcmul_(pull.to(x.dtype), x - bias, value=-1)
         flat_pull = pull.flatten()
         bias_grad = torch.mv(x.flatten(0, -2).T.float(), flat_pull) - bias * flat_pull.sum()
         return x_grad, bias_grad, gain_grad.sum()

@@ -30,13 +30,17 @@ def _covariance(x_NGD: Tensor) -> tuple[Tensor, Tensor]:
 def whitening_metric(x_NC: Tensor, num_groups: int = 1) -> Tensor:
     """How far from white the channels of each group are: 1 is white, C / num_groups is the worst."""
     _, scatter = _covariance(x_NC.unflatten(-1, (num_groups, -1)))
-    return _metric(scatter)
+    return _metric(scatter, *_traces(scatter))
 
 
-def _metric(scatter_GDD: Tensor) -> Tensor:
-    mean_diagonal = scatter_GDD.diagonal(dim1=1, dim2=2).mean()
-    mean_square = scatter_GDD.square().sum() / (scatter_GDD.shape[0] * scatter_GDD.shape[1])
-    return mean_square / (mean_diagonal.square() + 1e-20)
+def _traces(scatter_GDD: Tensor) -> tuple[Tensor, Tensor]:
+    """tr(C) and tr(C^2), summed over groups."""
+    return scatter_GDD.diagonal(dim1=1, dim2=2).sum(), scatter_GDD.square().sum()
+
+
+def _metric(scatter_GDD: Tensor, trace: Tensor, trace_of_square: Tensor) -> Tensor:
+    num_channels = scatter_GDD.shape[0] * scatter_GDD.shape[1]
+    return trace_of_square / num_channels / ((trace / num_channels).square() + 1e-20)
 
 
 class _WhitenFunction(torch.autograd.Function):
@@ -54,13 +58,13 @@ class _WhitenFunction(torch.autograd.Function):
         x_NGD = x.flatten(0, -2).unflatten(-1, (num_groups, -1))
         step = max(1, x_NGD.shape[0] // (_FRAMES_PER_CHANNEL * x_NGD.shape[2]))
         centred, scatter = _covariance(x_NGD[::step])
-        if not _metric(scatter) > limit:
+        trace, trace_of_square = _traces(scatter)
+        if not _metric(scatter, trace, trace_of_square) > limit:
             return grad, None, None, None
         if step > 1:
             centred = (x_NGD - x_NGD[::step].mean(0)).transpose(0, 1).float()
         # d metric / dx is proportional to x (C - tr(C^2)/tr(C) I); the constant is lost in the normalisation.
-        trace = scatter.diagonal(dim1=1, dim2=2).sum()
-        ratio = scatter.square().sum() / (trace + 1e-20)
+        ratio = trace_of_square / (trace + 1e-20)
         scatter.diagonal(dim1=1, dim2=2).sub_(ratio)
         penalty = (centred @ scatter).transpose(0, 1).reshape(x.shape)
         scale = grad_scale * grad.float().norm() / (penalty.norm() + 1e-20)

@@ -74,6 +74,7 @@ class Trainer:
         )
         bf16 = config.precision == "bf16" or (config.precision == "auto" and env.fast_bf16(world.device))
         self.dtype = torch.bfloat16 if bf16 else torch.float32
+        compat.allow_tf32(world.device, self.dtype)
         self.step, self.epoch, self.batch, self.seen_seconds = 0, 0, 0, 0.0
         self.valid_pending = False  # a signal came during validation: it is done again after resuming
         self.non_finite = NonFiniteSteps(config.max_non_finite_steps, Path(config.exp_dir))
