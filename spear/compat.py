@@ -42,7 +42,7 @@ def elementwise_kernel(source: str, num_outputs: int, numbers: dict[str, float])
 def product(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """a @ b of matrices in a wider precision than theirs: the sums' own where that costs nothing, else rounded."""
     # From 2.8 on, and on GPUs only.
-    if a.is_cuda and a.dtype != dtype and "out_dtype" in (torch.mm.__doc__ or ""):
+    if a.is_cuda and a.dtype != dtype and "dtype" in torch.ops.aten.mm.overloads():
         return torch.mm(a, b, out_dtype=dtype)
     return (a @ b).to(dtype)
 

@@ -20,24 +20,23 @@ _KEPT_NUMEL = 1 << 18
 
 
 class _Linear(torch.autograd.Function):
-    """(..., C) -> (..., O) in the precision of x, which is kept; `constants` are those of a Swoosh, None for none."""
+    """(..., C) -> (..., O) in a precision, in which x is kept; `constants` are those of a Swoosh, None for none."""
 
     @staticmethod
-    def forward(ctx, x, weight_OC, bias_O, constants, gain_B1C):
-        x = x.contiguous()
+    def forward(ctx, x, weight_OC, bias_O, constants, gain_B1C, dtype):
+        ctx.constants, ctx.dtypes = constants, (x.dtype, weight_OC.dtype)
+        x, cast_OC = x.to(dtype).contiguous(), weight_OC.to(dtype)
         value = x if constants is None else swoosh(x, constants, gain_B1C)
         kept = value if constants is not None and value.numel() <= _KEPT_NUMEL else None
-        cast_OC = weight_OC.to(x.dtype)
         ctx.save_for_backward(x, cast_OC if x.is_cuda else weight_OC, gain_B1C, kept)
-        ctx.constants, ctx.dtype = constants, weight_OC.dtype
         with compat.disabled_autocast(x.device.type):
-            return functional.linear(value, cast_OC, None if bias_O is None else bias_O.to(x.dtype))
+            return functional.linear(value, cast_OC, None if bias_O is None else bias_O.to(dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         x, weight_OC, gain_B1C, value = ctx.saved_tensors
-        constants, dtype = ctx.constants, ctx.dtype
+        constants, (x_dtype, dtype) = ctx.constants, ctx.dtypes
         grad_NO = grad.flatten(0, -2)
         with compat.disabled_autocast(x.device.type):
             if value is None:
@@ -47,10 +46,11 @@ class _Linear(torch.autograd.Function):
             grad_bias_O = _sum_of_rows(grad_NO, dtype) if ctx.needs_input_grad[2] else None
             grad_x = None
             if ctx.needs_input_grad[0]:
-                grad_x = (grad_NO @ weight_OC.to(x.dtype)).view_as(x)
+                grad_dtype = x_dtype if constants is None else x.dtype
+                grad_x = compat.product(grad_NO, weight_OC.to(x.dtype), grad_dtype).view_as(x)
         if constants is not None and grad_x is not None:
-            grad_x = swoosh_gradient(x, grad_x, constants, gain_B1C)
-        return grad_x, grad_weight_OC, grad_bias_O, None, None
+            grad_x = swoosh_gradient(x, grad_x, constants, gain_B1C).to(x_dtype)
+        return grad_x, grad_weight_OC, grad_bias_O, None, None, None
 
 
 def _sum_of_rows(x_NC: Tensor, dtype: torch.dtype) -> Tensor:
@@ -63,14 +63,14 @@ def linear(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None) -> Tensor:
     dtype = compat.compute_dtype(x)
     if dtype == weight_OC.dtype:
         return functional.linear(x, weight_OC, bias_O)
-    return _Linear.apply(x.to(dtype), weight_OC, bias_O, None, None)
+    return _Linear.apply(x, weight_OC, bias_O, None, None, dtype)
 
 
 def swoosh_linear(
     kind: str, x: Tensor, weight_OC: Tensor, bias_O: Tensor | None, gain_B1C: Tensor | None = None
 ) -> Tensor:
     """A linear layer on SwooshL(x) or SwooshR(x) (`kind` l or r), times a gain (a dropout mask shared over time)."""
-    return _Linear.apply(x.to(compat.compute_dtype(x)), weight_OC, bias_O, _CONSTANTS[kind], gain_B1C)
+    return _Linear.apply(x, weight_OC, bias_O, _CONSTANTS[kind], gain_B1C, compat.compute_dtype(x))
 
 
 class Linear(nn.Linear):

@@ -136,6 +136,8 @@ def test_norms():
     distance = torch.linalg.vector_norm(x - module.bias, dim=-1, keepdim=True)
     gain = fused.norm_gain(distance, module.log_scale, 12)
     torch.testing.assert_close(x * gain, module(x))
-    assert float(gain[0, 0].detach()) == pytest.approx(math.exp(0.4) * 12**0.5 / float(distance[0, 0].detach()), rel=1e-5)
+    assert float(gain[0, 0].detach()) == pytest.approx(
+        math.exp(0.4) * 12**0.5 / float(distance[0, 0].detach()), rel=1e-5
+    )
     pull = (grad * x).sum(-1, keepdim=True) * gain / distance.square()
     torch.testing.assert_close(fused.norm_gradient(x, grad, module.bias, gain, pull), whole.grad)
