@@ -61,6 +61,12 @@ class FirstConv(nn.Conv2d):
         return y.unflatten(-1, (width, -1)).flatten(2, 3)[:, :, :bins]
 
 
+def _convolve(conv: nn.Conv2d, x_BTFC: Tensor) -> Tensor:
+    """(B, T, F, C) -> (B, T', F', C'). The weights' gradient gets their layout, which DDP wants; cuDNN's is another."""
+    weight = conv.weight.flatten(1).unflatten(1, conv.weight.shape[1:])
+    return _btfc(F.conv2d(_nchw(x_BTFC), weight, conv.bias, conv.stride, conv.padding, 1, conv.groups))
+
+
 class _Depthwise(torch.autograd.Function):
     """7x7 depthwise convolution of (B, T, F, C) on a CPU.
 
@@ -117,7 +123,7 @@ class ConvNeXt(nn.Module):
             weight, bias = (value.to(x_BTFC.dtype) for value in (self.depthwise_conv.weight, self.depthwise_conv.bias))
             x = _Depthwise.apply(x_BTFC, weight, bias)
         else:
-            x = _btfc(self.depthwise_conv(_nchw(x_BTFC)))
+            x = _convolve(self.depthwise_conv, x_BTFC)
         x = self.hidden_balancer(linear(x, self.pointwise_conv1.weight.flatten(1), self.pointwise_conv1.bias))
         x = swoosh_linear("l", x, self.pointwise_conv2.weight.flatten(1), self.pointwise_conv2.bias)
         keep = keep_mask(x, float(self.layer_skip_rate)) if self.training else None
@@ -175,8 +181,8 @@ class Subsampling(nn.Module):
             # The gradient that reaches the first convolution is large; the reference damps it.
             x = scale_gradient(x, 0.2)
         x = swoosh_r(self.balancers[0](x))
-        x = swoosh_r(self.balancers[1](_btfc(self.conv["4"](_nchw(x)))))
-        x = swoosh_r(self.balancers[2](_btfc(self.conv["7"](_nchw(x)))))
+        x = swoosh_r(self.balancers[1](_convolve(self.conv["4"], x)))
+        x = swoosh_r(self.balancers[2](_convolve(self.conv["7"], x)))
         if padding_BT is not None and self.exact_padding:
             x = x.masked_fill(padding_BT[:, :, None, None], 0.0)
         x_BTFC = self.convnext(x)

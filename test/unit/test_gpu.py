@@ -133,6 +133,7 @@ def test_gradients_through_nccl_are_those_of_one_process(nccl_group, kind):
     for name, param in model.named_parameters():
         if param.grad is not None:
             assert relative(dist.whole(param.grad), expected[name]) < 1e-4, name
+            assert param.grad.stride() == param.stride(), name  # or DDP copies each of them
     optimizer = ScaledAdam(parameter_groups(model, 0.02))
     optimizer.step()
     assert optimizer.num_nonfinite == 0
