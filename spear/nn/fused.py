@@ -7,6 +7,7 @@ float32 (in double precision on double tensors) and writes once. Tensors broadca
 
 import functools
 
+import torch
 from torch import Tensor
 
 from spear import compat
@@ -49,6 +50,24 @@ KERNELS: dict[str, tuple[str, str, str, str]] = {
         "",
         "",
         "T p = a + x * b; p = p > T(1) ? T(1) : (p < T(-1) ? T(-1) : p); return grad + ::fabs(grad) * p;",
+    ),
+    "bypass_gradients": (
+        "original changed scale grad",
+        "",
+        "for_original for_changed product",
+        "for_changed = grad * scale; for_original = grad - for_changed; product = grad * (changed - original);",
+    ),
+    "whitening_metric": (
+        "trace trace_of_square",
+        "channels",
+        "",
+        "T mean = trace / channels; return trace_of_square / channels / (mean * mean + T(1e-20));",
+    ),
+    "add_scaled": (
+        "grad penalty size norm",
+        "strength",
+        "",
+        "return grad + penalty * (strength * size / (norm + T(1e-20)));",
     ),
     "norm_gain": ("distance log_scale", "root", "", "return ::exp(log_scale) * root / distance;"),
     "norm_gradient": ("x grad bias gain pull", "", "", "return grad * gain - pull * (x - bias);"),
@@ -99,6 +118,22 @@ def penalty_coefficients(
 def balance(x: Tensor, grad: Tensor, a_C: Tensor, b_C: Tensor) -> Tensor:
     """grad + |grad| * (a + b x), the bracket within +-1, in the precision of grad."""
     return _kernel("balance")(x, grad, a_C, b_C).to(grad.dtype)
+
+
+def bypass_gradients(original: Tensor, new: Tensor, scale: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the inputs of original + (new - original) * scale, and what adds up to that of the scale."""
+    return tuple(_kernel("bypass_gradients")(original, new, scale, grad))
+
+
+def whitening_metric(trace: Tensor, trace_of_square: Tensor, num_channels: int) -> Tensor:
+    """See `spear.nn.whiten`."""
+    return _kernel("whitening_metric")(trace, trace_of_square, channels=float(num_channels))
+
+
+def add_scaled(grad: Tensor, penalty: Tensor, strength: float) -> Tensor:
+    """grad plus the penalty with a norm of `strength` times grad's, in the precision of grad."""
+    size, norm = (torch.linalg.vector_norm(tensor, dtype=torch.float32) for tensor in (grad, penalty))
+    return _kernel("add_scaled")(grad, penalty, size, norm, strength=strength).to(grad.dtype)
 
 
 def norm_gain(distance: Tensor, log_scale: Tensor, num_channels: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from spear.nn import fused
 from spear.nn.schedule import ScheduledFloat, happens, schedule
 
 # The metric is estimated on every n-th frame when that leaves this many frames per channel.
@@ -40,6 +41,8 @@ def _traces(scatter_GDD: Tensor) -> tuple[Tensor, Tensor]:
 
 def _metric(scatter_GDD: Tensor, trace: Tensor, trace_of_square: Tensor) -> Tensor:
     num_channels = scatter_GDD.shape[0] * scatter_GDD.shape[1]
+    if trace.is_cuda:
+        return fused.whitening_metric(trace, trace_of_square, num_channels)
     return trace_of_square / num_channels / ((trace / num_channels).square() + 1e-20)
 
 
@@ -67,6 +70,8 @@ class _WhitenFunction(torch.autograd.Function):
         ratio = trace_of_square / (trace + 1e-20)
         scatter.diagonal(dim1=1, dim2=2).sub_(ratio)
         penalty = (centred @ scatter).transpose(0, 1).reshape(x.shape)
+        if grad.is_cuda:
+            return fused.add_scaled(grad, penalty, grad_scale), None, None, None
         scale = grad_scale * grad.float().norm() / (penalty.norm() + 1e-20)
         return grad.add(penalty.mul_(scale).to(grad.dtype)), None, None, None
 

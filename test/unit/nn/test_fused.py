@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import torch
 
-from spear.nn import balancer, fused, norm
+from spear.nn import balancer, fused, norm, whiten
 from spear.nn.activations import SWOOSH_L, SWOOSH_R, swoosh, swoosh_gradient
 from spear.nn.gradient import limit_parameter
 from spear.seeds import torch_rng
@@ -123,6 +123,29 @@ def test_penalties_of_balancers(bounds):
     module = balancer.Balancer(grad_scale=0.04, probability=1.0).train()
     balancer._BalancerFunction.apply(whole, *bounds, module.grad_scale, slice(None)).backward(grad)
     torch.testing.assert_close(fused.balance(x, grad, *found), whole.grad, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(12,), (2, 1, 12)])
+def test_bypasses(shape):
+    tensors = [normal(2, 30, 12, seed=seed).requires_grad_() for seed in (0, 1)] + [normal(*shape).requires_grad_()]
+    grad = normal(2, 30, 12, seed=2)
+    torch.lerp(*tensors).backward(grad)
+    *found, product = fused.bypass_gradients(*(tensor.detach() for tensor in tensors), grad)
+    for ours, tensor in zip([*found, product.sum_to_size(shape)], tensors):
+        torch.testing.assert_close(ours, tensor.grad, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_groups", [1, 4])
+def test_whiteners(num_groups):
+    x = normal(3, 200, 16) @ normal(16, 16, seed=1)
+    grad = normal(3, 200, 16, seed=2)
+    scatter = whiten._covariance(x.flatten(0, 1).unflatten(-1, (num_groups, -1)))[1]
+    metric = fused.whitening_metric(*whiten._traces(scatter), 16)
+    torch.testing.assert_close(metric, whiten.whitening_metric(x.flatten(0, 1), num_groups))
+    leaf = x.clone().requires_grad_()
+    whiten._WhitenFunction.apply(leaf, num_groups, 0.0, 0.5).backward(grad)
+    penalty = leaf.grad - grad
+    torch.testing.assert_close(fused.add_scaled(grad, 7 * penalty, 0.5), leaf.grad, atol=1e-5, rtol=1e-5)
 
 
 def test_norms():
