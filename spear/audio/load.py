@@ -61,6 +61,7 @@ def load_audio(
     sample_rate_hz: int = 16000,
     start_seconds: float = 0.0,
     duration_seconds: float | None = None,
+    speed: float = 1.0,
 ) -> np.ndarray:
     """Reads a recording, or a segment of it.
 
@@ -70,24 +71,26 @@ def load_audio(
         start_seconds: where the segment starts, rounded to a sample at the rate wanted.
         duration_seconds: its length; None: to the end. It may reach 25 ms beyond the end (manifests round durations);
             the result is then as long as the file allows.
+        speed: plays the recording so many times as fast, with its pitch; start and duration are of what is then heard.
 
     Returns:
         (samples,) float32, the mean of the channels. Nothing is scaled or clipped.
 
     Raises:
         DataError: no such file, not audio, empty, truncated, not finite, or a segment outside the recording.
-        ConfigError: negative start or duration.
+        ConfigError: negative start or duration, or a rate or speed that is not positive.
     """
-    if start_seconds < 0 or (duration_seconds is not None and duration_seconds <= 0) or sample_rate_hz < 1:
+    wrong = duration_seconds is not None and duration_seconds <= 0
+    if wrong or start_seconds < 0 or sample_rate_hz < 1 or not 0 < speed < math.inf:
         raise ConfigError(
-            f"start {start_seconds} s, duration {duration_seconds} s, rate {sample_rate_hz} Hz for {path}",
-            "a start from 0, a positive duration, a positive rate",
+            f"{path} from {start_seconds} s for {duration_seconds} s at {sample_rate_hz} Hz and speed {speed}",
+            "a start from 0, a positive duration, a positive rate and speed",
             "correct the cut in the manifest",
         )
     start = round(start_seconds * sample_rate_hz)
     stop = None if duration_seconds is None else start + max(1, round(duration_seconds * sample_rate_hz))
     with _open(path) as sound:
-        rate, known = sound.samplerate, sound.frames < _UNKNOWN_FRAMES
+        rate, known = max(1, round(sound.samplerate * speed)), sound.frames < _UNKNOWN_FRAMES
         if known:
             available = num_resampled(sound.frames, rate, sample_rate_hz)
             _check_segment(path, start, stop, available, sample_rate_hz)
@@ -95,7 +98,7 @@ def load_audio(
         if rate == sample_rate_hz:
             samples = _concatenate(_decode(sound, path, start, None if stop is None else stop - start))
         else:
-            samples = _resampled_segment(sound, path, start, stop, sample_rate_hz)
+            samples = _resampled_segment(sound, path, start, stop, rate, sample_rate_hz)
         if not known:
             _check_segment(path, start, stop, start + len(samples), sample_rate_hz)
     if not np.isfinite(samples).all():
@@ -239,10 +242,9 @@ def _concatenate(blocks: Iterator[np.ndarray]) -> np.ndarray:
 
 
 def _resampled_segment(
-    sound: soundfile.SoundFile, path: str | Path, start: int, stop: int | None, to_hz: int
+    sound: soundfile.SoundFile, path: str | Path, start: int, stop: int | None, from_hz: int, to_hz: int
 ) -> np.ndarray:
-    """Samples `start` to `stop` (counted at `to_hz`) of the recording converted to `to_hz`."""
-    from_hz = sound.samplerate
+    """Samples `start` to `stop` (counted at `to_hz`) of the recording converted from `from_hz` to `to_hz`."""
     # Both time grids meet every `step_in` samples of the file; decoding from there keeps the filter's phase.
     divisor = math.gcd(from_hz, to_hz)
     step_in, step_out = from_hz // divisor, to_hz // divisor

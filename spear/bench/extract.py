@@ -72,6 +72,7 @@ class _Cut(NamedTuple):
     duration_seconds: float
     num_samples: int
     domain: str
+    speed: float = 1.0
 
 
 class _Time(NamedTuple):

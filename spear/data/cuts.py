@@ -18,7 +18,7 @@ NUM_DRAWS = 10_000
 
 @dataclass(frozen=True)
 class Cut:
-    """One row of the table: a stretch of a recording. `domain` is one of `DOMAINS`."""
+    """One row of the table: a stretch of a recording. `domain` is one of `DOMAINS`, `speed` that of `load_audio`."""
 
     id: str
     path: Path
@@ -26,6 +26,7 @@ class Cut:
     duration_seconds: float
     domain: str
     source: int
+    speed: float = 1.0
 
     @property
     def num_samples(self) -> int:
@@ -37,21 +38,23 @@ class Columns:
     """All cuts of one manifest, by row.
 
     Args:
-        items: `spear.manifest.Item` or anything with id, path, start_seconds, duration_seconds and domain.
+        items: `spear.manifest.Item` or anything with id, path, start_seconds, duration_seconds and domain; and speed,
+            where it is not 1.
 
     Attributes (all of them arrays, which may be memory-mapped):
         duration: seconds.
+        speed: see `spear.audio.load_audio`.
         domain: index into `DOMAINS`.
         key: `spear.shards.id_key` of the id; two ids with the same one are not to be expected.
         draw: 0 to `NUM_DRAWS` - 1, from the id alone: not from the seed, the order or other cuts.
     """
 
     ARRAYS = ("ids", "id_offsets", "folders", "folder_offsets", "names", "name_offsets")
-    ARRAYS += ("folder", "start", "duration", "domain", "key", "draw")
+    ARRAYS += ("folder", "start", "duration", "speed", "domain", "key", "draw")
 
     def __init__(self, items: Iterable):
         ids, names, folders, offsets = bytearray(), bytearray(), {}, [array("q", [0]), array("q", [0])]
-        columns = [array(code) for code in "iddBQH"]
+        columns = [array(code) for code in "idddBQH"]
         for item in items:
             # Recordings lie in few folders: those are stored once.
             folder, name = os.path.split(item.path)
@@ -60,7 +63,12 @@ class Columns:
             offsets[0].append(len(ids))
             offsets[1].append(len(names))
             values = [folders.setdefault(folder, len(folders)), item.start_seconds, item.duration_seconds]
-            values += [DOMAINS.index(item.domain), id_key(item.id), derive(0, "valid", item.id) % NUM_DRAWS]
+            values += [
+                getattr(item, "speed", 1.0),
+                DOMAINS.index(item.domain),
+                id_key(item.id),
+                derive(0, "valid", item.id) % NUM_DRAWS,
+            ]
             for column, value in zip(columns, values):
                 column.append(value)
         encoded = [_bytes(folder) for folder in folders]
@@ -68,7 +76,8 @@ class Columns:
         self.names, self.name_offsets = _array(names), np.asarray(offsets[1], dtype=np.int64)
         self.folders = _array(b"".join(encoded))
         self.folder_offsets = np.asarray([0, *np.cumsum([len(folder) for folder in encoded])], dtype=np.int64)
-        self.folder, self.start, self.duration, self.domain, self.key, self.draw = map(np.asarray, columns)
+        self.folder, self.start, self.duration, self.speed, *rest = map(np.asarray, columns)
+        self.domain, self.key, self.draw = rest
 
     def __len__(self) -> int:
         return len(self.duration)
@@ -145,6 +154,7 @@ class CutTable:
             duration_seconds=float(columns.duration[row]),
             domain=DOMAINS[self._domain[index]],
             source=source,
+            speed=float(columns.speed[row]),
         )
 
     @property

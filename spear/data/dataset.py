@@ -171,7 +171,8 @@ class PretrainDataset:
 
     def _load(self, cut: Cut) -> np.ndarray:
         """Samples of a cut, never more than the plan counted, and enough for the encoder."""
-        wave = load_audio(cut.path, SAMPLE_RATE_HZ, cut.start_seconds, cut.duration_seconds)[: cut.num_samples]
+        wave = load_audio(cut.path, SAMPLE_RATE_HZ, cut.start_seconds, cut.duration_seconds, cut.speed)
+        wave = wave[: cut.num_samples]
         if self.fbank.num_frames(len(wave)) < MIN_FEATURE_FRAMES:
             raise DataError(
                 f"{len(wave)} samples in {cut.path}", f"at least {MIN_FEATURE_FRAMES} frames of 10 ms", "leave it out"
@@ -188,7 +189,7 @@ class PretrainDataset:
             seconds = min(noise.duration_seconds, missing / SAMPLE_RATE_HZ)
             start = noise.start_seconds + work.decisions.uniforms_B3[row, 0] * (noise.duration_seconds - seconds)
             try:
-                piece = load_audio(noise.path, SAMPLE_RATE_HZ, start, seconds)
+                piece = load_audio(noise.path, SAMPLE_RATE_HZ, start, seconds, noise.speed)
             except (SpearError, OSError) as error:
                 work.skip(noise.id, error)
                 continue

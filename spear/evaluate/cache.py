@@ -241,7 +241,7 @@ def read_wave(item: Item, sample_rate: int) -> np.ndarray:
     if changed and item.kept:
         return item.change(load_audio(item.path, sample_rate), sample_rate)
     duration = item.duration_seconds if item.start_seconds or item.duration_seconds else None
-    wave = load_audio(item.path, sample_rate, item.start_seconds, duration)
+    wave = load_audio(item.path, sample_rate, item.start_seconds, duration, item.speed)
     return item.change(wave, sample_rate) if changed else wave
 
 

@@ -1,13 +1,20 @@
 """Examined recordings as lhotse cuts: the one place that builds lhotse objects for stage 1."""
 
+from collections.abc import Sequence
+
 from lhotse import AudioSource, MonoCut, MultiCut, Recording, SupervisionSegment
 
 from spear.manifest.item import DOMAIN_OF_KIND
 from spear.manifest.scan import Entry
 
 
-def make_cuts(entry: Entry, result: dict, source: str, split: str, task_splits: dict[str, str]) -> list[dict]:
-    """The lhotse cuts of a recording, one per window. Text and phones are of the whole: windows do not have them."""
+def make_cuts(
+    entry: Entry, result: dict, source: str, split: str, task_splits: dict[str, str], speeds: Sequence[float] = ()
+) -> list[dict]:
+    """The lhotse cuts of a recording, one per window, each followed by copies of it at other speeds.
+
+    Text and phones are of the whole: windows do not have them. Copies belong to no task.
+    """
     rate, channels = result["sample_rate_hz"], list(range(result["num_channels"]))
     recording = Recording(
         id=entry.recording or entry.id,
@@ -45,5 +52,10 @@ def make_cuts(entry: Entry, result: dict, source: str, split: str, task_splits: 
             supervisions=[supervision],
             custom=custom,
         )
-        cuts.append(cut.to_dict())
+        copies = [cut.perturb_speed(speed) for speed in speeds]
+        cuts += [cut.to_dict(), *(_without_tasks(copy.to_dict()) for copy in copies)]
     return cuts
+
+
+def _without_tasks(cut: dict) -> dict:
+    return {**cut, "custom": {**cut["custom"], "task_splits": {}}}

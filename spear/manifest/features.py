@@ -114,7 +114,7 @@ def _histogram(items: list[Item]) -> dict[str, int]:
 def _unit(number: int, items: list[Item], output: Path) -> dict:
     cuts, states = [], []
     for item in items:
-        cuts.append([item.id, str(item.path), item.start_seconds, item.duration_seconds])
+        cuts.append([item.id, str(item.path), item.start_seconds, item.duration_seconds, item.speed])
         # In the unit's specification, so that changed recordings make it run again.
         state = item.path.stat() if item.path.exists() else None
         states.append([state.st_size, state.st_mtime_ns] if state else [])
@@ -162,8 +162,8 @@ def fbank_unit(unit: dict) -> dict:
     """Computes and stores the features of one unit; returns sums for the mean and spread of all features."""
     total, squares, frames = 0.0, 0.0, 0
     with torch.inference_mode(), ShardWriter(unit["output"], unit["name"], np.float32, 128) as writer:
-        for cut_id, path, start, duration in unit["cuts"]:
-            wave = torch.from_numpy(load_audio(path, SAMPLE_RATE_HZ, start, duration))
+        for cut_id, path, *segment in unit["cuts"]:
+            wave = torch.from_numpy(load_audio(path, SAMPLE_RATE_HZ, *segment))
             features = _fbank()(wave[None], torch.tensor([wave.numel()]))[0][0].numpy()
             writer.add(cut_id, features)
             total += float(features.sum(dtype=np.float64))

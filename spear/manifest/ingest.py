@@ -9,7 +9,7 @@ Several corpora share an output when each has a `name`: then these files are `cu
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import spear
@@ -43,6 +43,8 @@ class ManifestsConfig:
         decode: decode every recording; false reads headers only (damaged audio then shows at extraction).
         max_seconds: longer recordings are cut into equal windows of at most this length.
         min_seconds: shorter recordings are put into quarantine.
+        speed_perturb: speeds, such as [0.9, 1.1], at which pre-training sees every cut once more (pitch and length
+            change with them); copies that would be longer than max_seconds are left out.
         max_bad_fraction: the stage stops when more of the present recordings than this are bad.
         min_coverage: a warning is given when less of the listed recordings than this is usable.
         executor: local, dask or slurm.
@@ -58,6 +60,7 @@ class ManifestsConfig:
     decode: bool = True
     max_seconds: float = 20.0
     min_seconds: float = 0.1
+    speed_perturb: list[float] = field(default_factory=list)
     max_bad_fraction: float = 0.5
     min_coverage: float = 0.95
     executor: str = "local"
@@ -119,6 +122,10 @@ def _check(settings: ManifestsConfig) -> None:
             f"min_seconds {settings.min_seconds} and max_seconds {settings.max_seconds}",
             "0 < min_seconds < max_seconds",
             "correct --min-seconds or --max-seconds",
+        )
+    if any(not 0.5 <= speed <= 2.0 or speed == 1.0 for speed in settings.speed_perturb):
+        raise ConfigError(
+            f"speed_perturb {settings.speed_perturb}", "speeds from 0.5 to 2 other than 1", "correct --speed-perturb"
         )
 
 
@@ -196,13 +203,16 @@ def _write_cuts(settings: ManifestsConfig, usable: list[tuple[Entry, dict]], tas
             splits.setdefault(item, {})[task.spec.name] = split
     files: dict[str, list[dict]] = {name: [] for name in settings.cuts}
     base, raw = Path(settings.output).absolute().parent, Path(settings.raw).absolute()
+    longest = settings.max_seconds
     for entry, result in usable:
         path = raw / entry.path
         source = path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
         split = "heldout" if entry.id in away else "train"
         name = split if settings.name else f"cuts_{DOMAIN_OF_KIND[entry.kind]}_train"
         name = "cuts_heldout" if split == "heldout" and not settings.name else name
-        files[name] += make_cuts(entry, result, source, split, splits.get(entry.id, {}))
+        speeds = settings.speed_perturb if split == "train" else []
+        cuts = make_cuts(entry, result, source, split, splits.get(entry.id, {}), speeds)
+        files[name] += [cut for cut in cuts if not cut["recording"].get("transforms") or cut["duration"] <= longest]
     for name, cuts in files.items():
         fs.write_jsonl(settings.cuts[name], cuts)
 

@@ -21,6 +21,7 @@ class Item:
         start_seconds: where the cut starts in the recording.
         duration_seconds: how long it is.
         num_samples: its length at 16 kHz.
+        speed: how many times as fast the recording is played, pitch included; start and length are of what is heard.
         domain: "speech" or "audio".
         kind: "speech", "event" or "music".
         speaker: name, or None; joined by + where several speak.
@@ -44,6 +45,7 @@ class Item:
     labels: dict[str, str] = field(default_factory=dict)
     split: str = "train"
     task_splits: dict[str, str] = field(default_factory=dict)
+    speed: float = 1.0
 
 
 def read_items(path: str | Path) -> list[Item]:
@@ -56,10 +58,12 @@ def iter_items(path: str | Path) -> Iterator[Item]:
 
     Recordings named relatively are found from the folder above the manifest's (`data/` for `data/manifests/x.jsonl`).
     Cuts of other origin work too: missing fields take their defaults, and `custom.kind` that of speech. The lines are
-    read as JSON, since building lhotse's objects takes ten times as long.
+    read as JSON, since building lhotse's objects takes ten times as long. Of lhotse's transforms, changes of the speed
+    are applied when audio is read.
 
     Raises:
-        DataError: the file is missing, a line is not JSON, or it is not a cut of a recording in a file.
+        DataError: the file is missing, a line is not JSON, or it is not a cut of a recording in a file; or a recording
+            has a transform that is not a change of the speed.
     """
     root = Path(path).absolute().parent.parent
     for number, cut in enumerate(fs.iter_jsonl(path), 1):
@@ -95,4 +99,20 @@ def _item(cut: dict, root: Path) -> Item:
         labels=custom.get("labels") or {},
         split=custom.get("split", "train"),
         task_splits=custom.get("task_splits") or {},
+        speed=_speed(cut["recording"]),
     )
+
+
+def _speed(recording: dict) -> float:
+    """The speed that lhotse's `perturb_speed` gave a recording; its other transforms change the sound as well."""
+    speed = 1.0
+    for transform in recording.get("transforms") or ():
+        if transform["name"] == "Speed":
+            speed *= float(transform["kwargs"]["factor"])
+        elif transform["name"] != "Resample":  # audio is read at the rate that is wanted, whatever a manifest says
+            raise DataError(
+                f"recording {recording['id']} with lhotse's transform {transform['name']}",
+                "recordings as they are stored, or with perturb_speed",
+                "store the changed audio (lhotse's CutSet.save_audios), or leave these cuts out",
+            )
+    return speed

@@ -184,7 +184,8 @@ def _by_teacher(streams: Sequence[Stream]) -> list[tuple[Teacher, list[Stream]]]
 def _read(item: Item, sample_rates: set[int]) -> dict[int, np.ndarray] | str:
     """The item's audio at each rate, or the reason why it cannot be used."""
     try:
-        return {rate: load_audio(item.path, rate, item.start_seconds, item.duration_seconds) for rate in sample_rates}
+        segment = item.start_seconds, item.duration_seconds, item.speed
+        return {rate: load_audio(item.path, rate, *segment) for rate in sample_rates}
     except (SpearError, OSError) as error:
         return error.found if isinstance(error, SpearError) else str(error)
 

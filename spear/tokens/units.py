@@ -24,6 +24,7 @@ class Item(Protocol):
     duration_seconds: float
     num_samples: int
     domain: str
+    speed: float
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,17 @@ class Unit:
 
     def sha256(self, card_sha256: str) -> str:
         """Hash of the unit's inputs: which cuts, of which files, for which stream."""
-        rows = [[i.id, i.path.name, i.start_seconds, i.duration_seconds, i.num_samples] for i in self.items]
+        rows = [
+            [
+                i.id,
+                i.path.name,
+                i.start_seconds,
+                i.duration_seconds,
+                i.num_samples,
+                *([i.speed] if i.speed != 1 else []),
+            ]
+            for i in self.items
+        ]
         return sha256_json([card_sha256, rows])
 
 

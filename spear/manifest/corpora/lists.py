@@ -59,7 +59,11 @@ def lhotse(raw: Path, kind: str) -> Scan:
     try:
         for path in cuts:
             for cut in _lines(path):
-                found.entries.append(_of_cut(raw, path, cut, kind))
+                if cut["recording"].get("transforms"):
+                    reason = "not a recording as it is stored, but changed by lhotse's transforms (see --speed-perturb)"
+                    found.refused.append({"id": cut["id"], "path": path.name, "reason": reason})
+                else:
+                    found.entries.append(_of_cut(raw, path, cut, kind))
         if not cuts:
             for path in _files(raw, "supervisions"):
                 recordings = _recordings(raw, path)

@@ -199,3 +199,17 @@ def test_segments_of_an_hour_need_little_memory(tmp_path):
         [sys.executable, "-c", MEMORY_PROBE, str(path)], capture_output=True, text=True, check=True
     )
     assert int(finished.stdout) < 30_000  # kB; the hour itself is 230 MB at 16 kHz
+
+
+@pytest.mark.parametrize("speed", [0.9, 1.1])
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+def test_another_speed_changes_length_and_pitch(tmp_path, rate, speed):
+    soundfile.write(tmp_path / "a.wav", tone(2.0, rate), rate)
+    samples = load_audio(tmp_path / "a.wav", speed=speed)
+    assert len(samples) == num_resampled(2 * rate, round(rate * speed), 16000) == pytest.approx(32000 / speed, abs=1)
+    spectrum = np.abs(np.fft.rfft(samples[:16000] * np.hanning(16000)))  # one bin is 1 Hz
+    assert spectrum.argmax() == pytest.approx(440 * speed, abs=1)
+    segment = load_audio(tmp_path / "a.wav", start_seconds=0.7, duration_seconds=0.5, speed=speed)
+    np.testing.assert_allclose(segment, samples[11200:19200], atol=1e-6)
+    with pytest.raises(ConfigError, match="speed"):
+        load_audio(tmp_path / "a.wav", speed=0.0)

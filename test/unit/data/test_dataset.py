@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as DataLoaderIterator
 
-from spear.audio import LOG_FLOOR, Fbank, FbankConfig
+from spear.audio import LOG_FLOOR, Fbank, FbankConfig, load_audio
 from spear.data import (
     MixingConfig,
     PlanLimits,
@@ -23,6 +23,7 @@ from spear.data import (
 )
 from spear.errors import CardError
 from spear.fs import write_json
+from spear.manifest import Item as ManifestItem
 from spear.shards import ShardWriter
 
 ALWAYS = MixingConfig(probability=1.0, noise_probability=0.3, audio_noise_probability=1.0)
@@ -77,6 +78,17 @@ def test_plain_batches_hold_the_features_and_tokens_of_their_cuts(corpus, waves,
             assert batch.domains[row] == item.domain
         assert set(batch.seconds) == {"read", "mix", "features", "collate"} and batch.seconds["read"] > 0
     assert sorted(seen) == sorted(items)
+
+
+def test_cuts_at_another_speed_are_heard_at_it(corpus):
+    original = corpus[0]
+    seconds = original.duration_seconds / 1.25
+    faster = ManifestItem("faster", original.path, 0.0, seconds, round(seconds * 16000), "speech", "speech", speed=1.25)
+    (batch,) = make_loader(make([faster]), 0)
+    wave = torch.from_numpy(load_audio(original.path, 16000, 0.0, seconds, speed=1.25))
+    alone, length = Fbank()(wave[None, : faster.num_samples])
+    assert batch.feature_lens_B.tolist() == length.tolist()
+    assert torch.allclose(batch.features_BTF[0, : int(length)], alone[0], atol=1e-4)
 
 
 def test_mixed_batches_keep_limits_and_mix_the_right_targets(corpus, streams):

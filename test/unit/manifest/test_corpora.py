@@ -131,6 +131,20 @@ def test_what_lhotse_prepared_is_read(tmp_path):
     assert {i.id for i in items["train"]} == {e.id for e in scan_corpus("librispeech", raw).entries if not e.heldout}
 
 
+def test_what_lhotse_changed_is_no_recording(tmp_path):
+    from lhotse import CutSet
+    from lhotse.recipes import prepare_librispeech
+
+    raw = miniatures.librispeech(tmp_path / "raw", 8)
+    prepared = prepare_librispeech(raw / "LibriSpeech", dataset_parts=["train-clean-100"])["train-clean-100"]
+    cuts = CutSet.from_manifests(prepared["recordings"], prepared["supervisions"])
+    (raw / "manifests").mkdir()
+    (cuts + cuts.perturb_speed(0.9)).to_file(raw / "manifests" / "cuts.jsonl")
+    items, summary = make("lhotse", raw, tmp_path / "data/manifests")
+    assert len(items["train"]) == len(cuts) and not any("_sp" in item.id for item in items["train"])
+    assert sum(count for reason, count in summary["quarantine"].items() if "not a recording" in reason) == len(cuts)
+
+
 def test_nemo_manifests(tmp_path):
     miniatures.noise(tmp_path / "raw/en000/a.wav", 6)
     rows = [{"audio_filepath": "en000/a.wav", "duration": 2.0, "offset": 1.5, "text": "x"}]

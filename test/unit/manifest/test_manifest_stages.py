@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from spear import fs
+from spear.audio import load_audio
 from spear.bin import fbank, manifests
 from spear.errors import ConfigError, DataError
 from spear.manifest import read_items, summarise
@@ -83,6 +84,45 @@ def test_splits_are_kept_out_of_pretraining(corpus, items):
     held = read_items(corpus / "manifests" / "cuts_heldout.jsonl")
     assert {item.split for item in held} == {"heldout"}
     assert {item.domain for item in read_items(corpus / "manifests" / "cuts_audio_train.jsonl")} == {"audio"}
+
+
+def test_speed_perturbed_copies_are_for_pretraining_alone(corpus, items):
+    found = prepare(corpus, "perturbed", "--speed-perturb", "[0.9, 1.1]", "--max-seconds", "1.25")
+    copies = {name: item for name, item in found.items() if "_sp" in name}
+    assert found.keys() - copies.keys() == items.keys()
+    slow = {item.id for item in items.values() if item.split == "train" and item.duration_seconds / 0.9 <= 1.25}
+    assert copies.keys() == {f"{i}_sp0.9" for i in slow} | {
+        f"{i.id}_sp1.1" for i in items.values() if i.split == "train"
+    }
+    assert 0 < len(slow) < len([item for item in items.values() if item.split == "train"])
+    for name, copy in copies.items():
+        original, _, speed = name.rpartition("_sp")
+        original = items[original]
+        assert copy.speed == float(speed) and copy.split == "train" and not copy.task_splits
+        assert (copy.path.name, copy.labels) == (original.path.name, original.labels)
+        samples = load_audio(copy.path, RATE, copy.start_seconds, copy.duration_seconds, copy.speed)
+        assert len(samples) == pytest.approx(copy.num_samples, abs=1)
+        assert len(samples) == pytest.approx(original.num_samples / copy.speed, abs=1)
+    from lhotse import CutSet
+
+    for cut in CutSet.from_file(corpus / "perturbed/cuts_speech_train.jsonl"):
+        assert cut.duration == pytest.approx(found[cut.id].duration_seconds)
+    with pytest.raises(ConfigError, match="0.5 to 2"):
+        prepare(corpus, "refused", "--speed-perturb", "[1.0]")
+
+
+def test_what_lhotse_changed_is_read_changed_or_refused(corpus, items, tmp_path):
+    from lhotse import CutSet
+
+    cuts = CutSet.from_file(corpus / "manifests/cuts_speech_train.jsonl").to_eager()
+    folder = corpus / "by_lhotse"
+    folder.mkdir()
+    cuts.perturb_speed(1.1).to_file(folder / "speed.jsonl")
+    for item in read_items(folder / "speed.jsonl"):
+        assert item.speed == 1.1 and item.id.removesuffix("_sp1.1") in items
+    cuts.perturb_volume(0.5).to_file(folder / "volume.jsonl")
+    with pytest.raises(DataError, match="Volume"):
+        read_items(folder / "volume.jsonl")
 
 
 def test_random_split_is_stratified_and_drops_small_classes(corpus, items):

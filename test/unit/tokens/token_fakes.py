@@ -79,6 +79,7 @@ class Cut:
     num_samples: int
     domain: str = "speech"
     start_seconds: float = 0.0
+    speed: float = 1.0
 
 
 def make_cuts(directory: Path, count: int, seed: int = 0) -> list[Cut]:
