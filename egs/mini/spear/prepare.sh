@@ -2,13 +2,12 @@
 # Prepares the mini recipe: audio -> manifests -> fbank -> teachers -> quantizers -> tokens. Run it twice and the second
 # run skips what is done; interrupt it and the next run continues.
 #
-#   ./prepare.sh                          # the synthetic corpus, made offline
+#   ./prepare.sh                          # the synthetic corpus, made offline; --stage 3 --stop-stage 4: a part
 #   ./prepare.sh --audio-dir DIR          # real recordings: a folder with manifest.tsv, or any folder of audio files
-#   ./prepare.sh --stage 3 --stop-stage 4
 # Stages: 0 environment and data, 1 manifests, 2 fbank, 3 teachers and their embeddings, 4 quantizers, 5 tokens.
 # Data goes to data/ and teachers to exp/ beside this script; other audio or another seed uses names of its own, such as
-# data_NAME and exp_NAME. --on-the-fly false stores features. --long true (default with --audio-dir) trains three times as
-# long. --executor local|dask|slurm, --num-jobs (0: one per core): of stages 1 and 2; --nproc-per-node: of 3 and 5.
+# data_NAME and exp_NAME. --on-the-fly false stores features. For --long and --speed-perturb see run.sh.
+# --executor local|dask|slurm, --num-jobs (0: one per core): of stages 1 and 2; --nproc-per-node: of 3 and 5.
 set -euo pipefail
 
 stage=0
@@ -30,6 +29,7 @@ audio_layer=-1
 audio_codebooks=16
 max_frames=20000
 long=
+speed_perturb=
 corpus_options=
 teacher_options=
 
@@ -58,7 +58,7 @@ make_manifests() {
   renew "$data_dir/manifests"
   # Windows as long as the smallest batch that they have to fit in (plan.max_seconds of conf/student.yaml).
   spear manifests --raw "$data_dir/raw" --output "$data_dir/manifests" --tasks "$tasks" --kind "$kind" \
-    --max-seconds 6 --executor "$executor" --num-jobs "$num_jobs"
+    --max-seconds 6 --speed-perturb "$speed_perturb" --executor "$executor" --num-jobs "$num_jobs"
 }
 
 make_fbank() {
@@ -108,7 +108,7 @@ extract_tokens() {
 run_stage 0 "environment and data" "makes or links $data_dir/raw; 30 s; 2 GB of disk should be free" \
   obtain_data "$(fingerprint "$audio_dir")" "$seed" "$corpus_options"
 run_stage 1 "manifests" "reads data/raw once; writes data/manifests with quarantine.jsonl; about 15 s, 5 MB" \
-  make_manifests "$tasks" "$kind"
+  make_manifests "$tasks" "$kind" "$speed_perturb"
 run_stage 2 "fbank" "statistics; with --on-the-fly false features to data/fbank, 0.2 GB an hour of audio" \
   make_fbank "$on_the_fly"
 run_stage 3 "teachers" "pre-trains one for each domain, embeds $max_frames frames; 3 to 7 minutes (long: 10), 50 MB" \

@@ -7,7 +7,8 @@
 #
 # Stages: 0-5 prepare (see prepare.sh --help), 6 train the student, 7 decode all tasks with the student, an untrained
 # encoder of its shape, and fbank, 8 table and report.html. Run it again to continue after an interruption.
-# --long true trains three times as many steps; it is the default with --audio-dir.
+# --long true trains three times as many steps, --speed-perturb [0.9,1.1] on copies at these speeds, too; both are the
+# default with --audio-dir (--long false, --speed-perturb [] for none).
 # --nproc-per-node 2 trains with two processes. --teacher-options, --student-options, --corpus-options and
 # --decode-options are words for train.py (of teachers, of the student), spear synthesize and spear decode.
 set -euo pipefail
@@ -26,6 +27,7 @@ nproc_per_node=1
 kind=speech
 tasks=
 long=
+speed_perturb=
 corpus_options=
 teacher_options=
 student_options=
@@ -74,7 +76,8 @@ if ((stage <= 5)); then
   "$here/prepare.sh" --stage "$stage" --stop-stage "$((stop_stage < 5 ? stop_stage : 5))" --audio-dir "$audio_dir" \
     --data-dir "$data_dir" --exp-dir "$exp_dir" --on-the-fly "$on_the_fly" --num-jobs "$num_jobs" --kind "$kind" \
     --executor "$executor" --seed "$seed" --dry-run "$dry_run" --nproc-per-node "$nproc_per_node" --tasks "$tasks" \
-    --long "$long" --corpus-options="$corpus_options" --teacher-options="$teacher_options"
+    --long "$long" --speed-perturb "$speed_perturb" --corpus-options="$corpus_options" \
+    --teacher-options="$teacher_options"
 fi
 
 tokens_key="$(head -n 1 "$stage_dir/stage-5.done" 2>/dev/null || true)"
