@@ -35,7 +35,14 @@ setup(
         "espeakng-loader>=0.2.4",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-timeout", "hypothesis>=6", "ruff>=0.8", "kaldi-native-fbank>=1.20,<1.23"],
+        "test": [
+            "pytest>=8",
+            "pytest-timeout",
+            "pytest-xdist",
+            "hypothesis>=6",
+            "ruff>=0.8",
+            "kaldi-native-fbank>=1.20,<1.23",
+        ],
         "superb": ["flashlight-text"],  # decoding with a lexicon and a language model
         "bench": ["multi_quantization", "h5py", "faiss-cpu"],
         "dask": ["distributed"],

@@ -4,13 +4,14 @@
 #   test/run.sh                          # everything
 #   test/run.sh --slow false             # without the tests marked slow
 #   test/run.sh --select unit/audio      # pytest of a part of test/
-#   test/run.sh --num-threads 2
+#   test/run.sh --num-processes 1        # 0, the default: one for each core, at most 4
 #   test/run.sh --device cuda            # golden numbers on a GPU; tests of the GPU itself run wherever there is one
 set -euo pipefail
 
 slow=true
 select=
 num_threads=1
+num_processes=0
 timeout_seconds=600
 device=cpu
 
@@ -34,5 +35,11 @@ while IFS= read -r script; do bash -n "$script"; done < <(find . -name '*.sh' -n
 echo "== tests"
 words=("test/$select" --durations 25 --timeout "$timeout_seconds")
 if [[ "$slow" == false ]]; then words+=(-m "not slow"); fi
+if ((num_processes == 0)); then
+  num_processes="$(getconf _NPROCESSORS_ONLN)"
+  if ((num_processes > 4)); then num_processes=4; fi
+fi
+# Each file in one process, for what its tests share; recipes come before units, so that the slow ones do not come last.
+if ((num_processes > 1)); then words+=(-n "$num_processes" --dist loadfile --no-loadscope-reorder); fi
 python -m pytest "${words[@]}"
 echo "== all passed in $SECONDS s"

@@ -14,7 +14,7 @@ from spear import compat
 
 _SWOOSH = "T z = x - shift; T value = (z > T(20) ? z : ::log1p(::exp(z))) - T(0.08) * x - offset;"
 _SLOPE = "T slope = T(1) / (T(1) + ::exp(shift - x)) - T(0.08);"
-# Name: (tensors, numbers, outputs, body). The last word of a body is the value, or each output is assigned.
+# Name: (tensors, numbers, outputs, body). A body returns the value, or assigns each output.
 KERNELS: dict[str, tuple[str, str, str, str]] = {
     "swoosh": ("x", "shift offset", "", f"{_SWOOSH} return value;"),
     "swoosh_times": ("x gain", "shift offset", "", f"{_SWOOSH} return value * gain;"),
