@@ -1,6 +1,7 @@
 """Tables of cuts in a few NumPy arrays: workers share them, and ten million cuts are no ten million objects."""
 
 import os
+import re
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from spear.shards import id_key
 SAMPLE_RATE_HZ = 16000
 DOMAINS = ("speech", "audio")
 NUM_DRAWS = 10_000
+_SPEED_SUFFIX = re.compile(r"_sp[\d.]+$")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Columns:
         speed: see `spear.audio.load_audio`.
         domain: index into `DOMAINS`.
         key: `spear.shards.id_key` of the id; two ids with the same one are not to be expected.
-        draw: 0 to `NUM_DRAWS` - 1, from the id alone: not from the seed, the order or other cuts.
+        draw: 0 to `NUM_DRAWS` - 1, from the id alone: not from the seed, the order or other cuts. A copy at another
+            speed (lhotse's NAME_sp0.9) has that of NAME: neither is trained on where the other is held out.
     """
 
     ARRAYS = ("ids", "id_offsets", "folders", "folder_offsets", "names", "name_offsets")
@@ -63,12 +66,9 @@ class Columns:
             offsets[0].append(len(ids))
             offsets[1].append(len(names))
             values = [folders.setdefault(folder, len(folders)), item.start_seconds, item.duration_seconds]
-            values += [
-                getattr(item, "speed", 1.0),
-                DOMAINS.index(item.domain),
-                id_key(item.id),
-                derive(0, "valid", item.id) % NUM_DRAWS,
-            ]
+            speed = getattr(item, "speed", 1.0)
+            original = item.id if speed == 1 else _SPEED_SUFFIX.sub("", item.id)
+            values += [speed, DOMAINS.index(item.domain), id_key(item.id), derive(0, "valid", original) % NUM_DRAWS]
             for column, value in zip(columns, values):
                 column.append(value)
         encoded = [_bytes(folder) for folder in folders]

@@ -21,6 +21,7 @@ from spear.data import (
     make_loader,
     make_validation_loader,
 )
+from spear.data.cuts import Columns
 from spear.errors import CardError
 from spear.fs import write_json
 from spear.manifest import Item as ManifestItem
@@ -89,6 +90,14 @@ def test_cuts_at_another_speed_are_heard_at_it(corpus):
     alone, length = Fbank()(wave[None, : faster.num_samples])
     assert batch.feature_lens_B.tolist() == length.tolist()
     assert torch.allclose(batch.features_BTF[0, : int(length)], alone[0], atol=1e-4)
+
+
+def test_copies_at_another_speed_are_held_out_with_their_original(corpus):
+    copies = [dataclasses.replace(item, id=f"{item.id}_sp0.9") for item in corpus]
+    changed = [ManifestItem(c.id, c.path, 0.0, 1.0, 16000, c.domain, "speech", speed=0.9) for c in copies]
+    originals = Columns(corpus).draw
+    assert np.array_equal(Columns(changed).draw, originals)
+    assert not np.array_equal(Columns(copies).draw, originals)  # a name that only looks so
 
 
 def test_mixed_batches_keep_limits_and_mix_the_right_targets(corpus, streams):
