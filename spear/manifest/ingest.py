@@ -43,8 +43,8 @@ class ManifestsConfig:
         decode: decode every recording; false reads headers only (damaged audio then shows at extraction).
         max_seconds: longer recordings are cut into equal windows of at most this length.
         min_seconds: shorter recordings are put into quarantine.
-        speed_perturb: speeds, such as [0.9, 1.1], at which pre-training sees every cut once more (pitch and length
-            change with them); copies that would be longer than max_seconds are left out.
+        speed_perturb: speeds, such as [0.9, 1.1], at which pre-training hears every cut of speech once more, with its
+            pitch; copies that would be longer than max_seconds are left out. Sounds are told apart by their pitch.
         max_bad_fraction: the stage stops when more of the present recordings than this are bad.
         min_coverage: a warning is given when less of the listed recordings than this is usable.
         executor: local, dask or slurm.
@@ -210,7 +210,7 @@ def _write_cuts(settings: ManifestsConfig, usable: list[tuple[Entry, dict]], tas
         split = "heldout" if entry.id in away else "train"
         name = split if settings.name else f"cuts_{DOMAIN_OF_KIND[entry.kind]}_train"
         name = "cuts_heldout" if split == "heldout" and not settings.name else name
-        speeds = settings.speed_perturb if split == "train" else []
+        speeds = settings.speed_perturb if split == "train" and entry.kind == "speech" else []
         cuts = make_cuts(entry, result, source, split, splits.get(entry.id, {}), speeds)
         files[name] += [cut for cut in cuts if not cut["recording"].get("transforms") or cut["duration"] <= longest]
     for name, cuts in files.items():

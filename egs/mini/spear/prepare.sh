@@ -29,7 +29,7 @@ audio_layer=-1
 audio_codebooks=16
 max_frames=20000
 long=
-speed_perturb=
+speed_perturb=[]
 corpus_options=
 teacher_options=
 

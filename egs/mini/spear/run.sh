@@ -7,8 +7,8 @@
 #
 # Stages: 0-5 prepare (see prepare.sh --help), 6 train the student, 7 decode all tasks with the student, an untrained
 # encoder of its shape, and fbank, 8 table and report.html. Run it again to continue after an interruption.
-# --long true trains three times as many steps, --speed-perturb [0.9,1.1] on copies at these speeds, too; both are the
-# default with --audio-dir (--long false, --speed-perturb [] for none).
+# --long true trains three times as many steps; it is the default with --audio-dir. --speed-perturb [0.9,1.1] trains on
+# speech at these speeds, too.
 # --nproc-per-node 2 trains with two processes. --teacher-options, --student-options, --corpus-options and
 # --decode-options are words for train.py (of teachers, of the student), spear synthesize and spear decode.
 set -euo pipefail
@@ -27,7 +27,7 @@ nproc_per_node=1
 kind=speech
 tasks=
 long=
-speed_perturb=
+speed_perturb=[]
 corpus_options=
 teacher_options=
 student_options=

@@ -86,15 +86,14 @@ def test_splits_are_kept_out_of_pretraining(corpus, items):
     assert {item.domain for item in read_items(corpus / "manifests" / "cuts_audio_train.jsonl")} == {"audio"}
 
 
-def test_speed_perturbed_copies_are_for_pretraining_alone(corpus, items):
-    found = prepare(corpus, "perturbed", "--speed-perturb", "[0.9, 1.1]", "--max-seconds", "1.25")
+def test_speed_perturbed_copies_are_of_speech_and_for_pretraining_alone(corpus, items):
+    found = prepare(corpus, "perturbed", "--speed-perturb", "[0.8, 1.1]", "--max-seconds", "1.25")
     copies = {name: item for name, item in found.items() if "_sp" in name}
     assert found.keys() - copies.keys() == items.keys()
-    slow = {item.id for item in items.values() if item.split == "train" and item.duration_seconds / 0.9 <= 1.25}
-    assert copies.keys() == {f"{i}_sp0.9" for i in slow} | {
-        f"{i.id}_sp1.1" for i in items.values() if i.split == "train"
-    }
-    assert 0 < len(slow) < len([item for item in items.values() if item.split == "train"])
+    speech = [item for item in items.values() if item.split == "train" and item.kind == "speech"]
+    slow = [item for item in speech if item.duration_seconds / 0.8 <= 1.25]
+    assert copies.keys() == {f"{item.id}_sp0.8" for item in slow} | {f"{item.id}_sp1.1" for item in speech}
+    assert 0 < len(slow) < len(speech)
     for name, copy in copies.items():
         original, _, speed = name.rpartition("_sp")
         original = items[original]

@@ -31,11 +31,8 @@ domains() { # the domains that have training cuts, one a line; both before the m
   done
 }
 
-# Real recordings differ more than synthetic ones: they are trained on for longer, and few of them at other speeds, too.
+# Real recordings differ more than synthetic ones: they are trained on for longer.
 if [[ -z "$long" ]]; then long="$(if [[ -n "$audio_dir" ]]; then echo true; else echo false; fi)"; fi
-if [[ -z "$speed_perturb" ]]; then
-  speed_perturb="$(if [[ -n "$audio_dir" ]]; then echo '[0.9,1.1]'; else echo '[]'; fi)"
-fi
 
 settings_of() { # MODEL...: puts train.py's words for teacher_speech, teacher_audio or student into `settings`
   local model
