@@ -14,7 +14,7 @@ from spear.errors import ConfigError
 
 
 def test_a_case_counts_its_work_and_the_share_of_the_peak_follows(monkeypatch):
-    monkeypatch.setattr(bench_train, "_PEAK_SIZE", 256)
+    monkeypatch.setitem(bench_train._PEAK_SIZE, "cpu", 256)
     small = {"encoder_dim": "32", "encoder_unmasked_dim": "24", "feedforward_dim": "48", "num_heads": "2"}
     real = bench_train.SpearConfig.base
     monkeypatch.setattr(bench_train.SpearConfig, "base", lambda **changes: real(**small, **changes))
