@@ -2,8 +2,7 @@
 
 A plan is three arrays (cut indexes, batch offsets, padded seconds of every batch), so that resuming is an index into
 it, whatever the number of cuts. Global batch `g` goes to rank `g % world_size` at step `g // world_size`: the batches
-of one step are consecutive global batches, and two ranks with accumulation a see what one rank with 2a sees. The
-batches of an optimizer step cost alike, so that no rank waits long for another.
+of one step are consecutive global batches, and two ranks with accumulation a see what one rank with 2a sees.
 """
 
 import dataclasses
@@ -18,7 +17,7 @@ from spear.errors import ConfigError, DataError
 from spear.fs import atomic, read_json, sha256_json, write_json
 from spear.seeds import numpy_rng
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 1
 # Cuts of similar length are shuffled inside a window of at most this many batches: enough variety between epochs,
 # and in a large corpus almost no padding.
 VARIETY_BATCHES = 200
@@ -215,11 +214,12 @@ def build_plan(
     if repeated:  # batches of one cut each: some of the shortest come twice, so that all ranks have as many steps
         kept = np.concatenate([kept, kept[:repeated]])
         offsets = np.arange(len(kept) + 1, dtype=np.int64)
-    kept, offsets = _shuffle_batches(kept, offsets, _costs(offsets, durations[kept], limits), multiple, rng)
+    kept, offsets = _shuffle_batches(kept, offsets, rng)
     if len(durations) < 2**31:
         kept = kept.astype(np.int32)
     lengths = durations[kept]
     longest, sizes = np.maximum.reduceat(lengths, offsets[:-1]), np.diff(offsets)
+    batch_seconds = limits.padded(longest) * sizes
     summary = {
         "num_cuts": len(durations),
         "num_planned": len(kept),
@@ -232,7 +232,7 @@ def build_plan(
     return Plan(
         items=kept,
         offsets=offsets,
-        batch_seconds=_costs(offsets, lengths, limits).astype(np.float32),
+        batch_seconds=batch_seconds.astype(np.float32),
         world_size=world_size,
         hash=hashlib.sha256(kept.astype(np.int64).tobytes() + offsets.tobytes()).hexdigest(),
         inputs_hash=plan_inputs_hash(durations, seed, epoch, multiple, limits, weights),
@@ -293,11 +293,6 @@ def _pack(lengths: np.ndarray, limits: PlanLimits, piece: int = 1 << 20) -> np.n
     return np.asarray(offsets + [len(lengths)], dtype=np.int64)
 
 
-def _costs(offsets: np.ndarray, lengths: np.ndarray, limits: PlanLimits) -> np.ndarray:
-    """Padded seconds of every batch."""
-    return limits.padded(np.maximum.reduceat(lengths, offsets[:-1])) * np.diff(offsets)
-
-
 def _split_largest(offsets: np.ndarray, lengths: np.ndarray, limits: PlanLimits, multiple: int) -> np.ndarray:
     """Halves the batches with most padded seconds until their number is divisible by `multiple`, or all are single."""
     missing = -(len(offsets) - 1) % multiple
@@ -308,7 +303,7 @@ def _split_largest(offsets: np.ndarray, lengths: np.ndarray, limits: PlanLimits,
         return (-float(limits.padded(lengths[start:stop].max())) * (stop - start), start, stop)
 
     sizes = np.diff(offsets)
-    costs = _costs(offsets, lengths, limits)
+    costs = limits.padded(np.maximum.reduceat(lengths, offsets[:-1])) * sizes
     costs[sizes < 2] = -1.0
     candidates = [number for number in np.argsort(-costs, kind="stable")[:missing] if sizes[number] > 1]
     heap = [entry(int(offsets[number]), int(offsets[number + 1])) for number in candidates]
@@ -324,14 +319,9 @@ def _split_largest(offsets: np.ndarray, lengths: np.ndarray, limits: PlanLimits,
     return np.sort(np.concatenate([offsets, np.asarray(added, dtype=np.int64)]))
 
 
-def _shuffle_batches(
-    kept: np.ndarray, offsets: np.ndarray, costs: np.ndarray, multiple: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Puts whole batches into random order: optimizer steps of `multiple` batches that cost alike, in random order."""
+def _shuffle_batches(kept: np.ndarray, offsets: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Puts whole batches into random order."""
     order = rng.permutation(len(offsets) - 1)
-    if multiple > 1:
-        steps = order[np.argsort(costs[order], kind="stable")].reshape(-1, multiple)
-        order = rng.permuted(steps[rng.permutation(len(steps))], axis=1).ravel()
     sizes = np.diff(offsets)[order]
     shuffled = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     where = np.repeat(offsets[:-1][order] - shuffled[:-1], sizes) + np.arange(len(kept))

@@ -103,20 +103,6 @@ def test_two_ranks_and_one_rank_with_twice_the_accumulation_see_the_same():
             assert np.array_equal(four.batch(step, rank), two.batch(2 * step + rank // 2, rank % 2))
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_batches_of_a_step_cost_alike_and_steps_come_in_random_order(accumulation):
-    durations = np.random.default_rng(0).uniform(0.5, 6, 4000)
-    plan = make(durations, world_size=4 // accumulation, accumulation=accumulation, max_seconds=6, num_buckets=8)
-    of_steps = np.asarray(plan.batch_seconds).reshape(-1, 4)
-    waited = of_steps.max(axis=1).mean() / of_steps.mean()
-    assert waited < 1.01
-    one = np.asarray(make(durations, max_seconds=6, num_buckets=8).batch_seconds)
-    one = one[: len(one) // 4 * 4].reshape(-1, 4)
-    assert one.max(axis=1).mean() / one.mean() > 1.1  # there was something to gain
-    assert abs(np.corrcoef(np.arange(len(of_steps)), of_steps.mean(axis=1))[0, 1]) < 0.15
-    assert np.unique(of_steps.argmax(axis=1)).size == 4  # no rank always has the longest
-
-
 def test_more_ranks_than_batches_splits_down_to_single_cuts():
     plan = make(np.full(10, 1.0), world_size=10, max_seconds=100)
     assert plan.num_steps == 1 and all(len(b) == 1 for b in batches(plan))
