@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The mini recipe from audio to evaluated encoder: environment, prepare.sh (stages 0-5), training, decoding, report.
 #
-#   egs/mini/spear/run.sh                         # synthetic corpus, offline, 11 to 25 minutes on 2 cores
-#   egs/mini/spear/run.sh --audio-dir DIR         # real recordings, three times the steps: about 40 minutes
+#   egs/mini/spear/run.sh                         # synthetic corpus, offline, 10 to 25 minutes on 2 cores
+#   egs/mini/spear/run.sh --audio-dir DIR         # real recordings, three times the steps: 30 to 45 minutes
 #   egs/mini/spear/run.sh --stage 6               # only training, decoding and the report
 #
 # Stages: 0-5 prepare (see prepare.sh --help), 6 train the student, 7 decode all tasks with the student, an untrained
@@ -56,7 +56,7 @@ train_student() {
   done
   if [[ "$present" != *" "* ]]; then words+=(--sources "[$sources]"); fi
   # The student has its teachers' shape and starts from the weights of one, with the audio teacher's if there is one: it
-  # finds its way to speech sooner than the speech teacher's would to sounds (RESULTS.md).
+  # finds its way to speech sooner than the speech teacher's would to sounds (TUNING.md).
   words+=(--init-from "$exp_dir/teacher_$start")
   # shellcheck disable=SC2086
   launch_side_by_side "$here/train.py" "${words[@]}" $student_options
