@@ -6,6 +6,9 @@ import inspect
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+# Matrix products with a result in a wider precision: from 2.8 on, and on GPUs only.
+_MM_WIDENS = "dtype" in torch.ops.aten.mm.overloads()
+
 
 def autocast(device_type: str, dtype: torch.dtype | None):
     """`torch.autocast` for a device; a null context when `dtype` is None or float32."""
@@ -41,8 +44,7 @@ def elementwise_kernel(source: str, num_outputs: int, numbers: dict[str, float])
 
 def product(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """a @ b of matrices in a wider precision than theirs: the sums' own where that costs nothing, else rounded."""
-    # From 2.8 on, and on GPUs only.
-    if a.is_cuda and a.dtype != dtype and "dtype" in torch.ops.aten.mm.overloads():
+    if a.is_cuda and a.dtype != dtype and _MM_WIDENS:
         return torch.mm(a, b, out_dtype=dtype)
     return (a @ b).to(dtype)
 

@@ -46,11 +46,8 @@ def start(device: str = "auto", timeout_minutes: float = 10.0) -> World:
     Raises:
         ConfigError: `cuda` was asked for and there is none.
     """
-    use_cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
-    if use_cuda and not torch.cuda.is_available():
-        raise ConfigError("device 'cuda', but torch sees no GPU", "a visible GPU", "--device cpu, or check the driver")
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    chosen = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    chosen = choose_device(device)
+    use_cuda = chosen.type == "cuda"
     if use_cuda:
         torch.cuda.set_device(chosen)
     size = int(os.environ.get("WORLD_SIZE", 1))
@@ -59,6 +56,21 @@ def start(device: str = "auto", timeout_minutes: float = 10.0) -> World:
         backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
         torch_dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
     return World(int(os.environ.get("RANK", 0)), size, chosen)
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` is a GPU where there is one, that of the local rank under torchrun; else what its name says.
+
+    Raises:
+        ConfigError: `cuda` was asked for and there is none.
+    """
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"device '{device}', but torch sees no GPU", "a visible GPU", "--device cpu, or check the driver"
+        )
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if ":" not in device else torch.device(device)
 
 
 def stop() -> None:

@@ -31,13 +31,8 @@ def peak_bytes(device: str = "cpu") -> int | None:
 
 def wait_for(device: str) -> None:
     """Returns when the device has done all that it was given."""
-    if device == "cuda":
+    if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
-
-
-def choose_device(device: str) -> str:
-    """`auto` is a GPU where there is one."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def _status(name: str) -> int | None:

@@ -20,7 +20,7 @@ import torch
 
 from spear import config, fs, log
 from spear.audio import load_audio, save_audio
-from spear.bench import _report
+from spear.bench import _memory, _report
 from spear.errors import require
 from spear.quantize import Quantizer, save_quantizer
 from spear.quantize.codec import DEFAULT_BEAM, DEFAULT_PASSES
@@ -135,7 +135,7 @@ def measure(settings: BenchExtractConfig, folder: Path) -> dict:
     def forward() -> None:
         for key, teacher in teachers.items():
             frames[key] = [torch.cat(embed(teacher, waves)) for waves in batches]
-        _wait(settings.device)
+        _memory.wait_for(settings.device)
 
     def quantise() -> None:
         for stream in streams:
@@ -166,11 +166,6 @@ def measure(settings: BenchExtractConfig, folder: Path) -> dict:
     result["bytes_written"] = sum(p.stat().st_size for s in streams for p in s.directory.glob("bench-*"))
     result["bytes_estimated"] = needed
     return result
-
-
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
 
 
 def _fastest(parts: dict[str, Callable[[], None]], repeats: int) -> dict[str, _Time]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from spear import compat, config, fs, log
+from spear import compat, config, dist, fs, log
 from spear.bench import _memory
 from spear.bench._coders import Coder, Job, build
 from spear.bench._report import environment, markdown_table
@@ -98,9 +98,11 @@ class QuantizeBenchConfig:
             self.train_frames = self.mixture_frames = min(self.train_frames, 4000)
             self.heldout_frames, self.mixture_dim = min(self.heldout_frames, 400), min(self.mixture_dim, 64)
             self.methods = self.methods.replace(",faiss-lsq", "")
-        self.device = _memory.choose_device(self.device)
+        self.device = dist.choose_device(self.device).type
         if self.device == "cuda":
             self.methods = ",".join(name for name in self.methods.split(",") if name not in _FAISS)
+        if not self.methods:
+            raise ConfigError("methods of faiss alone on a GPU", "ours or multi_quantization", "or pass --device cpu")
         if not (self.embeddings or self.audio_dir or self.mixture_dim):
             raise ConfigError("no vectors", "--embeddings, --audio-dir or --mixture-dim", "give at least one")
 
@@ -207,6 +209,7 @@ def _run(job: Job, vectors: VectorSet, threads: int, device: str) -> tuple[list[
     _memory.reset_peak(device)
     coders, state = build(job, train_MD)
     _memory.wait_for(device)
+    state = {name: value.cpu() for name, value in state.items()} if state is not None else None
     if "stream_frames" in job.settings:
         speeds = _time_stream(coders[0], train_MD, job.settings["stream_frames"])
         return [(vectors.name, job.name, f"{coders[0].name} (peak of the process)", None, None, *speeds)], state
@@ -214,7 +217,6 @@ def _run(job: Job, vectors: VectorSet, threads: int, device: str) -> tuple[list[
     train_seconds = time.monotonic() - build_began if trained else None
     train_cpu_seconds = time.process_time() - cpu_began if trained else None
     train_peak = _above(base, device) if trained else None
-    state = {name: value.cpu() for name, value in state.items()} if state is not None else None
     rows = []
     for coder in coders:
         speed, cpu_speed, error, peak = _time_encoder(coder, heldout_MD)

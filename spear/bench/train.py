@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from spear import compat, fs
+from spear import compat, dist, fs
 from spear import config as configuration
 from spear.bench import _memory, _report
 from spear.errors import ConfigError
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(measure(Case(**json.loads(argv[1])))))
         return 0
     config = configuration.parse(TrainBenchConfig, argv, None, __doc__)
-    device, rows = _memory.choose_device(config.device), []
+    device, rows = dist.choose_device(config.device).type, []
     for batch in config.batches or ["4x10", "1x30"]:
         for what in config.whats or ["step", "checkpointed", "encoder", "peer"]:
             for precision in config.precisions or ["fp32", "bf16"]:

@@ -7,7 +7,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from spear import config, log
+from spear import config, dist, log
 from spear.errors import ConfigError, SpearError
 from spear.teachers import load_teacher
 from spear.tokens import command
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError("no teacher", "--teacher KIND:PATH@LAYER", "see --help for an example")
     try:
         files = read_cuts(settings.cuts)
-        teacher = load_teacher(settings.teacher, device=command.choose_device(settings.device))
+        teacher = load_teacher(settings.teacher, device=dist.choose_device(settings.device))
         items = sample_items(files, settings.max_frames, teacher, settings.seed)
     except SpearError as error:
         if settings.dry_run:  # earlier stages have not run yet: say what is known

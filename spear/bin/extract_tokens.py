@@ -11,7 +11,7 @@ restricts a stream to cuts of some domains. Under torchrun the units of work are
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spear import config, log
+from spear import config, dist, log
 from spear.errors import ConfigError, SpearError
 from spear.quantize.codec import DEFAULT_BEAM, DEFAULT_PASSES
 from spear.tokens import command
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         search = {"refine_passes": settings.refine_passes, "beam": settings.beam}
         if settings.bfloat16_search:
             search["bfloat16"] = True
-        streams = load_streams(parsed, Path(settings.output), command.choose_device(settings.device), search)
+        streams = load_streams(parsed, Path(settings.output), dist.choose_device(settings.device), search)
     except SpearError as error:
         if settings.dry_run:  # earlier stages have not run yet: say what is known
             print(f"would extract {', '.join(settings.streams)} to {settings.output}; no estimate yet: {error.found}")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spear import config, fs, log
+from spear import config, dist, fs, log
 from spear.errors import CardError, ConfigError, SpearError
 from spear.memory import keep_freed_memory
 from spear.quantize import (
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{output} is there already, of the same embeddings and settings")
         return 0
     num_frames = min(store.num_rows, settings.max_frames)
-    device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = str(dist.choose_device(settings.device))
     print(
         f"{'would train' if settings.dry_run else 'training'} {settings.num_codebooks} codebooks of "
         f"{settings.train.codebook_size} on {num_frames} of {store.num_rows} frames of dim {store.width} "

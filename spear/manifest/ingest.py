@@ -203,7 +203,6 @@ def _write_cuts(settings: ManifestsConfig, usable: list[tuple[Entry, dict]], tas
             splits.setdefault(item, {})[task.spec.name] = split
     files: dict[str, list[dict]] = {name: [] for name in settings.cuts}
     base, raw = Path(settings.output).absolute().parent, Path(settings.raw).absolute()
-    longest = settings.max_seconds
     for entry, result in usable:
         path = raw / entry.path
         source = path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
@@ -212,7 +211,9 @@ def _write_cuts(settings: ManifestsConfig, usable: list[tuple[Entry, dict]], tas
         name = "cuts_heldout" if split == "heldout" and not settings.name else name
         speeds = settings.speed_perturb if split == "train" and entry.kind == "speech" else []
         cuts = make_cuts(entry, result, source, split, splits.get(entry.id, {}), speeds)
-        files[name] += [cut for cut in cuts if not cut["recording"].get("transforms") or cut["duration"] <= longest]
+        files[name] += [
+            cut for cut in cuts if not cut["recording"].get("transforms") or cut["duration"] <= settings.max_seconds
+        ]
     for name, cuts in files.items():
         fs.write_jsonl(settings.cuts[name], cuts)
 

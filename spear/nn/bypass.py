@@ -10,7 +10,7 @@ from spear.nn.schedule import ScheduledFloat, happens, keep_mask, schedule
 
 
 class _LerpOnGpu(torch.autograd.Function):
-    """`torch.lerp` with a backward pass of two kernels instead of eight."""
+    """`torch.lerp` with a backward pass of one kernel and a sum."""
 
     @staticmethod
     def forward(ctx, original_BTD, new_BTD, scale):

@@ -80,7 +80,7 @@ def keep_mask(x_BTC: torch.Tensor, drop_probability: float) -> torch.Tensor | No
     """A (B, 1, 1) mask that is 0 for dropped utterances and 1 for kept ones; None when nothing can be dropped."""
     if drop_probability <= 0.0:
         return None
-    if x_BTC.is_cuda:  # as below, in one kernel
+    if x_BTC.is_cuda:  # as below, in fewer kernels
         return x_BTC.new_empty(x_BTC.shape[0], 1, 1).bernoulli_(1.0 - drop_probability)
     return (torch.rand(x_BTC.shape[0], 1, 1, device=x_BTC.device) >= drop_probability).to(x_BTC.dtype)
 
@@ -89,7 +89,7 @@ def shared_dropout_mask(x_BTC: torch.Tensor, drop_probability: float) -> torch.T
     """A dropout mask of shape (B, 1, C), shared over time and scaled to keep the mean; None without dropout."""
     if drop_probability <= 0.0:
         return None
-    if x_BTC.is_cuda:  # as below, in two kernels instead of four
+    if x_BTC.is_cuda:  # as below, in fewer kernels
         return F.dropout(x_BTC.new_ones(x_BTC.shape[0], 1, x_BTC.shape[-1]), drop_probability)
     keep = torch.rand(x_BTC.shape[0], 1, x_BTC.shape[-1], device=x_BTC.device) >= drop_probability
     return keep.to(x_BTC.dtype) / (1.0 - drop_probability)

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from spear.errors import ConfigError
 from spear.fs import human_bytes
 from spear.log import get_logger, human_seconds
@@ -101,19 +99,6 @@ def _names(value: str) -> list[str]:
 def process() -> tuple[int, int]:
     """(rank, number of processes) of torchrun's environment. No process group: extraction shares only the disk."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-
-
-def choose_device(device: str) -> torch.device:
-    """The device of this process.
-
-    Raises:
-        ConfigError: `cuda` was asked for and there is none.
-    """
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ConfigError(f"device '{device}', but torch sees no GPU", "a visible GPU", "--device cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if ":" not in device else torch.device(device)
 
 
 @contextlib.contextmanager

@@ -46,17 +46,9 @@ class Unit:
 
     def sha256(self, card_sha256: str) -> str:
         """Hash of the unit's inputs: which cuts, of which files, for which stream."""
-        rows = [
-            [
-                i.id,
-                i.path.name,
-                i.start_seconds,
-                i.duration_seconds,
-                i.num_samples,
-                *([i.speed] if i.speed != 1 else []),
-            ]
-            for i in self.items
-        ]
+        rows = [[i.id, i.path.name, i.start_seconds, i.duration_seconds, i.num_samples] for i in self.items]
+        for row, item in zip(rows, self.items):
+            row += [item.speed] if item.speed != 1 else []  # shards of cuts as they were recorded keep their hash
         return sha256_json([card_sha256, rows])
 
 

@@ -1,4 +1,4 @@
-"""Leaving the process group."""
+"""Choosing the device, and leaving the process group."""
 
 import os
 import sys
@@ -9,6 +9,8 @@ import torch
 import torch.distributed as torch_dist
 
 from spear import dist
+from spear.bench.quantize import QuantizeBenchConfig
+from spear.errors import ConfigError
 
 ROUNDS = 4  # without the wait in `stop`, eight of ten such programs abort
 
@@ -42,3 +44,17 @@ def with_late_threads(rank: int, port: int) -> None:
 def test_a_gloo_thread_that_is_late_does_not_abort_a_finished_program(free_port):
     for _ in range(ROUNDS):
         torch.multiprocessing.spawn(with_late_threads, (free_port(),), nprocs=2)
+
+
+def test_the_device_is_a_gpu_where_there_is_one_and_is_asked_for_alike_everywhere(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert dist.choose_device("auto") == dist.choose_device("cpu") == torch.device("cpu")
+    for ask in (lambda: dist.start("cuda"), QuantizeBenchConfig(device="cuda").check):
+        with pytest.raises(ConfigError, match="sees no GPU"):
+            ask()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert dist.choose_device("auto") == dist.choose_device("cuda") == torch.device("cuda", 3)
+    assert dist.choose_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(ConfigError, match="faiss"):
+        QuantizeBenchConfig(methods="faiss-pq,faiss-rq5").check()
