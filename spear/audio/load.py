@@ -1,6 +1,7 @@
 """Reading and writing recordings: any rate, channel count and sample format that libsndfile knows.
 
-A recording is mono float32 in [-1, 1] once it is in memory: channels are averaged, rates converted with soxr (HQ).
+A recording is mono float32 in [-1, 1] once it is in memory: channels are averaged (or one is chosen), rates converted
+with soxr (HQ).
 Files are decoded and resampled in blocks, and a segment is decoded alone, so memory depends on what is asked for and
 not on the file. A segment equals the same samples of the whole recording.
 
@@ -62,6 +63,7 @@ def load_audio(
     start_seconds: float = 0.0,
     duration_seconds: float | None = None,
     speed: float = 1.0,
+    channel: int | None = None,
 ) -> np.ndarray:
     """Reads a recording, or a segment of it.
 
@@ -72,16 +74,17 @@ def load_audio(
         duration_seconds: its length; None: to the end. It may reach 25 ms beyond the end (manifests round durations);
             the result is then as long as the file allows.
         speed: plays the recording so many times as fast, with its pitch; start and duration are of what is then heard.
+        channel: which of the file's channels, from 0; None: their mean.
 
     Returns:
-        (samples,) float32, the mean of the channels. Nothing is scaled or clipped.
+        (samples,) float32. Nothing is scaled or clipped.
 
     Raises:
-        DataError: no such file, not audio, empty, truncated, not finite, or a segment outside the recording.
+        DataError: no such file, not audio, empty, truncated, not finite, or a segment or channel that it does not have.
         ConfigError: negative start or duration, or a rate or speed that is not positive.
     """
-    wrong = duration_seconds is not None and duration_seconds <= 0
-    if wrong or start_seconds < 0 or sample_rate_hz < 1 or not 0 < speed < math.inf:
+    wrong = duration_seconds is not None and not 0 < duration_seconds < math.inf
+    if wrong or not 0 <= start_seconds < math.inf or sample_rate_hz < 1 or not 0 < speed < math.inf:
         raise ConfigError(
             f"{path} from {start_seconds} s for {duration_seconds} s at {sample_rate_hz} Hz and speed {speed}",
             "a start from 0, a positive duration, a positive rate and speed",
@@ -90,15 +93,21 @@ def load_audio(
     start = round(start_seconds * sample_rate_hz)
     stop = None if duration_seconds is None else start + max(1, round(duration_seconds * sample_rate_hz))
     with _open(path) as sound:
+        if channel is not None and not 0 <= channel < sound.channels:
+            raise DataError(
+                f"channel {channel} of {path}, which has {sound.channels}",
+                f"a channel from 0 to {sound.channels - 1}",
+                "correct the channel in the manifest",
+            )
         rate, known = max(1, round(sound.samplerate * speed)), sound.frames < _UNKNOWN_FRAMES
         if known:
             available = num_resampled(sound.frames, rate, sample_rate_hz)
             _check_segment(path, start, stop, available, sample_rate_hz)
             stop = available if stop is None else min(stop, available)
         if rate == sample_rate_hz:
-            samples = _concatenate(_decode(sound, path, start, None if stop is None else stop - start))
+            samples = _concatenate(_decode(sound, path, start, None if stop is None else stop - start, channel))
         else:
-            samples = _resampled_segment(sound, path, start, stop, rate, sample_rate_hz)
+            samples = _resampled_segment(sound, path, start, stop, rate, sample_rate_hz, channel)
         if not known:
             _check_segment(path, start, stop, start + len(samples), sample_rate_hz)
     if not np.isfinite(samples).all():
@@ -208,7 +217,9 @@ def _check_segment(path: str | Path, start: int, stop: int | None, available: in
         )
 
 
-def _decode(sound: soundfile.SoundFile, path: str | Path, start: int, count: int | None) -> Iterator[np.ndarray]:
+def _decode(
+    sound: soundfile.SoundFile, path: str | Path, start: int, count: int | None, channel: int | None = None
+) -> Iterator[np.ndarray]:
     """Yields mono float32 blocks: `count` frames from frame `start` at the file's rate, or all of them."""
     frames = sound.frames
     if count is None and frames < _UNKNOWN_FRAMES:
@@ -226,7 +237,10 @@ def _decode(sound: soundfile.SoundFile, path: str | Path, start: int, count: int
             if len(block) == 0:
                 break
             done += len(block)
-            yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+            if channel is None:
+                yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+            else:
+                yield block[:, channel]
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise _truncated(path, f"decoding fails after {start + done} frames ({error})", f"{frames} frames") from error
     if count is not None and done < count:
@@ -242,7 +256,13 @@ def _concatenate(blocks: Iterator[np.ndarray]) -> np.ndarray:
 
 
 def _resampled_segment(
-    sound: soundfile.SoundFile, path: str | Path, start: int, stop: int | None, from_hz: int, to_hz: int
+    sound: soundfile.SoundFile,
+    path: str | Path,
+    start: int,
+    stop: int | None,
+    from_hz: int,
+    to_hz: int,
+    channel: int | None = None,
 ) -> np.ndarray:
     """Samples `start` to `stop` (counted at `to_hz`) of the recording converted from `from_hz` to `to_hz`."""
     # Both time grids meet every `step_in` samples of the file; decoding from there keeps the filter's phase.
@@ -259,7 +279,7 @@ def _resampled_segment(
     stream = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality="HQ")
     decoded = 0
     parts = []
-    for block in _decode(sound, path, first_in, count):
+    for block in _decode(sound, path, first_in, count, channel):
         decoded += len(block)
         parts.append(stream.resample_chunk(np.ascontiguousarray(block)))
     parts.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))

@@ -213,3 +213,24 @@ def test_another_speed_changes_length_and_pitch(tmp_path, rate, speed):
     np.testing.assert_allclose(segment, samples[11200:19200], atol=1e-6)
     with pytest.raises(ConfigError, match="speed"):
         load_audio(tmp_path / "a.wav", speed=0.0)
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_one_channel_of_several(tmp_path, rate):
+    """The second channel is the first times a half: what is read is one of them, not their mean."""
+    soundfile.write(tmp_path / "a.wav", tone(1.0, rate, 2), rate, subtype="FLOAT")
+    first, second, mean = (load_audio(tmp_path / "a.wav", channel=channel) for channel in (0, 1, None))
+    np.testing.assert_allclose(second, first / 2, atol=1e-6)
+    np.testing.assert_allclose(mean, first * 0.75, atol=1e-6)
+    segment = load_audio(tmp_path / "a.wav", start_seconds=0.25, duration_seconds=0.5, channel=1)
+    np.testing.assert_allclose(segment, second[4000:12000], atol=1e-6)
+    for channel in (2, -1):
+        with pytest.raises(DataError, match="has 2"):
+            load_audio(tmp_path / "a.wav", channel=channel)
+
+
+@pytest.mark.parametrize("times", [(float("nan"), 1.0), (0.0, float("inf")), (float("inf"), None), (0.0, float("nan"))])
+def test_times_that_are_no_numbers_are_refused(tmp_path, times):
+    soundfile.write(tmp_path / "a.wav", tone(1.0, 16000), 16000)
+    with pytest.raises(ConfigError, match="start"):
+        load_audio(tmp_path / "a.wav", start_seconds=times[0], duration_seconds=times[1])
