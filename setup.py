@@ -21,6 +21,7 @@ setup(
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",
+        "msgspec>=0.18",
         "lhotse>=1.29",
         "urllib3",  # lhotse imports it without requiring it
         "soundfile>=0.12",

@@ -1,11 +1,13 @@
-"""Files that are either whole or absent: temporary name, sync, rename."""
+"""Files that are either whole or absent: temporary name, sync, rename; and text, read as it was written."""
 
 import contextlib
+import gzip
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -67,36 +69,64 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def json_text(value: Any, indent: int | None = 2) -> str:
+    """JSON with sorted keys. File names that are not UTF-8 (surrogates in Python) become escapes, and stay readable."""
+    text = json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False)
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent, sort_keys=True)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Writes indented JSON with sorted keys atomically, so that equal content gives equal bytes."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value) + "\n")
+
+
+def parse_json(text: str, where: str, expected: str = "a complete JSON value", fix: str = "") -> Any:
+    """A JSON value.
+
+    Raises:
+        DataError: it is none; `where` (a file, a line) is named.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # brackets in brackets by the thousand
+        reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
+        raise DataError(
+            f"{where} is not valid JSON ({reason})", expected, fix or "delete the file and run its stage again"
+        ) from error
 
 
 def read_json(path: str | Path) -> Any:
     """Reads JSON.
 
     Raises:
-        DataError: the file is missing or is not JSON; the message names it.
+        DataError: the file is missing, cannot be read or is not JSON; the message names it.
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise DataError(
             f"no file {path}", "a JSON file", "run the stage that writes it, or correct the path"
         ) from error
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} is not valid JSON ({error})", "a complete JSON file", "delete it and run its stage again"
+            f"{path} cannot be read ({error})",
+            "a JSON file in UTF-8",
+            "correct the path or the rights, or write it again",
         ) from error
+    return parse_json(text, str(path), "a complete JSON file", "delete it and run its stage again")
 
 
 def write_jsonl(path: str | Path, items: Iterable[dict]) -> int:
     """Writes one JSON object a line atomically; returns how many."""
     count = 0
-    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as handle:
+    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as handle:
         for item in items:
-            handle.write(json.dumps(item, sort_keys=True, ensure_ascii=False) + "\n")
+            handle.write(json_text(item, indent=None) + "\n")
             count += 1
     return count
 
@@ -111,25 +141,83 @@ def read_jsonl(path: str | Path) -> list[dict]:
 
 
 def iter_jsonl(path: str | Path) -> Iterator[dict]:
-    """The objects of a JSONL file, one after the other, so that no more than one is in memory.
+    """The objects of a JSONL file (gzipped or not), one after the other, so that no more than one is in memory.
 
     Raises:
         DataError: see `read_jsonl`.
     """
-    path = Path(path)
-    if not path.exists():
-        raise DataError(f"no file {path}", "a JSONL file", "run the stage that writes it, or correct the path")
-    with open(path, encoding="utf-8") as handle:
-        for number, line in enumerate(handle, 1):
-            try:
-                item = json.loads(line)
-            except ValueError as error:
-                raise DataError(
-                    f"line {number} of {path} is not JSON ({error})",
-                    "one JSON object on every line",
-                    "delete the file and run its stage again",
-                ) from error
-            yield item
+    for number, line in iter_lines(path):
+        where = f"line {number} of {path}"
+        item = parse_json(line, where, "one JSON object on every line")
+        if not isinstance(item, dict):
+            raise DataError(
+                f"{where} is JSON, but a {type(item).__name__}",
+                "one JSON object on every line",
+                "delete the file and run its stage again",
+            )
+        yield item
+
+
+# What a file begins with when it is text in another encoding than UTF-8.
+_BYTE_ORDER_MARKS = {
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+_MAX_LINE_BYTES = 1 << 28
+
+
+def iter_lines(path: str | Path, escape: bool = False) -> Iterator[tuple[int, str]]:
+    """(number from 1 on, line) of a text file in UTF-8, without line ends.
+
+    Lines end with \\n or \\r\\n alone: U+2028, U+0085, form feeds and the like are text. A byte order mark is dropped.
+    Gzipped files are known by their content, whatever they are called.
+
+    Args:
+        path: of the file.
+        escape: bytes that are not UTF-8 become surrogates, as in Python's file names, so that a caller can refuse one
+            line by name and go on; False: the first one is an error.
+
+    Raises:
+        DataError: no such file, one that cannot be read, a damaged gzip, or another encoding; names file and line.
+    """
+    path, number = Path(path), 0
+    try:
+        with open(path, "rb") as plain:
+            begin = plain.read(4)
+            mark = next((name for mark, name in _BYTE_ORDER_MARKS.items() if begin.startswith(mark)), "")
+            if mark:
+                raise DataError(f"{path} is text in {mark}", "UTF-8", f"convert it: iconv -f {mark} -t UTF-8 FILE")
+            plain.seek(0)
+            with gzip.open(plain) if begin.startswith(b"\x1f\x8b") else contextlib.nullcontext(plain) as handle:
+                while line := handle.readline(_MAX_LINE_BYTES):
+                    number += 1
+                    yield number, _decoded(line, number, path, escape)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"no file {path}", "a text file", "run the stage that writes it, or correct the path"
+        ) from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(
+            f"{path} is a damaged gzip file, after line {number} ({error})", "a whole file", "fetch or write it again"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error})", "a text file", "correct the path or the rights") from error
+
+
+def _decoded(line: bytes, number: int, path: Path, escape: bool) -> str:
+    line = line.removesuffix(b"\n").removesuffix(b"\r")
+    if number == 1:
+        line = line.removeprefix(b"\xef\xbb\xbf")
+    try:
+        return line.decode("utf-8", "surrogateescape" if escape else "strict")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"line {number} of {path} is not UTF-8 (byte 0x{line[error.start]:02x} at place {error.start + 1})",
+            "text in UTF-8",
+            "convert it, for example: iconv -f CP1252 -t UTF-8 FILE",
+        ) from error
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -139,7 +227,7 @@ def sha256_bytes(data: bytes) -> str:
 
 def sha256_json(value: Any) -> str:
     """Hex digest of a value's canonical JSON."""
-    return sha256_bytes(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
+    return sha256_bytes(json.dumps(value, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
 def sha256_file(path: str | Path) -> str:

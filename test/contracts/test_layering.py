@@ -5,7 +5,8 @@ import ast
 import repository
 
 LAYERS = [
-    {"errors", "fs", "config", "log", "dist", "env", "compat", "seeds", "shards", "executor", "memory"},
+    {"errors", "fs", "names", "records", "seal", "locks", "config", "log", "dist", "env", "compat"}
+    | {"seeds", "shards", "executor", "memory"},
     {"nn", "optim", "quantize", "audio", "manifest"},
     {"teachers", "tokens", "data", "models"},
     {"train", "evaluate", "recipe"},

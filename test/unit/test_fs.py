@@ -1,5 +1,6 @@
 """Files are whole or absent."""
 
+import gzip
 import os
 import stat
 
@@ -63,3 +64,48 @@ def test_hashes_depend_on_content_alone(tmp_path):
 def test_sizes():
     assert [fs.human_bytes(n) for n in (12, 1_234_567, 2.5e12)] == ["12 B", "1.2 MB", "2.5 TB"]
     assert fs.free_bytes("not/there/yet") > 0
+
+
+def test_lines_end_at_line_feeds_alone(tmp_path):
+    path = tmp_path / "text.tsv"
+    path.write_bytes("\ufeffeins\u2028zwei\x85\x0b\x1c\r\ndrei\rvier\nfünf".encode())
+    assert list(fs.iter_lines(path)) == [(1, "eins\u2028zwei\x85\x0b\x1c"), (2, "drei\rvier"), (3, "fünf")]
+
+
+def test_gzip_is_known_by_content_and_damage_by_name(tmp_path):
+    data = gzip.compress(b"a\nb\n" * 5000)
+    for name, content in (("a.gz", b"a\nb\n"), ("b.txt", data)):
+        (tmp_path / name).write_bytes(content)
+        assert [line for _, line in fs.iter_lines(tmp_path / name)][:2] == ["a", "b"]
+    flipped = bytearray(data)
+    flipped[len(data) // 2] ^= 64
+    for content in (data[:-9], data[: len(data) // 2], bytes(flipped), data[:-8] + bytes(8)):
+        (tmp_path / "c.gz").write_bytes(content)
+        with pytest.raises(DataError, match="c.gz is a damaged gzip"):
+            list(fs.iter_lines(tmp_path / "c.gz"))
+
+
+def test_other_encodings_are_named_with_their_line(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("a\n", encoding="utf-16")
+    with pytest.raises(DataError, match="text.txt is text in UTF-16"):
+        list(fs.iter_lines(path))
+    path.write_bytes("gut\nschön\n".encode("cp1252"))
+    with pytest.raises(DataError, match=r"line 2 of .*text.txt is not UTF-8 \(byte 0xf6 at place 4\)"):
+        list(fs.iter_lines(path))
+    assert list(fs.iter_lines(path, escape=True))[1] == (2, "sch\udcf6n")
+
+
+def test_json_of_file_names_that_are_not_utf8_can_be_written_and_read(tmp_path):
+    fs.write_jsonl(tmp_path / "a.jsonl", [{"path": "\udcff.wav"}, {"path": "ü"}])
+    assert fs.read_jsonl(tmp_path / "a.jsonl") == [{"path": "\udcff.wav"}, {"path": "ü"}]
+    fs.write_json(tmp_path / "a.json", {"path": "\udcff.wav"})
+    assert fs.read_json(tmp_path / "a.json") == {"path": "\udcff.wav"}
+    assert len(fs.sha256_json({"path": "\udcff.wav"})) == 64
+
+
+@pytest.mark.parametrize("text", ["[1]", "7", "null", '"a"'])
+def test_a_line_that_is_json_but_no_object_is_named(tmp_path, text):
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n' + text + "\n")
+    with pytest.raises(DataError, match="line 2 of .*a.jsonl is JSON, but a"):
+        fs.read_jsonl(tmp_path / "a.jsonl")

@@ -88,7 +88,7 @@ def test_lines_are_not_parsed_again(manifest):
     os.utime(manifest, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert cuts_of(manifest) == expected
     os.utime(manifest)
-    with pytest.raises(DataError, match=r"line \d+ of .*cuts.jsonl is not JSON"):
+    with pytest.raises(DataError, match=r"line \d+ of .*cuts.jsonl is not valid JSON"):
         cuts_of(manifest)
 
 
