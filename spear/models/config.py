@@ -41,6 +41,10 @@ class SpearConfig:
         exact_padding: an utterance in a padded batch gives what it gives alone. False is what the released code does:
             the last frames of shorter utterances then see some padding.
         gradient_regularisers: False switches balancers and whiteners off.
+        regularisers: `fast`: balancers and whiteners take their statistics from some frames; `exact`: from all, as
+            often as in the reference.
+        constant_attention: now and then, training spreads the attention of non-linear attention evenly over all frames.
+            No published model was trained so.
     """
 
     num_mel_bins: int = 128
@@ -62,6 +66,8 @@ class SpearConfig:
     subsampling_channels: str | list[int] | tuple[int, ...] = "8,32,128"
     exact_padding: bool = False
     gradient_regularisers: bool = True
+    regularisers: str = "fast"
+    constant_attention: bool = False
 
     def __post_init__(self):
         for name in (*_PER_STACK, "subsampling_channels"):
@@ -93,6 +99,7 @@ class SpearConfig:
             "subsampling_channels": (len(self._numbers("subsampling_channels")) == 3, "three numbers"),
             "pos_dim": (self.pos_dim % 2 == 0, "an even number"),
             "num_mel_bins": (self.num_mel_bins >= 7, "at least 7"),
+            "regularisers": (self.regularisers in ("fast", "exact"), "fast or exact"),
         }
         for name, (holds, expected) in requirements.items():
             if not holds:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from spear.audio import Fbank, FbankConfig
 from spear.errors import DataError
 from spear.models.config import SpearConfig
-from spear.nn import Balancer, ScheduledFloat, StackSizes, Subsampling, Whiten, Zipformer
+from spear.nn import Balancer, BiasNorm, ScheduledFloat, StackSizes, Subsampling, Whiten, Zipformer, ZipformerLayer
 from spear.nn.resample import padding_mask
 from spear.nn.subsampling import MIN_FRAMES, output_frames
 
@@ -62,6 +62,10 @@ class SpearModel(nn.Module):
         for part in self.modules():
             if isinstance(part, (Balancer, Whiten)):
                 part.enabled = config.gradient_regularisers
+            if isinstance(part, (Balancer, Whiten, BiasNorm)):
+                part.exact = config.regularisers == "exact"
+            if isinstance(part, ZipformerLayer):
+                part.constant_attention = config.constant_attention
 
     def forward(self, audio: Tensor, audio_lens: Tensor | None = None) -> SpearOutput:
         """Encodes waveforms.

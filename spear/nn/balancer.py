@@ -30,9 +30,11 @@ def _normalised_mean(proportion_positive: float) -> float:
     return 0.8139535143 * (math.log(1 + x + 1e-10) - math.log(1 - x + 1e-10)) / 2.0
 
 
-def _penalty_coefficients(x_NC: Tensor, mean_bounds, rms_bounds, strength: float) -> tuple[Tensor, Tensor] | None:
+def _penalty_coefficients(
+    x_NC: Tensor, mean_bounds, rms_bounds, strength: float, exact: bool = False
+) -> tuple[Tensor, Tensor] | None:
     """(a_C, b_C) such that a + b*x is the penalty's gradient with rms `strength`; None with every channel in bounds."""
-    x_NC = x_NC[:: max(1, x_NC.shape[0] // _ENOUGH_FRAMES)].float()
+    x_NC = x_NC[:: 1 if exact else max(1, x_NC.shape[0] // _ENOUGH_FRAMES)].float()
     # Double precision for a few numbers per channel: cubes of small deviations do not fit in float32.
     mean, second_moment = x_NC.mean(0).double(), x_NC.square().mean(0).double()
     if x_NC.is_cuda:
@@ -59,9 +61,9 @@ def _penalty_coefficients(x_NC: Tensor, mean_bounds, rms_bounds, strength: float
 
 class _BalancerFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, mean_bounds, rms_bounds, grad_scale, channels):
+    def forward(ctx, x, mean_bounds, rms_bounds, grad_scale, channels, exact=False):
         ctx.save_for_backward(x)
-        ctx.settings = mean_bounds, rms_bounds, grad_scale, channels
+        ctx.settings = mean_bounds, rms_bounds, grad_scale, channels, exact
         return x.view_as(x)
 
     @staticmethod
@@ -69,24 +71,26 @@ class _BalancerFunction(torch.autograd.Function):
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
         grad = grad.contiguous()
-        mean_bounds, rms_bounds, grad_scale, channels = ctx.settings
+        mean_bounds, rms_bounds, grad_scale, channels, exact = ctx.settings
+        nothing = (None,) * 5  # no gradients of the settings
         part = x[..., channels]
-        coefficients = _penalty_coefficients(part.flatten(0, -2), mean_bounds, rms_bounds, grad_scale)
+        coefficients = _penalty_coefficients(part.flatten(0, -2), mean_bounds, rms_bounds, grad_scale, exact)
         if coefficients is None:
-            return grad, None, None, None, None
+            return grad, *nothing
         a, b = coefficients
         changed = torch.empty_like(grad) if part.shape == x.shape else grad.clone()
-        if x.is_cuda:
+        if x.is_cuda and not exact:
             changed[..., channels] = fused.balance(part, grad[..., channels], a, b)
-            return changed, None, None, None, None
+            return changed, *nothing
         # Block by block, so that a CPU's cache holds what lies between the three passes.
         frames = max(1, _BLOCK // grad.shape[-1])
         pieces = (tensor[..., channels].flatten(0, -2).split(frames) for tensor in (x, grad, changed))
         for x_NC, grad_NC, changed_NC in zip(*pieces):
-            # Limited, so that an outlier among the frames that the moments left out cannot turn its gradient around.
-            penalty_NC = torch.addcmul(a, x_NC.float(), b).clamp_(-1.0, 1.0).to(grad.dtype)
-            torch.addcmul(grad_NC, grad_NC.abs(), penalty_NC, out=changed_NC)
-        return changed, None, None, None, None
+            penalty_NC = torch.addcmul(a, x_NC.float(), b)
+            if not exact:  # so that an outlier among frames that the moments left out cannot turn its gradient around
+                penalty_NC.clamp_(-1.0, 1.0)
+            torch.addcmul(grad_NC, grad_NC.abs(), penalty_NC.to(grad.dtype), out=changed_NC)
+        return changed, *nothing
 
 
 class Balancer(nn.Module):
@@ -118,7 +122,7 @@ class Balancer(nn.Module):
             ScheduledFloat((0.0, 0.5), (8000.0, 0.125), default=0.4) if probability is None else probability
         )
         self.channels = channels
-        self.enabled = True
+        self.enabled, self.exact = True, False  # exact: moments of all frames, as the stock module takes them
 
     def forward(self, x: Tensor) -> Tensor:
         """Identity on x (..., C)."""
@@ -128,4 +132,4 @@ class Balancer(nn.Module):
         # For a Gaussian, rms = sqrt(pi / 2) * mean absolute value.
         gaussian = math.sqrt(math.pi / 2)
         rms_bounds = gaussian * float(self.min_abs), gaussian * float(self.max_abs)
-        return _BalancerFunction.apply(x, mean_bounds, rms_bounds, self.grad_scale, self.channels)
+        return _BalancerFunction.apply(x, mean_bounds, rms_bounds, self.grad_scale, self.channels, self.exact)

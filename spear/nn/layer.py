@@ -60,6 +60,8 @@ class ZipformerLayer(nn.Module):
         # Training only: what may be skipped, and how often.
         self.attention_skip_rate = ScheduledFloat((0.0, 0.2), (4000.0, 0.05), (16000.0, 0.0))
         self.conv_skip_rate = ScheduledFloat((0.0, 0.2), (4000.0, 0.05), (16000.0, 0.0))
+        # Off in every published model: the condition in their code never holds (docs/migration.md).
+        self.constant_attention = False
         self.constant_attention_rate = ScheduledFloat((0.0, 0.25), (4000.0, 0.025))
         self.ff2_skip_rate = ScheduledFloat((0.0, 0.1), (4000.0, 0.01), (50000.0, 0.0))
         self.ff3_skip_rate = ScheduledFloat((0.0, 0.1), (4000.0, 0.01), (50000.0, 0.0))
@@ -82,7 +84,7 @@ class ZipformerLayer(nn.Module):
         """
         original = x = x_BTD
         weights, first_head = self.self_attn_weights(x, position_RP, padding_BT)
-        if self.training and happens(float(self.constant_attention_rate)):
+        if self.constant_attention and self.training and happens(float(self.constant_attention_rate)):
             first_head = constant_weights(first_head)
         keep_attention = self._keep(x, self.attention_skip_rate)
 

@@ -113,7 +113,7 @@ class ConvNeXt(nn.Module):
         with torch.no_grad():
             self.pointwise_conv2.weight.mul_(0.01)
             self.pointwise_conv2.bias.uniform_(-0.001, 0.001)
-        self.layer_skip_rate = ScheduledFloat((0.0, 0.2), (16000.0, 0.015))
+        self.layer_skip_rate = ScheduledFloat((0.0, 0.2), (20000.0, 0.015))
         self.out_balancer = Balancer(0.4, 0.6, 1.0, 6.0)
         self.out_whiten = Whiten(5.0)
 

@@ -21,11 +21,12 @@ class ClippingStatistics:
 class MedianClipper:
     """Scales gradients down to `scale` times the median norm; the median is taken anew every `period` steps.
 
-    The norm is that of gradients times parameter sizes, since that is what a relative change sees.
+    The norm is that of gradients times parameter sizes, since that is what a relative change sees. Nothing is scaled
+    before step `start`, counted from 0.
     """
 
-    def __init__(self, scale: float | None, period: int, device: torch.device):
-        self.scale, self.period = scale, period
+    def __init__(self, scale: float | None, period: int, device: torch.device, start: int = 0):
+        self.scale, self.period, self.start = scale, period, start
         self.norms = torch.zeros(period, device=device)
         self.clipped = torch.zeros(period, device=device)
         self.threshold = torch.full((), torch.inf, device=device)
@@ -53,12 +54,13 @@ class MedianClipper:
         # The first step is taken as it is: no median yet, and often an outlier.
         if self.scale is not None and step > 0:
             self.norms[step % self.period] = torch.where(finite, norm, torch.inf)
-            early = step in _EARLY_STEPS and step < self.period
+            early = self.start <= step < self.period and step in _EARLY_STEPS
             if early or step % self.period == 0:
                 count = step if early else self.period
                 ordered = self.norms.sort().values[-count:]
                 self.threshold.copy_(ordered[count // 4 * 2] * self.scale * (2.0 if early else 1.0))
-            factor = (self.threshold / (norm + 1e-20)).clamp(max=1.0)
+            if step >= self.start:
+                factor = (self.threshold / (norm + 1e-20)).clamp(max=1.0)
             self.clipped[step % self.period] = factor < 1.0
         return (float(factor), bool(finite)) if norm.device.type == "cpu" else (factor, finite)
 

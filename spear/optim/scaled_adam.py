@@ -75,6 +75,7 @@ class ScaledAdam(Optimizer):
         scalar_max: bound of single numbers.
         size_update_period: steps between size updates.
         clipping_update_period: steps between new medians.
+        clipping_start: no gradient is scaled down before this step; the SPEAR authors' optimiser begins at 100.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class ScaledAdam(Optimizer):
         scalar_max: float = 10.0,
         size_update_period: int = 4,
         clipping_update_period: int = 100,
+        clipping_start: int = 0,
     ):
         if (
             not lr > 0
@@ -105,7 +107,7 @@ class ScaledAdam(Optimizer):
         self._settings = Settings(
             betas[0], betas[1], eps, scalar_lr_scale, param_min_rms, param_max_rms, scalar_max, size_update_period
         )
-        self._clipping_scale, self._clipping_period = clipping_scale, clipping_update_period
+        self._clipping = {"scale": clipping_scale, "period": clipping_update_period, "start": clipping_start}
         self._buckets: list[list[Bucket]] = []
         self._counters: list[Counters] = []
         self._clippers: list[MedianClipper] = []
@@ -125,7 +127,7 @@ class ScaledAdam(Optimizer):
                 )
             self._buckets.append(make_buckets(group["params"], self._settings))
             self._counters.append(Counters(self._buckets[-1], self._settings))
-            self._clippers.append(MedianClipper(self._clipping_scale, self._clipping_period, devices.pop()))
+            self._clippers.append(MedianClipper(device=devices.pop(), **self._clipping))
 
     @torch.no_grad()
     def step(self, closure=None):

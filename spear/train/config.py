@@ -70,6 +70,8 @@ class OptimizerConfig:
         lr_hours: Eden's H, in hours of padded audio over all ranks.
         warmup_batches: the factor rises from 0.5 to 1 over this many steps.
         clipping_scale: gradients above this multiple of the median norm are scaled down.
+        clipping_start: no gradient is scaled down before this step; 100 in the SPEAR authors' optimiser, 0 (from the
+            first median, at step 10) in icefall's later one.
         lr_scales: factors on the learning rate by prefix of parameter names, such as {encoder_embed: 0.1}.
         reference_seconds: schedules count in batches of this many padded seconds.
     """
@@ -79,6 +81,7 @@ class OptimizerConfig:
     lr_hours: float = 25000.0
     warmup_batches: float = 500.0
     clipping_scale: float = 2.0
+    clipping_start: int = 0
     lr_scales: dict[str, float] = field(default_factory=dict)
     reference_seconds: float = 600.0
 

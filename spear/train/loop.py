@@ -18,7 +18,7 @@ from spear.data import Batch, make_loader, make_validation_loader
 from spear.log import get_logger
 from spear.memory import keep_freed_memory
 from spear.models.mask import sample_masks
-from spear.nn import scheduled_floats
+from spear.nn import kept_whitening_memory, scheduled_floats
 from spear.optim import Eden, ScaledAdam, parameter_groups
 from spear.seeds import numpy_rng, seed_global
 from spear.train import collapse, setup, sharding, startup
@@ -65,6 +65,7 @@ class Trainer:
             parameter_groups(self.model, config.optimizer.base_lr, config.optimizer.lr_scales),
             lr=config.optimizer.base_lr,
             clipping_scale=config.optimizer.clipping_scale,
+            clipping_start=config.optimizer.clipping_start,
         )
         self.schedule = Eden(
             self.optimizer,
@@ -130,13 +131,15 @@ class Trainer:
             self.watch.beat("in the rehearsal of the costliest batches")
             count = self.config.rehearsal_batches if self.step == 0 else 1
             plan = self.data.train.plan(self.epoch, self.world.size, self.config.accumulation)
-            self.rehearsal = self._rehearser().run(plan, self.epoch, count)
+            with kept_whitening_memory(self.model):
+                self.rehearsal = self._rehearser().run(plan, self.epoch, count)
             self.peak_flops = matmul_peak(self.world.device, self.dtype)
 
     def _resolve_auto(self) -> None:
         """Replaces `plan.max_seconds: auto` by what the memory holds."""
         if self.config.plan.max_seconds == "auto":
-            limits = resolve_auto(self.config, self.data.train, self._rehearser())
+            with kept_whitening_memory(self.model):
+                limits = resolve_auto(self.config, self.data.train, self._rehearser())
             self.data.train.limits = limits
             self.config.plan = dataclasses.replace(self.config.plan, max_seconds=limits.max_seconds)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from spear import __version__, dist, env
 from spear import config as configuration
 from spear.log import get_logger
+from spear.nn import set_whitening_memory, whitening_memory
 from spear.optim import load_optimizer_tensors, optimizer_tensors
 from spear.train import checkpoint, setup
 from spear.train.averaging import window_mean
@@ -41,6 +42,7 @@ class Saver:
             CheckpointError: the last checkpoints could not be written.
         """
         trainer, keep = self.trainer, self.trainer.world.is_main
+        whitening = self._whitening_memory()
         if not keep and not trainer.sharded:
             return
         self._writer.ready()  # before copying: there is never more than one copy
@@ -60,6 +62,7 @@ class Saver:
             "seen_seconds": trainer.seen_seconds,
             "valid_pending": trainer.valid_pending,
             "average_count": trainer.average.count,
+            "whitening": whitening,
             "optimizer": numbers,
             "schedule": trainer.schedule.state_dict(),
             **self._provenance,
@@ -93,6 +96,8 @@ class Saver:
         load_whole(trainer.model, checkpoint.read_tensors(directory, "model"))
         trainer.average.load(checkpoint.read_tensors(directory, "model_avg"), meta["average_count"])
         load_optimizer_tensors(trainer.optimizer, checkpoint.read_tensors(directory, "optimizer"), meta["optimizer"])
+        if memory := meta.get("whitening"):
+            set_whitening_memory(trainer.model, memory[trainer.world.rank % len(memory)])
         trainer.non_finite.start_at(trainer.optimizer.num_nonfinite)
         trainer.schedule.load_state_dict(meta["schedule"])
         trainer.step, trainer.epoch, trainer.batch = meta["step"], meta["epoch"], meta["batch"]
@@ -123,6 +128,11 @@ class Saver:
             logger.info("final model: %s", final)
         dist.barrier()
         return final
+
+    def _whitening_memory(self) -> list[str]:
+        """Of all ranks, whose activations differ; empty for regularisers without a memory. All ranks call it."""
+        exact = self.config.model.regularisers == "exact"
+        return dist.gather_objects(whitening_memory(self.trainer.model)) if exact else []
 
     def _prune(self) -> None:
         checkpoint.prune(self.config.exp_dir, self.config.keep_checkpoints, {self._window_start()})

@@ -176,6 +176,8 @@ _FREE += (
     "activation_checkpointing",
 )
 _FREE_SUFFIX = "_every_steps"
+# What checkpoints that are older than a setting were trained with, where its default is something else.
+_ONCE = {"model.constant_attention": True}
 
 
 def check_resumable(config: TrainConfig, meta: dict, world_size: int, cards: dict[str, dict]) -> None:
@@ -188,6 +190,13 @@ def check_resumable(config: TrainConfig, meta: dict, world_size: int, cards: dic
     saved, present = flatten(meta["config"]), flatten(configuration.to_dict(config))
     # A setting that is younger than the checkpoint had what is its default now.
     defaults = flatten(configuration.to_dict(type(config)()))
+    for key in sorted({*_ONCE} - {*saved}):
+        if present[key] != _ONCE[key]:
+            logger.warning(
+                "%s was %r when this checkpoint was written and is %r now; --%s %s goes on as before",
+                *(key, _ONCE[key], present[key], key, str(_ONCE[key]).lower()),
+            )
+        saved[key] = present[key]
     saved |= {key: defaults[key] for key in present if key not in saved and key in defaults}
     for key in sorted({*saved, *present}):
         if key in _FREE or key.endswith(_FREE_SUFFIX) or saved.get(key) == present.get(key):

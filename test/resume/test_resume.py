@@ -47,6 +47,18 @@ def test_kill_9_and_resume_gives_the_losses_of_an_undisturbed_run(start, train, 
         assert (load_file(exp_dir / "final/model.safetensors")[name] == tensor).all(), name
 
 
+def test_what_exact_whiteners_remember_survives(train, tmp_path):
+    exact = ("--model.regularisers", "exact")
+    whole = train(tmp_path / "whole", *exact)
+    train(tmp_path / "parts", *exact, "--num-steps", "4")
+    assert train(tmp_path / "parts", *exact)[-4:] == whole[-4:]
+    newest = [checkpoint.newest(tmp_path / name)[0] for name in ("whole", "parts")]
+    first, second = (load_file(directory / "model.safetensors") for directory in newest)
+    assert all((first[name] == second[name]).all() for name in first)
+    [memory] = checkpoint.verify(newest[0])["whitening"]
+    assert {"0", "1"} == set(memory)
+
+
 def test_sigterm_saves_and_exits_with_85(start, train, undisturbed, tmp_path):
     exp_dir = tmp_path / "exp"
     process = start(exp_dir, "--checkpoint-every-steps", "1000")

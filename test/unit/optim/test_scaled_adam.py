@@ -116,6 +116,24 @@ def test_large_gradients_are_clipped_and_counted():
     assert optimizer.fraction_clipped == pytest.approx(3 / 59)
 
 
+def test_clipping_may_start_late():
+    """With a start at 100, as in the SPEAR authors' optimiser, 100 steps are as without clipping; then it begins."""
+    modules = model(), model(), model()
+    optimizers = [
+        ScaledAdam(modules[0].parameters(), clipping_start=100),
+        ScaledAdam(modules[1].parameters(), clipping_scale=None),
+        ScaledAdam(modules[2].parameters()),
+    ]
+    for step in range(102):
+        for module, optimizer in zip(modules, optimizers):
+            fill_gradients(module, step, scale=1000.0 if step in (50, 101) else 1.0)
+            optimizer.step()
+        late, never, early = (values(module) for module in modules)
+        assert all(torch.equal(late[name], never[name]) for name in late) == (step <= 100), step
+        assert all(torch.equal(late[name], early[name]) for name in late) == (step < 50), step
+    assert optimizers[0].fraction_clipped == pytest.approx(1 / 100)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_gradients_that_are_not_finite_count_as_zero(bad):
     module = model()

@@ -4,6 +4,7 @@ import pytest
 
 from spear.config import parse
 from spear.errors import CheckpointError, ConfigError
+from spear.models.config import SpearConfig
 from spear.train.config import ALIASES, STRATEGIES, StreamConfig, TrainConfig
 from spear.train.setup import check_resumable, flatten
 
@@ -93,6 +94,20 @@ def test_a_checkpoint_from_before_a_setting_existed_is_resumed_with_its_default_
     check_resumable(TrainConfig(), meta, 1, {})
     with pytest.raises(CheckpointError, match=r"head_initial_scale = 0.5, .*1.0"):
         check_resumable(TrainConfig(head_initial_scale=0.5), meta, 1, {})
+
+
+def test_a_default_that_has_changed_is_said_when_an_older_checkpoint_is_resumed(caplog):
+    from spear.config import to_dict
+
+    meta = {"config": to_dict(TrainConfig()), "cards": {}, "world_size": 1}
+    check_resumable(TrainConfig(), meta, 1, {})
+    assert not caplog.records
+    del meta["config"]["model"]["constant_attention"], meta["config"]["model"]["regularisers"]
+    check_resumable(TrainConfig(), meta, 1, {})
+    assert "model.constant_attention was True" in caplog.text and "is False now" in caplog.text
+    caplog.clear()
+    check_resumable(TrainConfig(model=SpearConfig(constant_attention=True)), meta, 1, {})
+    assert not caplog.records
 
 
 def test_flatten_names_every_leaf():
