@@ -1,11 +1,16 @@
 """For all tests: one thread in this process, quiet logs of libraries, no writing outside temporary folders."""
 
 import os
+import re
 import socket
 import sys
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
+
+LARGE_GOLDEN = Path(__file__).resolve().parents[1].parent / "shared" / "golden"
 
 # Processes that tests start inherit these; test/run.sh sets them too, this is for a bare `pytest`.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -42,3 +47,36 @@ def free_port():
             return probe.getsockname()[1]
 
     return free_port
+
+
+SKIP_KINDS = {
+    "for a GPU": r"no GPU|cuda",
+    "for real recordings": r"real-mini|real recordings|shared/data|shared/cases",
+    "for a package": r"could not import|no module|pip install|needs the package",
+}
+"""Why tests are skipped, and how the reasons of each kind read."""
+
+_skipped: Counter[str] = Counter()
+
+
+def skip_kind(reason: str) -> str:
+    """The kind of a reason to skip; what is of none is told as it is."""
+    return next((kind for kind, words in SKIP_KINDS.items() if re.search(words, reason, re.I)), f"because: {reason}")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Counts the skipped tests by kind (with pytest-xdist this process has the reports of all)."""
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        _skipped[skip_kind(reason.removeprefix("Skipped: "))] += 1
+
+
+def pytest_unconfigure(config):
+    """The last lines of a run: what it did not test."""
+    if hasattr(config, "workerinput") or not config.pluginmanager.hasplugin("terminalreporter"):
+        return
+    if _skipped:
+        rows = sorted(_skipped.items(), key=lambda row: (row[0] not in SKIP_KINDS, -row[1], row[0]))
+        print("skipped: " + ", ".join(f"{count} {kind}" for kind, count in rows))
+    if not LARGE_GOLDEN.is_dir():
+        print("golden numbers: the compact set, test/golden/data (whole encoders: the large one, ../shared/golden)")

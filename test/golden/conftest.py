@@ -1,32 +1,38 @@
-"""Golden numbers of the reference implementations: files beside the checkout, absent for most users."""
+"""Golden numbers of the reference implementations.
 
-from pathlib import Path
+Two sets: the compact one is part of the repository (`data`, made by make_compact.py), so that every clone proves
+parity; the large one lies beside some checkouts (../shared/golden) and is used as well where it does. A tensor of the
+compact set may be the leading part of the large one's.
+"""
 
 import pytest
+from make_compact import DATA, LARGE, SETS, read_compact, read_large
 
-GOLDEN_DIRECTORY = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
-
-
-@pytest.fixture(scope="session")
-def golden_path():
-    """Returns a function: file name -> path inside ../shared/golden; skips the test when the file is absent."""
-
-    def path(name: str) -> Path:
-        file = GOLDEN_DIRECTORY / name
-        if not file.is_file():
-            pytest.skip(f"no golden numbers: {file} is absent (they are not part of the repository)")
-        return file
-
-    return path
+# Whole encoders are in the large set alone; the last lines of a run say so.
+collect_ignore = [] if "large" in SETS else ["test_golden_student.py"]
 
 
 @pytest.fixture(scope="session")
-def golden(golden_path, device):
-    """Returns a function: file name -> (tensors by name, metadata by name); skips when the file is absent."""
+def read_golden(device):
+    """Returns a function: (set, name of a file) -> (tensors by name, metadata by name)."""
 
-    def load(name: str) -> tuple[dict, dict]:
-        safetensors = pytest.importorskip("safetensors")
-        with safetensors.safe_open(golden_path(name), framework="pt") as file:
-            return {key: file.get_tensor(key).to(device) for key in file.keys()}, file.metadata() or {}
+    def read(which: str, name: str) -> tuple[dict, dict]:
+        if which == "compact":
+            tensors, metadata = read_compact(DATA / f"{name}.safetensors.xz")
+        else:
+            tensors, metadata = read_large(LARGE / f"{name}.safetensors")
+        return {key: value.to(device) for key, value in tensors.items()}, metadata
 
-    return load
+    return read
+
+
+@pytest.fixture(scope="session", params=SETS)
+def golden(request, read_golden):
+    """The same of a name alone; a test that asks for it runs once with each set that is there."""
+    return lambda name: read_golden(request.param, name)
+
+
+@pytest.fixture(scope="session")
+def golden_large(read_golden):
+    """The same of the large set."""
+    return lambda name: read_golden("large", name)

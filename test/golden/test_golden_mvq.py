@@ -8,7 +8,7 @@ from spear.quantize import Quantizer
 
 @pytest.fixture(scope="module")
 def numbers(golden):
-    return golden("mvq.safetensors")[0]
+    return golden("mvq")[0]
 
 
 def quantizer_of(numbers, prefix):
@@ -42,8 +42,9 @@ def test_refined_codes_are_at_least_as_good(numbers, passes):
 
 @pytest.mark.parametrize("passes", [0, 1, 2, 5])
 def test_decode(numbers, passes):
-    decoded = quantizer_of(numbers, "state.").decode(numbers[f"indexes.refine{passes}"])
-    torch.testing.assert_close(decoded, numbers[f"decoded.refine{passes}"], rtol=0, atol=1e-4)
+    expected = numbers[f"decoded.refine{passes}"]
+    decoded = quantizer_of(numbers, "state.").decode(numbers[f"indexes.refine{passes}"][: len(expected)])
+    torch.testing.assert_close(decoded, expected, rtol=0, atol=1e-4)
 
 
 def test_losses(numbers):
@@ -58,7 +59,9 @@ def test_product(numbers):
     merged = small.product().state_dict()
     for key, value in merged.items():
         if key != "id_buf":  # drawn anew
-            torch.testing.assert_close(value, numbers[f"product_out.{key}"], rtol=0, atol=1e-5)
+            expected = numbers[f"product_out.{key}"]
+            value = value[: len(expected)] if value.dim() else value
+            torch.testing.assert_close(value, expected, rtol=0, atol=1e-5)
     x = numbers["product_in.x"]
     theirs = mean_squared_error(small, x, numbers["product_in.indexes.refine2"])
     assert mean_squared_error(small, x, small.encode(x, 2)) <= theirs

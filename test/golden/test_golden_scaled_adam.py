@@ -23,7 +23,7 @@ class Small(nn.Module):
 
 
 def test_parameters_and_learning_rates_follow_the_reference(golden, device):
-    tensors, settings = golden("scaled_adam.safetensors")
+    tensors, settings = golden("scaled_adam")
     module = Small().to(device)
     module.load_state_dict({name: tensors[f"init.{name}"] for name, _ in module.named_parameters()})
     optimizer = ScaledAdam(
@@ -46,4 +46,4 @@ def test_parameters_and_learning_rates_follow_the_reference(golden, device):
                 torch.testing.assert_close(
                     param.detach(), expected, atol=2e-6, rtol=1e-5, msg=f"{name}, step {step + 1}"
                 )
-    assert compared >= 9
+    assert compared >= 8

@@ -1,4 +1,4 @@
-"""The encoder against the released implementation (random weights, float32)."""
+"""The whole encoder against the released implementation (random weights, float32): the large set of numbers alone."""
 
 import json
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import spear
+from spear.audio import LOG_FLOOR, Fbank
 from spear.models.config import SpearConfig
 from spear.models.spear import SpearModel
 
@@ -21,9 +22,21 @@ def build(tensors, metadata):
 
 
 @pytest.fixture(params=NAMES)
-def case(request, golden):
-    tensors, metadata = golden(f"{request.param}.safetensors")
+def case(request, golden_large):
+    tensors, metadata = golden_large(request.param)
     return build(tensors, metadata), tensors
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_equal_the_released_front_end(golden_large, name):
+    tensors, _ = golden_large(name)
+    features, lens = Fbank()(tensors["audio"], tensors["audio_lens"])
+    assert torch.equal(lens, tensors["fbank_lens"]) and features.shape == tensors["fbank"].shape
+    difference = (features - tensors["fbank"]).abs()
+    assert difference.max() < 1e-3
+    assert difference.flatten().quantile(0.999) < 1.5e-4
+    padded = tensors["fbank"][1, int(lens[1]) :]
+    assert (padded - LOG_FLOOR).abs().max() < 1e-5
 
 
 def largest_difference(a, b):
@@ -62,8 +75,8 @@ def test_every_layer_and_the_output_from_audio(case):
         check_output(model(tensors["audio"], tensors["audio_lens"]), tensors)
 
 
-def test_loss_and_gradients(golden):
-    tensors, metadata = golden("spear_uniform.safetensors")
+def test_loss_and_gradients(golden_large):
+    tensors, metadata = golden_large("spear_uniform")
     model = build(tensors, metadata)
     output = model.encode(tensors["fbank"], tensors["fbank_lens"])
     frames = torch.arange(output.encoder_out.shape[1], device=output.encoder_out.device)
@@ -83,8 +96,8 @@ def test_loss_and_gradients(golden):
         assert relative < 1e-3, f"{name}: {relative:.2e}"
 
 
-def test_exact_padding_equals_the_reference_on_single_utterances(golden):
-    tensors, metadata = golden("spear_uniform.safetensors")
+def test_exact_padding_equals_the_reference_on_single_utterances(golden_large):
+    tensors, metadata = golden_large("spear_uniform")
     released = build(tensors, metadata)
     exact = build(tensors, {"config": json.dumps({**json.loads(metadata["config"]), "exact_padding": True})})
     length = int(tensors["fbank_lens"][1])
@@ -95,10 +108,10 @@ def test_exact_padding_equals_the_reference_on_single_utterances(golden):
     assert largest_difference(batch.encoder_out[1:, :frames], alone.encoder_out) < 1e-4
 
 
-def test_a_released_folder_loads(tmp_path, golden, device):
+def test_a_released_folder_loads(tmp_path, golden_large, device):
     from safetensors.torch import save_file
 
-    tensors, metadata = golden("spear_mixed_width.safetensors")
+    tensors, metadata = golden_large("spear_mixed_width")
     state = {f"model.model.{key[6:]}": value for key, value in tensors.items() if key.startswith("param.")}
     save_file(state, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "spear", **json.loads(metadata["config"])}))
@@ -109,8 +122,8 @@ def test_a_released_folder_loads(tmp_path, golden, device):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_icefall_checkpoint_loads_with_its_architecture_inferred(tmp_path, golden, device, name):
-    tensors, _ = golden(f"{name}.safetensors")
+def test_an_icefall_checkpoint_loads_with_its_architecture_inferred(tmp_path, golden_large, device, name):
+    tensors, _ = golden_large(name)
     state = {key[6:]: value for key, value in tensors.items() if key.startswith("param.")}
     state["codebook_loss_net.linear2_bias"] = torch.zeros(4, 256)
     torch.save({"model": state, "batch_idx_train": 7}, tmp_path / "epoch-1.pt")

@@ -1,4 +1,4 @@
-"""Level and silence of excerpts: by hand, against sox where it is installed, and through the protocols."""
+"""Level and silence of excerpts: by hand, against sox, and through the protocols."""
 
 import shutil
 import subprocess
@@ -53,20 +53,29 @@ def test_the_window_is_emptied_where_silence_begins():
     assert sounding(wave) == [(0, 2319), (3919 + 264, len(wave))]
 
 
-@pytest.mark.skipif(shutil.which("sox") is None, reason="sox is not installed")
+# What sox 14.4.2 kept of the waves below (its output equalled these stretches to within 1e-6).
+KEPT_BY_SOX = [
+    [(1, 3846), (7688, 11573), (13441, 15677), (27974, 42097), (55263, 59237)],
+    [(23546, 33959)],
+    [(6, 2232), (5717, 7891), (10050, 16858), (20379, 30611), (34141, 37994)],
+    [(19, 21935), (29301, 44971)],
+]
+
+
 def test_silence_is_cut_as_sox_cuts_it(tmp_path):
     rng = np.random.default_rng(0)
     sizes, amplitudes = (500, 1600, 1919, 1920, 1921, 8000), (0, 0, 0.0008, 0.0015, 0.01, 0.1)
-    for _ in range(4):
+    for kept in KEPT_BY_SOX:
         parts = [rng.choice(amplitudes) * rng.standard_normal(rng.choice(sizes)) for _ in range(20)]
         soundfile.write(tmp_path / "in.wav", np.concatenate(parts), 16000)
-        effects = "gain -3.0 silence 1 0.1 0.1% -1 0.1 0.1%".split()
-        words = ["-D", tmp_path / "in.wav", "-e", "floating-point", "-b", "32", tmp_path / "out.wav"]
-        subprocess.run(["sox", *words, *effects], check=True)
         wave = soundfile.read(tmp_path / "in.wav", dtype="float32")[0] * np.float32(10 ** (-3 / 20))
-        expected = soundfile.read(tmp_path / "out.wav", dtype="float32")[0]
-        ours = np.concatenate([wave[a:b] for a, b in sounding(wave)])
-        np.testing.assert_allclose(ours, expected, atol=1e-6)
+        assert sounding(wave) == kept
+        if shutil.which("sox"):
+            effects = "gain -3.0 silence 1 0.1 0.1% -1 0.1 0.1%".split()
+            words = ["-D", tmp_path / "in.wav", "-e", "floating-point", "-b", "32", tmp_path / "out.wav"]
+            subprocess.run(["sox", *words, *effects], check=True)
+            expected = soundfile.read(tmp_path / "out.wav", dtype="float32")[0]
+            np.testing.assert_allclose(np.concatenate([wave[a:b] for a, b in kept]), expected, atol=1e-6)
 
 
 def excerpt(path, **changes):
