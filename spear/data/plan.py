@@ -33,15 +33,19 @@ class PlanLimits:
         max_cuts: upper limit of the number of cuts in a batch.
         num_buckets: batches mix lengths over at most 1/num_buckets of the cuts; more means less padding.
         headroom_seconds: how much mixing may lengthen a cut; a cut never grows to more than twice the longest.
+        global_seconds: padded seconds of an optimizer step over all ranks that learning rate and steps were made for
+            (0: not stated). It decides nothing here; training compares it with what it does.
     """
 
     max_seconds: float | str = 200.0
     max_cuts: int = 150
     num_buckets: int = 30
     headroom_seconds: float = 0.0
+    global_seconds: float = 0.0
 
     def __post_init__(self):
-        for name, lowest in (("max_seconds", 1e-3), ("max_cuts", 1), ("num_buckets", 1), ("headroom_seconds", 0)):
+        bounds = {"max_seconds": 1e-3, "max_cuts": 1, "num_buckets": 1, "headroom_seconds": 0, "global_seconds": 0}
+        for name, lowest in bounds.items():
             value = getattr(self, name)
             if value == "auto" and name == "max_seconds":
                 continue
@@ -159,8 +163,8 @@ def plan_inputs_hash(
     digest = hashlib.sha256(np.ascontiguousarray(durations_seconds, dtype=np.float64).tobytes())
     if weights is not None:
         digest.update(np.ascontiguousarray(weights, dtype=np.float64).tobytes())
-    settings = [FORMAT_VERSION, VARIETY_BATCHES, seed, epoch, multiple, dataclasses.asdict(limits), digest.hexdigest()]
-    return sha256_json(settings)
+    deciding = {name: value for name, value in dataclasses.asdict(limits).items() if name != "global_seconds"}
+    return sha256_json([FORMAT_VERSION, VARIETY_BATCHES, seed, epoch, multiple, deciding, digest.hexdigest()])
 
 
 def build_plan(

@@ -42,6 +42,14 @@ class CutLimits:
     min_seconds: float = 0.3
     max_seconds: float = 32.0
 
+    def __post_init__(self):
+        if not 0 <= self.min_seconds < self.max_seconds:
+            raise ConfigError(
+                f"cut_limits of {self.min_seconds:g} to {self.max_seconds:g} s",
+                "the shortest length, not negative, below the longest",
+                "correct cut_limits.min_seconds or cut_limits.max_seconds",
+            )
+
 
 @dataclass(frozen=True, eq=False)
 class Sources:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from spear.data.mixing import MixingConfig
 from spear.data.plan import PlanLimits
-from spear.data.sources import SourceConfig
+from spear.data.sources import CutLimits, SourceConfig
 from spear.errors import ConfigError
 from spear.models.config import SpearConfig
 from spear.models.mask import MaskConfig
@@ -100,10 +100,11 @@ class TrainConfig:
         strategy: `asymmetric`, `disjoint` or `joint`; weights a stream states itself come first.
         streams: targets by name; any number.
         sources: corpora with their domains and sampling weights.
+        cut_limits: the shortest and longest cut that is trained on and scored.
         valid_fraction: share of the cuts (chosen by id) kept out of training and scored unmasked and masked.
         masked_weight, unmasked_weight: weights of frames by whether their input was masked (reference 5.2).
         head_initial_scale: of the heads' first weights, relative to the paper's; see `spear.models.heads`.
-        accumulation: batches per rank and optimizer step.
+        accumulation: batches per rank and optimizer step; `auto`: what comes closest to plan.global_seconds.
         parallel: what several ranks do with parameters, average and optimizer: `ddp` keeps all on each, `fsdp` shards
             the layers over ranks (less memory, more traffic). Checkpoints are the same.
         activation_checkpointing: layers keep only their input and compute the rest again; less memory, more time.
@@ -130,6 +131,7 @@ class TrainConfig:
     strategy: str = "asymmetric"
     streams: dict[str, StreamConfig] = field(default_factory=dict)
     sources: list[SourceConfig] = field(default_factory=list)
+    cut_limits: CutLimits = field(default_factory=CutLimits)
     valid_fraction: float = 0.02
     masked_weight: float = 1.0
     unmasked_weight: float = 1.0
@@ -138,7 +140,7 @@ class TrainConfig:
     mixing: MixingConfig = field(default_factory=MixingConfig)
     plan: PlanLimits = field(default_factory=PlanLimits)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    accumulation: int = 1
+    accumulation: int | str = 1
     parallel: str = "ddp"
     activation_checkpointing: bool = False
     precision: str = "auto"
@@ -160,6 +162,8 @@ class TrainConfig:
         _choice("strategy", self.strategy, tuple(STRATEGIES))
         _choice("parallel", self.parallel, ("ddp", "fsdp"))
         _choice("precision", self.precision, ("auto", "bf16", "fp32"))
+        if self.accumulation != "auto" and (isinstance(self.accumulation, str) or self.accumulation < 1):
+            raise ConfigError(f"accumulation = {self.accumulation}", "1, 2, ..., or auto", "correct accumulation")
 
     def stream_weight(self, stream: str, domain: str) -> float:
         """Weight of a stream's loss on utterances of a domain.

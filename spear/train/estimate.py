@@ -98,8 +98,8 @@ def _reckon(config: TrainConfig, trainer: Trainer, folder: Path, total: float, p
     per_validation = max(0.0, total - ends[-1]) if trainer.data.valid else 0.0
     validations = config.num_steps // config.valid_every_steps + 1
     world_size = trainer.world.size
-    plan = trainer.data.train.plan(0, world_size, config.accumulation)
-    padded = float(plan.batch_seconds.mean()) * config.accumulation * world_size * config.num_steps
+    plan = trainer.data.train.plan(0, world_size, trainer.config.accumulation)
+    padded = float(plan.batch_seconds.mean()) * trainer.config.accumulation * world_size * config.num_steps
     # The oldest is deleted when the newest is whole.
     kept = config.keep_checkpoints + 1 + (0 < config.average_last_steps < config.num_steps)
     kept = min(kept, config.num_steps // config.checkpoint_every_steps + 2)

@@ -24,6 +24,7 @@ from spear.seeds import numpy_rng, seed_global
 from spear.train import collapse, setup, sharding, startup
 from spear.train.averaging import RunningAverage
 from spear.train.config import TrainConfig
+from spear.train.global_batch import settle_accumulation
 from spear.train.health import NonFiniteSteps
 from spear.train.metrics import MetricsLog, Window, token_metrics
 from spear.train.rehearsal import Rehearsal, Rehearser, resolve_auto
@@ -97,6 +98,7 @@ class Trainer:
         if self.world.device.type == "cpu":
             keep_freed_memory()
         self._resolve_auto()
+        settle_accumulation(self.config, self.world.size)
         self.saver = Saver(self)
         self.saver.resume()
         if self.step == 0 and self.config.init_from:

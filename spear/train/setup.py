@@ -60,7 +60,8 @@ def load_data(config: TrainConfig, num_ranks: int = 1) -> RunData:
     # A cut's part depends on its id alone.
     is_valid = {name: columns.draw < config.valid_fraction * NUM_DRAWS for name, columns in items.items()}
     features = data_dir / "fbank" if (data_dir / "fbank" / "card.json").exists() else None
-    loaded = load_sources(sources, streams, items=items, chosen={name: ~valid for name, valid in is_valid.items()})
+    kept = {name: ~valid for name, valid in is_valid.items()}
+    loaded = load_sources(sources, streams, config.cut_limits, items=items, chosen=kept)
     limits = config.plan
     if limits.max_seconds == "auto":  # the trainer replaces it when it has a model to measure
         limits = dataclasses.replace(limits, max_seconds=PlanLimits.max_seconds)
@@ -76,7 +77,9 @@ def load_data(config: TrainConfig, num_ranks: int = 1) -> RunData:
     # Every rank scores at least one batch, so a handful of cuts from a small folder is no validation set.
     if sum(int(valid.sum()) for valid in is_valid.values()) >= max(num_ranks, 2):
         try:
-            held = load_sources(sources, loaded.streams, items=items, chosen=is_valid, require_every_source=False)
+            held = load_sources(
+                sources, loaded.streams, config.cut_limits, items=items, chosen=is_valid, require_every_source=False
+            )
             valid = PretrainDataset(held, seed=config.seed, limits=limits) if len(held.cuts) >= num_ranks else None
         except DataError as error:
             logger.warning("no validation: %s", error.found)
@@ -174,6 +177,7 @@ _FREE += (
     "timeout_minutes",
     "max_non_finite_steps",
     "activation_checkpointing",
+    "plan.global_seconds",
 )
 _FREE_SUFFIX = "_every_steps"
 # What checkpoints that are older than a setting were trained with, where its default is something else.
