@@ -55,11 +55,6 @@ def allow_tf32(device: torch.device, dtype: torch.dtype) -> None:
         torch.set_float32_matmul_precision("high")
 
 
-def load_pickle(path) -> dict:
-    """`torch.load` of tensors only, on CPU: foreign files cannot run code."""
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
 def distributed_data_parallel(module: torch.nn.Module, device: torch.device) -> DistributedDataParallel:
     """DDP around a module without buffers that change: none are sent round before each forward pass."""
     # `broadcast_buffers` is deprecated from torch 2.13 on in favour of `forward_sync_buffers`.

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from spear import compat, config, dist, fs, log
+from spear import config, dist, fs, log, weights
 from spear.bench import _memory
 from spear.bench._coders import Coder, Job, build
 from spear.bench._report import environment, markdown_table
@@ -172,7 +172,7 @@ def _against_peer(vectors: VectorSet, settings: QuantizeBenchConfig, state: dict
     extra = {"refinements": refinements, "iterations": settings.peer_iterations}
     extra["fast_search"] = settings.peer_fast_search
     if settings.peer_quantizer and vectors.name == "fbank windows":
-        extra["state"] = compat.load_pickle(settings.peer_quantizer)
+        extra["state"] = weights.read_torch(settings.peer_quantizer)
     elif not settings.peer_iterations:
         return
     job = Job("multi_quantization", "multi_quantization", num_codebooks, extra)

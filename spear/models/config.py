@@ -1,22 +1,30 @@
 """The encoder's configuration: names and defaults of the released config.json (reference, sections 3 and 8)."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 
 from spear.errors import ConfigError
 
-_PER_STACK = (
-    "downsampling_factor",
-    "num_encoder_layers",
-    "feedforward_dim",
-    "encoder_dim",
-    "encoder_unmasked_dim",
-    "cnn_module_kernel",
-    "num_heads",
-    "query_head_dim",
-    "pos_head_dim",
-    "value_head_dim",
-)
+# Smallest and largest number of each field. The largest are far beyond any model there is; they end the reading of
+# configurations that would take hours and all memory to build.
+_PER_STACK = {
+    "downsampling_factor": (1, 64),
+    "num_encoder_layers": (1, 128),
+    "feedforward_dim": (4, 1 << 17),
+    "encoder_dim": (4, 1 << 15),
+    "encoder_unmasked_dim": (1, 1 << 15),
+    "cnn_module_kernel": (1, 1023),
+    "num_heads": (1, 512),
+    "query_head_dim": (1, 4096),
+    "pos_head_dim": (1, 4096),
+    "value_head_dim": (1, 4096),
+}
+_LISTS = {**_PER_STACK, "subsampling_channels": (1, 1 << 13)}
+_NUMBERS = {"num_mel_bins": (7, 1024), "output_downsampling_factor": (1, 2), "pos_dim": (2, 4096)}
+_SWITCHES = ("causal", "exact_padding", "gradient_regularisers")
+_MOST_STACKS, _MOST_LAYERS = 32, 512
+_WHOLE_NUMBERS = re.compile(r"\d{1,9}(,\d{1,9})*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -70,47 +78,60 @@ class SpearConfig:
     constant_attention: bool = False
 
     def __post_init__(self):
-        for name in (*_PER_STACK, "subsampling_channels"):
-            value = getattr(self, name)
-            if not isinstance(value, (str, int)):
-                value = ",".join(str(part) for part in value)
-            object.__setattr__(self, name, str(value).replace(" ", ""))
+        for name, bounds in _LISTS.items():
+            text = _joined(getattr(self, name))
+            if not _WHOLE_NUMBERS.fullmatch(text):
+                self._refuse(name, "whole numbers joined by commas")
+            object.__setattr__(self, name, text)
+            for number in self._numbers(name):
+                self._check_range(name, number, *bounds)
+        for name, bounds in _NUMBERS.items():
+            self._check_range(name, getattr(self, name), *bounds)
+        for name in _SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                self._refuse(name, "true or false")
+        for name in ("chunk_size", "left_context_frames"):
+            if not isinstance(getattr(self, name), str | int):
+                self._refuse(name, "whole numbers joined by commas")
         self._check()
 
+    def _refuse(self, name: str, expected: str) -> None:
+        raise ConfigError(f"{name} = {_shown(getattr(self, name))}", expected, f"correct {name}")
+
+    def _check_range(self, name: str, value: int, least: int, most: int) -> None:
+        if type(value) is not int or not least <= value <= most:
+            self._refuse(name, f"whole numbers from {least} to {most}")
+
     def _check(self) -> None:
-        """Raises ConfigError for sizes that cannot work."""
+        """Raises ConfigError for sizes that do not go together."""
         stacks = len(self._numbers("num_encoder_layers"))
         for name in _PER_STACK:
-            values = self._numbers(name)
-            if len(values) not in (1, stacks):
+            count = len(self._numbers(name))
+            if count not in (1, stacks):
                 raise ConfigError(
-                    f"{name} = '{getattr(self, name)}' with {len(values)} numbers",
+                    f"{name} = '{getattr(self, name)}' with {count} numbers",
                     f"one number, or one for each of the {stacks} stacks of num_encoder_layers",
                     f"correct {name}",
                 )
-            if min(values) < 1:
-                raise ConfigError(f"{name} = '{getattr(self, name)}'", "positive numbers", f"correct {name}")
         requirements = {
+            "num_encoder_layers": (
+                stacks <= _MOST_STACKS and self.num_layers <= _MOST_LAYERS,
+                f"at most {_MOST_STACKS} stacks and {_MOST_LAYERS} layers in all",
+            ),
             "causal": (not self.causal, "false: streaming is not supported"),
             "cnn_module_kernel": (all(k % 2 for k in self.per_stack("cnn_module_kernel")), "odd kernels"),
-            "output_downsampling_factor": (self.output_downsampling_factor in (1, 2), "1 (50 Hz) or 2 (25 Hz)"),
             "encoder_dim": (all(d % 4 == 0 for d in self.per_stack("encoder_dim")), "multiples of 4"),
             "feedforward_dim": (all(d % 4 == 0 for d in self.per_stack("feedforward_dim")), "multiples of 4"),
             "subsampling_channels": (len(self._numbers("subsampling_channels")) == 3, "three numbers"),
             "pos_dim": (self.pos_dim % 2 == 0, "an even number"),
-            "num_mel_bins": (self.num_mel_bins >= 7, "at least 7"),
             "regularisers": (self.regularisers in ("fast", "exact"), "fast or exact"),
         }
         for name, (holds, expected) in requirements.items():
             if not holds:
-                raise ConfigError(f"{name} = {getattr(self, name)!r}", expected, f"correct {name}")
+                self._refuse(name, expected)
 
     def _numbers(self, name: str) -> tuple[int, ...]:
-        text = getattr(self, name)
-        try:
-            return tuple(int(part) for part in text.split(","))
-        except ValueError as error:
-            raise ConfigError(f"{name} = '{text}'", "whole numbers joined by commas", f"correct {name}") from error
+        return tuple(int(part) for part in getattr(self, name).split(","))
 
     def per_stack(self, name: str) -> tuple[int, ...]:
         """The numbers of a field, one for each stack."""
@@ -139,7 +160,13 @@ class SpearConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "SpearConfig":
-        """Reads a released config.json or `to_dict()`; keys of other tools (model_type, auto_map...) are ignored."""
+        """Reads a released config.json or `to_dict()`; keys of other tools (model_type, auto_map...) are ignored.
+
+        Raises:
+            ConfigError: no mapping, a value of another type or outside its range.
+        """
+        if not isinstance(values, dict):
+            raise ConfigError(f"a {type(values).__name__} as configuration", "names and values", "copy it again")
         names = {field.name for field in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in names})
 
@@ -166,3 +193,26 @@ class SpearConfig:
     def xlarge(cls, **changes) -> "SpearConfig":
         """13 layers of 1280 channels: 597 M parameters."""
         return cls._uniform("1,2,3,4,1,1,1", 1280, 768, changes)
+
+
+def _joined(value: object) -> str:
+    """Numbers joined by commas, as the released files write them; '' for what cannot be numbers of stacks."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    if len(parts) > _MOST_STACKS or not all(_is_short(part) for part in parts):
+        return ""
+    return ",".join(str(part) for part in parts).replace(" ", "")
+
+
+def _is_short(part: object) -> bool:
+    # The text of a number of a million digits would take long, and Python refuses to write it.
+    return len(part) < 500 if isinstance(part, str) else type(part) is int and abs(part) < 1 << 31
+
+
+def _shown(value: object) -> str:
+    """A value for a message, cut short."""
+    if isinstance(value, list | tuple | dict | set) and len(value) > 9:
+        return f"a {type(value).__name__} of {len(value)} values"
+    if isinstance(value, int) and abs(value) >= 1 << 64:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value[:81] if isinstance(value, str) else value)
+    return text if len(text) < 80 else text[:80] + "..."

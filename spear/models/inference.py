@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from spear.errors import CheckpointError
+from spear.errors import CheckpointError, ConfigError
 from spear.models.config import SpearConfig
 
 # Training only, so no tensor shows it; these are the released models' numbers.
@@ -20,13 +20,21 @@ def infer_config(state: dict[str, torch.Tensor], path: Path) -> SpearConfig:
     bins where the front end's width allows it.
 
     Raises:
-        CheckpointError: a tensor that the architecture needs is missing; `path` is named.
+        CheckpointError: a tensor that the architecture needs is missing, or shapes fit no architecture; `path` is
+            named.
     """
     try:
         return _infer(state)
     except KeyError as error:
         raise CheckpointError(
             f"{path} without the tensor {error}", "a complete SPEAR encoder", "copy the checkpoint again"
+        ) from error
+    except (ConfigError, IndexError, TypeError, ValueError, ZeroDivisionError, StopIteration) as error:
+        found = error.found if isinstance(error, ConfigError) else type(error).__name__
+        raise CheckpointError(
+            f"{path} with tensors whose shapes fit no encoder ({found})",
+            "a complete SPEAR encoder",
+            "copy the checkpoint again",
         ) from error
 
 

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from spear import __version__, compat, fs
+from spear import __version__, fs, weights
 from spear.errors import CardError, DataError
 from spear.quantize.codec import DEFAULT_BEAM, DEFAULT_PASSES, Quantizer, check_vectors
 
@@ -223,17 +223,28 @@ def _assemble(tensors: dict[str, Tensor], card: dict[str, Any]) -> TrainedQuanti
 
 
 def _load_authors_file(path: Path) -> TrainedQuantizer:
-    try:
-        content = compat.load_pickle(path)
-    except Exception as error:  # torch.load raises many classes for a foreign file
-        raise DataError(
-            f"{path} is not a torch.save file of tensors ({error})", "a .pt file", "check the path"
-        ) from error
-    state = content.get("quantizer", content) if isinstance(content, dict) else {}
-    mean, std = (content.get(key) if "quantizer" in content else None for key in ("mean", "std"))
+    content = weights.read_torch(path, ("quantizer", "mean", "std"))
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds a {type(content).__name__}", "a dictionary of tensors", "check the path")
+    nested = isinstance(content.get("quantizer"), dict)
+    mean, std = (content.get(key) if nested else None for key in ("mean", "std"))
+    state = weights.tensors_of(content["quantizer"] if nested else content)
+    weights.check_finite(state, path)
     quantizer = Quantizer.from_state_dict(state)
-    if mean is not None:
-        mean, std = (torch.as_tensor(value).float().flatten() for value in (mean, std))
+    if mean is not None or std is not None:
+        mean, std = (_statistics(value, quantizer.dim, path) for value in (mean, std))
         std = torch.where(std > 0, std, 1.0)  # a constant channel becomes 0, not NaN
     # The file does not say which teacher; save_quantizer makes a card that does.
     return TrainedQuantizer(quantizer, mean, std, make_card(quantizer, mean, std))
+
+
+def _statistics(value: Any, dim: int, path: Path) -> Tensor:
+    """The mean or standard deviation of an authors' file as (dim,) float32."""
+    if not isinstance(value, Tensor) or value.numel() != dim or not bool(torch.isfinite(value.float()).all()):
+        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise DataError(
+            f"{path} with a mean or std that is {found}, or not finite",
+            f"{dim} finite numbers each",
+            "give the file that was saved with the quantizer",
+        )
+    return value.float().flatten()

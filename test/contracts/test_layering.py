@@ -6,7 +6,7 @@ import repository
 
 LAYERS = [
     {"errors", "fs", "names", "records", "seal", "locks", "config", "log", "dist", "env", "compat"}
-    | {"seeds", "shards", "executor", "memory"},
+    | {"seeds", "shards", "executor", "memory", "pickles", "torchfile", "weights"},
     {"nn", "optim", "quantize", "audio", "manifest"},
     {"teachers", "tokens", "data", "models"},
     {"train", "evaluate", "recipe"},
