@@ -18,13 +18,11 @@ padding, and the floor of the decibels is set by the loudest of the batch.
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spear import compat
+from spear import compat, weights
 from spear.errors import ConfigError, DataError, require
-from spear.fs import read_json
 from spear.teachers.align import expected_frames
 from spear.teachers.base import weights_sha256
 from spear.teachers.frozen import DTYPES, BlockTap, FrozenTeacher, check_layer
@@ -37,9 +35,10 @@ _EXPECTED = "a Dasheng checkpoint: the authors' .pt file, or a folder with model
 
 def mel_filters() -> Tensor:
     """(257, 64) triangular filters on the HTK mel scale from 0 to 8000 Hz, with peaks of 1."""
-    hz = torch.linspace(0, 8000, _FFT // 2 + 1, dtype=torch.float64)
-    top = 2595 * torch.log10(torch.tensor(1 + 8000 / 700, dtype=torch.float64))
-    edges = 700 * (10 ** (torch.linspace(0, float(top), _NUM_MELS + 2, dtype=torch.float64) / 2595) - 1)
+    with torch.device("cpu"):
+        hz = torch.linspace(0, 8000, _FFT // 2 + 1, dtype=torch.float64)
+        top = 2595 * torch.log10(torch.tensor(1 + 8000 / 700, dtype=torch.float64))
+        edges = 700 * (10 ** (torch.linspace(0, float(top), _NUM_MELS + 2, dtype=torch.float64) / 2595) - 1)
     rising = (hz[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - hz[:, None]) / (edges[2:] - edges[1:-1])
     return torch.minimum(rising, falling).clamp(min=0).float()
@@ -97,7 +96,7 @@ class DashengEncoder(nn.Module):
         self.freq_pos_embed = nn.Parameter(torch.zeros(1, dim, 1, 1))
         self.blocks = nn.ModuleList(_Block(dim, num_heads, hidden) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.register_buffer("window", torch.hann_window(_FFT), persistent=False)
+        self.register_buffer("window", torch.hann_window(_FFT, device="cpu"), persistent=False)
         self.register_buffer("filters", mel_filters(), persistent=False)
 
     def patches(self, wave_S: Tensor, count: int) -> Tensor:
@@ -177,74 +176,95 @@ def load_dasheng(path: str) -> DashengEncoder:
     """An encoder in evaluation mode from any of the forms in which the weights are passed on.
 
     Raises:
-        DataError: nothing there, or not readable. ConfigError: weights of another model.
+        DataError: nothing there, not readable, or weights that are not finite. ConfigError: weights of another model.
     """
-    weights, config = _read(path)
+    found, config = _read(path)
     anchor = "patch_embed.proj.weight"
-    prefix = next((name.removesuffix(anchor) for name in weights if name.endswith(anchor)), None)
+    prefix = next((name.removesuffix(anchor) for name in found if name.endswith(anchor)), None)
     if prefix is None:
-        raise ConfigError(
-            f"{path} with weights such as {', '.join(sorted(weights)[:3])}", _EXPECTED, "correct the path"
-        )
-    weights = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        raise _another(path, f"weights such as {weights.some(sorted(found))}")
+    tensors = {}
+    for name, value in found.items():
+        bare = name.removeprefix(prefix)
+        # Filters are computed, and labels of fine-tuning are not needed.
+        if name.startswith(prefix) and not bare.startswith(("front_end.", "outputlayer.")):
+            bare = bare.replace("init_bn.", "init_bn.1.") if bare.startswith("init_bn.") and ".1." not in bare else bare
+            tensors[bare] = value
     known = ("blocks.", "norm.", "patch_embed.", "time_pos_embed", "freq_pos_embed", "init_bn.")
-    weights = {
-        name.replace("init_bn.", "init_bn.1.") if name.startswith("init_bn.") and ".1." not in name else name: value
-        for name, value in weights.items()
-        if not name.startswith(("front_end.", "outputlayer."))  # filters, which are computed; labels of fine-tuning
-    }
-    dim, depth = (
-        len(weights[anchor]),
-        1 + max((int(name.split(".")[1]) for name in weights if name.startswith("blocks.")), default=-1),
+    if foreign := [name for name in tensors if not name.startswith(known)]:
+        raise _another(path, weights.some(foreign))
+    with torch.device("meta"):
+        model = DashengEncoder(**_sizes(path, tensors, config))
+    expected = model.state_dict()
+    tensors.setdefault("init_bn.1.num_batches_tracked", torch.tensor(0))  # some exports leave it out; nobody reads it
+    wrong = [name for name in {*expected, *tensors} if _shape(expected, name) != _shape(tensors, name)]
+    if wrong:
+        raise _another(path, f"{len(wrong)} tensors that do not fit, such as {weights.some(sorted(wrong))}")
+    weights.check_finite(tensors, path)
+    model.load_state_dict(
+        {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}, assign=True
     )
-    foreign = [name for name in weights if not name.startswith(known)]
-    if foreign or depth == 0 or tuple(weights[anchor].shape[1:]) != (1, _NUM_MELS, _PATCH):
-        found = foreign[0] if foreign else f"patches of {tuple(weights[anchor].shape[1:])} and {depth} blocks"
-        raise ConfigError(f"{path} with {found}", _EXPECTED + " (64 mels, patches of 4 frames)", "correct the path")
-    num_heads = int(config.get("num_heads") or _HEADS.get(dim, max(1, dim // 64)))
-    hidden = len(weights["blocks.0.mlp.fc1.weight"])
-    model = DashengEncoder(dim, depth, num_heads, hidden, weights["time_pos_embed"].shape[-1])
-    try:
-        model.load_state_dict(
-            {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
-        )
-    except RuntimeError as error:
-        raise ConfigError(
-            f"{path}: {str(error).splitlines()[-1].strip()[:200]}", _EXPECTED, "correct the path"
-        ) from error
     return model.eval().requires_grad_(False)
+
+
+def _sizes(path: str, tensors: dict[str, Tensor], config: dict) -> dict[str, int]:
+    """Arguments of `DashengEncoder`, read off the shapes."""
+    patches = tensors["patch_embed.proj.weight"]
+    blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
+    if patches.shape[1:] != (1, _NUM_MELS, _PATCH) or not blocks:
+        raise _another(path, f"patches of {tuple(patches.shape[1:])} and {len(blocks)} blocks")
+    dim, hidden = len(patches), tensors.get("blocks.0.mlp.fc1.weight")
+    positions = tensors.get("time_pos_embed")
+    num_heads = config.get("num_heads") or _HEADS.get(dim, max(1, dim // 64))
+    if type(num_heads) is not int or num_heads < 1 or dim % num_heads:
+        raise _another(path, f"num_heads = {weights.shown(repr(num_heads))} for {dim} channels")
+    if any(tensor is None or tensor.dim() == 0 for tensor in (hidden, positions)):
+        raise _another(path, "no blocks.0.mlp.fc1.weight or no time_pos_embed")
+    return dict(dim=dim, depth=len(blocks), num_heads=num_heads, hidden=len(hidden), piece_patches=positions.shape[-1])
+
+
+def _shape(tensors: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(tensors[name].shape) if name in tensors else None
+
+
+def _another(path: str, found: str) -> ConfigError:
+    return ConfigError(f"{path} with {found}", _EXPECTED + " (64 mels, patches of 4 frames)", "correct the path")
 
 
 def _read(path: str) -> tuple[dict[str, Tensor], dict]:
     place = Path(path)
+    config: dict = {}
     if place.is_dir():
         names = ("model.safetensors", "pytorch_model.bin")
         files = [place / name for name in names if (place / name).exists()] or sorted(place.glob("*.pt"))
         if len(files) != 1 and not (files and files[0].name in names):
             listing = ", ".join(sorted(entry.name for entry in place.iterdir())[:6]) or "nothing in it"
             raise DataError(f"{path} with {listing}", _EXPECTED, "correct the path, or name the file itself")
-        config = read_json(place / "config.json") if (place / "config.json").exists() else {}
+        config = weights.read_settings(place / "config.json") if (place / "config.json").exists() else {}
         place = files[0]
     elif not place.exists():
         if path.count("/") != 1 or path.startswith((".", "/")):
             raise DataError(f"nothing at {path}", _EXPECTED, "correct the path")
         place, config = _download(path)
+    if place.suffix == ".safetensors":
+        values = weights.read_tensors(place)
     else:
-        config = {}
-    try:
-        values = load_file(place) if place.suffix == ".safetensors" else compat.load_pickle(place)
-    except Exception as error:
-        raise DataError(f"{place} cannot be read ({type(error).__name__})", _EXPECTED, "copy the file again") from error
-    if isinstance(values, dict) and isinstance(values.get("model"), dict):
-        values, config = values["model"], values.get("config") or config
-    config = config.get("encoder_kwargs") or config
-    return {name: value for name, value in values.items() if isinstance(value, Tensor)}, config
+        values = weights.read_torch(place, ("model", "config"))
+        if isinstance(values, dict) and isinstance(values.get("model"), dict):
+            values, config = values["model"], values.get("config") or config
+        if not isinstance(values, dict):
+            raise DataError(f"{place} holds a {type(values).__name__}", _EXPECTED, "correct the path")
+    config = config if isinstance(config, dict) else {}
+    inner = config.get("encoder_kwargs")
+    return weights.tensors_of(values), inner if isinstance(inner, dict) else config
 
 
 def _download(name: str) -> tuple[Path, dict]:
     hub = require("huggingface_hub", "huggingface_hub", f"the hub name {name}")
     try:
-        return Path(hub.hf_hub_download(name, "model.safetensors")), read_json(hub.hf_hub_download(name, "config.json"))
+        return Path(hub.hf_hub_download(name, "model.safetensors")), weights.read_settings(
+            hub.hf_hub_download(name, "config.json")
+        )
     except Exception as error:  # its errors have many bases
         raise DataError(
             f"{name} is no file here and cannot be fetched from the hub ({type(error).__name__})",
