@@ -22,7 +22,7 @@ _PER_STACK = {
 }
 _LISTS = {**_PER_STACK, "subsampling_channels": (1, 1 << 13)}
 _NUMBERS = {"num_mel_bins": (7, 1024), "output_downsampling_factor": (1, 2), "pos_dim": (2, 4096)}
-_SWITCHES = ("causal", "exact_padding", "gradient_regularisers")
+_SWITCHES = ("causal", "exact_padding", "gradient_regularisers", "constant_attention")
 _MOST_STACKS, _MOST_LAYERS = 32, 512
 _WHOLE_NUMBERS = re.compile(r"\d{1,9}(,\d{1,9})*", re.ASCII)
 
