@@ -8,23 +8,38 @@ compression to corrupt.
 
 import contextlib
 import hashlib
-import json
 import os
+import re
 import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from spear import records, seal
 from spear.errors import DataError
-from spear.fs import atomic, finished, read_json, sha256_file, write_text
+from spear.fs import atomic, finished, sha256_file
 
 FORMAT = "spear-shard-1"
 _HEADER_BYTES = 128
 _NOT_SHARDS = ("card.json",)
+
+
+@dataclass
+class _Index:
+    """What every shard index has; writers add values of their own."""
+
+    dtype: str
+    width: records.PositiveCount
+    num_rows: records.Count
+    sha256: records.Sha256
+    ids: list[str]
+    offsets: list[records.Count]
+    crc32: list[records.Count]
 
 
 def _header(dtype: np.dtype, rows: int, width: int) -> bytes:
@@ -116,7 +131,7 @@ class ShardWriter(contextlib.AbstractContextManager):
             "offsets": self._offsets,
             "crc32": self._crc32,
         }
-        write_text(index_path, json.dumps(index, sort_keys=True, ensure_ascii=False) + "\n")
+        seal.write_json(index_path, index, indent=None)
         return index
 
     def abort(self) -> None:
@@ -140,17 +155,14 @@ def read_index(directory: str | Path, prefix: str) -> dict:
         DataError: missing, foreign or inconsistent; names the file.
     """
     path = Path(directory) / f"{prefix}.json"
-    index = read_json(path)
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
+    index = seal.read_json(path, _again(path))
+    if index.get("format") != FORMAT:
         raise DataError(f"{path} is not a shard index", f'"format": "{FORMAT}"', "move the foreign file elsewhere")
-    try:
-        ids, offsets, crc32 = index["ids"], index["offsets"], index["crc32"]
-        whole = len(offsets) == len(ids) + 1 == len(crc32) + 1 and offsets[0] == 0
-        whole = whole and offsets[-1] == index["num_rows"] and all(a <= b for a, b in zip(offsets, offsets[1:]))
-        whole = whole and np.dtype(index["dtype"]).itemsize > 0 and index["width"] > 0 and "sha256" in index
-    except (KeyError, TypeError, IndexError):
-        whole = False
-    if not whole:
+    checked = records.convert(index, _Index, str(path), _again(path))
+    offsets = np.asarray(checked.offsets)
+    whole = len(offsets) == len(checked.ids) + 1 == len(checked.crc32) + 1 and offsets[0] == 0
+    whole = whole and offsets[-1] == checked.num_rows and bool((offsets[1:] >= offsets[:-1]).all())
+    if not whole or not re.fullmatch(r"[|<][uif][1248]", checked.dtype):
         raise DataError(f"{path} contradicts itself", "as many offsets as ids, ascending", _again(path))
     return index
 
@@ -243,7 +255,7 @@ class ShardStore:
         if not self.shards:
             raise DataError(f"no finished shard in {directory}", "at least one .npy with its .json", "run its stage")
         card = self.directory / "card.json"
-        self.meta: dict = read_json(card) if card.exists() else {}
+        self.meta: dict = seal.read_json(card) if card.exists() else {}
         self._load_indexes()
         self._reset()
 

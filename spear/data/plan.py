@@ -13,14 +13,30 @@ from pathlib import Path
 
 import numpy as np
 
+from spear import records, seal
 from spear.errors import ConfigError, DataError
-from spear.fs import atomic, read_json, sha256_json, write_json
+from spear.fs import atomic, sha256_json
 from spear.seeds import numpy_rng
 
 FORMAT_VERSION = 1
 # Cuts of similar length are shuffled inside a window of at most this many batches: enough variety between epochs,
 # and in a large corpus almost no padding.
 VARIETY_BATCHES = 200
+_ARRAYS = ("items", "offsets", "batch_seconds")
+
+
+@dataclass
+class _Meta:
+    """What plan.json says; plans of older versions have no digests of their files."""
+
+    format: int
+    num_items: records.Count
+    num_batches: records.Count
+    world_size: records.PositiveCount
+    hash: str
+    inputs_hash: str
+    summary: dict
+    files: dict[str, records.Sha256] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,28 +137,29 @@ class Plan:
         """Writes the arrays and, last, ``plan.json``; a directory without it holds no plan."""
         directory = Path(directory)
         (directory / "plan.json").unlink(missing_ok=True)
-        for name in ("items", "offsets", "batch_seconds"):
+        for name in _ARRAYS:
             with atomic(directory / f"{name}.npy") as temporary, open(temporary, "wb") as handle:
                 np.save(handle, getattr(self, name))
         meta = {"format": FORMAT_VERSION, "num_items": len(self.items), "num_batches": self.num_batches}
         for name in ("world_size", "hash", "inputs_hash", "summary"):
             meta[name] = getattr(self, name)
-        write_json(directory / "plan.json", meta)
+        meta["files"] = seal.digests(directory, [f"{name}.npy" for name in _ARRAYS])
+        seal.write_json(directory / "plan.json", meta)
 
     @classmethod
     def load(cls, directory: str | Path, mmap: bool = True) -> "Plan":
-        """Opens a stored plan; with `mmap` in constant time and memory.
+        """Opens a stored plan; with `mmap` in constant memory, and in the time that its checksums take.
 
         Raises:
             DataError: there is no complete plan in `directory`.
         """
         directory = Path(directory)
-        meta = read_json(directory / "plan.json")
+        again = f"delete {directory}; the plan is built again, with the same batches"
+        meta = seal.read_json(directory / "plan.json", again)
+        records.convert(meta, _Meta, str(directory / "plan.json"), again)
+        seal.check_files(directory, meta.get("files", {}), again)
         try:
-            arrays = {
-                name: np.load(directory / f"{name}.npy", mmap_mode="r" if mmap else None)
-                for name in ("items", "offsets", "batch_seconds")
-            }
+            arrays = {name: np.load(directory / f"{name}.npy", mmap_mode="r" if mmap else None) for name in _ARRAYS}
             sizes = (len(arrays["items"]), len(arrays["offsets"]) - 1, len(arrays["batch_seconds"]))
             whole = sizes == (meta["num_items"], meta["num_batches"], meta["num_batches"])
             if not whole or meta["format"] != FORMAT_VERSION:
@@ -152,7 +169,7 @@ class Plan:
             raise DataError(
                 f"the batch plan in {directory} is damaged ({error})",
                 "the arrays that its plan.json describes",
-                f"delete {directory}; the plan is built again, with the same batches",
+                again,
             ) from error
 
 

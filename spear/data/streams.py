@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from spear import seal
 from spear.audio.fbank import FbankConfig
 from spear.data.cuts import SAMPLE_RATE_HZ, Cut
 from spear.errors import DataError
-from spear.fs import read_json
 from spear.shards import ShardStore
 from spear.tokens.card import TokenCard, open_stream
 
@@ -117,7 +117,7 @@ def _open(config: StreamConfig, path: Path) -> tuple[ShardStore, TokenCard]:
     }
     store, card = open_stream(path, expected, f"what stream '{config.name}' is trained with; found in {path}")
     if config.quantizer:
-        content = read_json(Path(config.quantizer) / "card.json").get("content_sha256")
+        content = seal.read_json(Path(config.quantizer) / "card.json").get("content_sha256")
         card.check_compatible(
             {"quantizer": {"content_sha256": content}},
             f"the quantizer in {config.quantizer}; tokens in {path}",

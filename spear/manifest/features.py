@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import spear
-from spear import fs, log
+from spear import fs, log, seal
 from spear.audio import Fbank, FbankConfig, load_audio
 from spear.errors import ConfigError, DataError
 from spear.executor import run_units
@@ -89,7 +89,7 @@ def make_features(settings: FeaturesConfig) -> dict:
         stats |= _moments(done)
         card = {"what": "log-mel features", "fbank": fbank.definition(), "fbank_sha256": fbank.definition_hash()}
         card |= {"num_items": len(items), "ids_sha256": ids_sha256(item.id for item in items)}
-        fs.write_json(output / "card.json", card | {"spear_version": spear.__version__})
+        seal.write_json(output / "card.json", card | {"spear_version": spear.__version__})
     fs.write_json(settings.stats or output.absolute().parent / "stats.json", stats)
     return stats
 

@@ -17,12 +17,23 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from spear import __version__, fs, weights
+from spear import __version__, fs, records, seal, weights
 from spear.errors import CardError, DataError
 from spear.quantize.codec import DEFAULT_BEAM, DEFAULT_PASSES, Quantizer, check_vectors
 
 FORMAT = "spear-quantizer-1"
 _TENSORS, _CARD = "quantizer.safetensors", "card.json"
+
+
+@dataclass
+class _Card:
+    """What every card of a quantizer has."""
+
+    num_codebooks: records.PositiveCount
+    codebook_size: records.PositiveCount
+    dim: records.PositiveCount
+    content_sha256: records.Sha256
+    teacher: dict[str, Any]
 
 
 @dataclass
@@ -125,7 +136,7 @@ def save_quantizer(
     (directory / _CARD).unlink(missing_ok=True)  # never an old card beside new tensors
     with fs.atomic(directory / _TENSORS) as temporary:
         save_file(tensors, temporary, {"format": FORMAT, "teacher": json.dumps(card["teacher"], sort_keys=True)})
-    fs.write_json(directory / _CARD, card)
+    seal.write_json(directory / _CARD, card)
     return card
 
 
@@ -164,9 +175,10 @@ def load_quantizer(path: str | Path) -> TrainedQuantizer:
     if path.is_file() and path.name not in (_TENSORS, _CARD):
         return _load_authors_file(path)
     directory = path.parent if path.is_file() else path
-    card, tensors_path = fs.read_json(directory / _CARD), directory / _TENSORS
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
+    card, tensors_path = seal.read_json(directory / _CARD), directory / _TENSORS
+    if card.get("format") != FORMAT:
         raise DataError(f"{directory / _CARD} is no quantizer's card", f'"format": "{FORMAT}"', "give its directory")
+    records.convert(card, _Card, str(directory / _CARD), "run spear train-quantizer again")
     try:
         tensors = load_file(tensors_path)
     except Exception as error:  # safetensors raises a class of its own

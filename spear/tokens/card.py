@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spear import records, seal
 from spear.errors import CardError, DataError
-from spear.fs import read_json, sha256_json, write_json
+from spear.fs import sha256_json
 from spear.shards import ShardStore
 from spear.teachers import IDENTITY_KEYS
 
@@ -36,8 +37,8 @@ class TokenCard:
     stream: str
     teacher: dict[str, Any]
     quantizer: dict[str, Any]
-    frame_rate_hz: float
-    sample_rate_hz: int
+    frame_rate_hz: records.Positive
+    sample_rate_hz: records.PositiveCount
     fbank_sha256: str
     domains: tuple[str, ...] = field(default=())
     spear_version: str = ""
@@ -80,16 +81,21 @@ class TokenCard:
         missing += [
             f"quantizer.{key}"
             for key in ("content_sha256", "num_codebooks", "codebook_size")
-            if key not in values.get("quantizer", {})
+            if key not in _mapping(values.get("quantizer"))
         ]
-        missing += [f"teacher.{key}" for key in IDENTITY_KEYS if key not in values.get("teacher", {})]
+        missing += [f"teacher.{key}" for key in IDENTITY_KEYS if key not in _mapping(values.get("teacher"))]
         if missing:
             raise CardError(
                 f"{source} without {', '.join(missing)}", "a complete token card", "extract the tokens again"
             )
         known = {f.name for f in dataclasses.fields(cls)}
         chosen = {key: value for key, value in values.items() if key in known}
-        return cls(**{**chosen, "domains": tuple(chosen.get("domains", ()))})
+        try:
+            sizes = {key: values["quantizer"][key] for key in ("num_codebooks", "codebook_size")}
+            records.convert(sizes, dict[str, records.PositiveCount], f"{source}, field quantizer")
+            return records.convert(chosen, cls, source)
+        except DataError as error:
+            raise CardError(error.found, error.expected, "extract the tokens again") from error
 
     @classmethod
     def load(cls, directory: str | Path) -> "TokenCard":
@@ -100,14 +106,14 @@ class TokenCard:
         """
         path = Path(directory) / "card.json"
         try:
-            values = read_json(path)
+            values = seal.read_json(path)
         except DataError as error:
             raise CardError(error.found, "the card of a token stream", "run spear extract-tokens") from error
         return cls.from_dict(values, str(path))
 
     def save(self, directory: str | Path) -> None:
         """Writes `card.json`."""
-        write_json(Path(directory) / "card.json", self.to_dict())
+        seal.write_json(Path(directory) / "card.json", self.to_dict())
 
     def differences(self, expected: "TokenCard | Mapping[str, Any]") -> list[tuple[str, Any, Any]]:
         """(key, value here, expected value) of all that differs; nested keys are joined by dots.
@@ -176,6 +182,10 @@ def open_stream(
             "extract the tokens again",
         )
     return store, card
+
+
+def _mapping(value: Any) -> Mapping:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 import spear
+from spear import seal
 from spear.audio import FbankConfig
 from spear.errors import CardError, ConfigError, DataError
-from spear.fs import read_json, sha256_json, write_json
+from spear.fs import sha256_json
 from spear.shards import shard_names
 from spear.teachers import Teacher, TeacherSpec, load_teacher
 from spear.tokens.card import TokenCard, check_teacher
@@ -68,18 +69,20 @@ class Stream:
         """
         path = self.directory / "card.json"
         if path.exists() and not overwrite:
-            self._compare(read_json(path), path)
+            self._compare(seal.read_json(path), path)
         elif not path.exists() and not overwrite and self.directory.is_dir() and shard_names(self.directory):
             raise CardError(f"shards without a card in {self.directory}", str(path), "--overwrite, or another --output")
-        if not path.exists() or read_json(path) != self.card:
-            write_json(path, self.card)
+        if not path.exists() or overwrite or seal.read_json(path) != self.card:
+            seal.write_json(path, self.card)
 
     def _compare(self, old: dict, path: Path) -> None:
         fix = "--overwrite replaces what is there; another --output keeps it"
         if self.quantizer is not None:
             TokenCard.from_dict(old, str(path)).check_compatible(TokenCard.from_dict(self.card), "this command", fix)
             if sorted(old.get("domains", [])) != sorted(self.domains):
-                raise CardError(f"{path} with domains {old['domains']}", f"{list(self.domains)} (this command)", fix)
+                raise CardError(
+                    f"{path} with domains {old.get('domains')}", f"{list(self.domains)} (this command)", fix
+                )
             return
         if not isinstance(old, dict) or old.get("format") != EMBEDDINGS_FORMAT:
             raise CardError(f"{path} is not a card of embeddings", f'"format": "{EMBEDDINGS_FORMAT}"', fix)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 import spear
+from spear import seal
 from spear.audio import FbankConfig
 from spear.errors import SpearError
-from spear.fs import sha256_file, sha256_json, write_json
+from spear.fs import sha256_file, sha256_json
 from spear.shards import ShardStore, read_index, verify_shards
 from spear.tokens.card import TokenCard
 from spear.tokens.extract import MAX_FRAME_DIFFERENCE
@@ -223,7 +224,7 @@ def write_ready(path: str | Path, report: VerifyReport, cuts: Sequence[str | Pat
             for file, items in zip(cuts, files.values())
         },
     }
-    write_json(path, ready)
+    seal.write_json(path, ready)
     return ready
 
 

@@ -14,17 +14,26 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from spear import fs
+from spear import fs, records, seal
 from spear.errors import CheckpointError, DataError
 from spear.log import get_logger
 
 logger = get_logger(__name__)
 FORMAT_VERSION = 1
+
+
+@dataclass
+class _Meta:
+    """What every checkpoint.json says; `save` is told the rest."""
+
+    step: records.Count
+    files: dict[str, records.Sha256]
 
 
 def directory_of(exp_dir: str | Path, step: int) -> Path:
@@ -44,14 +53,13 @@ def save(directory: str | Path, tensors: dict[str, dict[str, Tensor]], meta: dic
     temporary = directory.with_name(f".{directory.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    digests = {}
     for stem, values in tensors.items():
         path = temporary / f"{stem}.safetensors"
         save_file({name: value.detach().cpu().contiguous() for name, value in values.items()}, path)
         with open(path, "rb") as handle:
             os.fsync(handle.fileno())
-        digests[path.name] = fs.sha256_file(path)
-    fs.write_json(temporary / "checkpoint.json", {**meta, "format": FORMAT_VERSION, "files": digests})
+    digests = seal.digests(temporary, [f"{stem}.safetensors" for stem in tensors])
+    seal.write_json(temporary / "checkpoint.json", {**meta, "format": FORMAT_VERSION, "files": digests})
     if directory.exists():
         shutil.rmtree(directory)
     os.replace(temporary, directory)
@@ -157,16 +165,11 @@ def verify(directory: str | Path) -> dict:
             f"no checkpoint.json in {directory}", "a complete checkpoint directory", "delete it, or name another"
         )
     try:
-        meta = fs.read_json(directory / "checkpoint.json")
+        meta = seal.read_json(directory / "checkpoint.json")
+        described = records.convert(meta, _Meta, str(directory / "checkpoint.json"))
+        seal.check_files(directory, described.files)
     except DataError as error:
         raise CheckpointError(error.found, error.expected, f"delete {directory} and use an older one") from error
-    for name, digest in meta["files"].items():
-        path = directory / name
-        if not path.exists() or fs.sha256_file(path) != digest:
-            state = "missing" if not path.exists() else "truncated or altered"
-            raise CheckpointError(
-                f"{path} is {state}", f"the file with SHA-256 {digest[:12]}", f"delete {directory} and use an older one"
-            )
     return meta
 
 
