@@ -18,7 +18,7 @@
 
 _value() { # NAME [DEFAULT]: the value of a variable, or the default when it is empty or unset
   local value="${!1:-}"
-  echo "${value:-${2:-}}"
+  printf '%s\n' "${value:-${2:-}}"
 }
 
 domain_of() { # CORPUS
@@ -48,6 +48,7 @@ cuts_of() { # CORPUS: its training cuts
 }
 
 launch() { # -m MODULE ARGUMENTS, in one process or under torchrun in several
+  local -x PYTHONSAFEPATH=1 # modules of the current directory are not imported in place of Python's own
   if ((nproc_per_node > 1)); then
     torchrun --standalone --nproc_per_node "$nproc_per_node" "$@"
   else
@@ -87,7 +88,7 @@ link_corpora() {
     if [[ -n "$place" ]]; then
       [[ -d "$place" ]] || _absent "no directory $place" "the corpus $corpus" "correct --${corpus//_/-}-dir"
       [[ -L "$raw" || ! -e "$raw" ]] || _absent "$raw, which is no link" "a link to $place" "move it away first"
-      ln -sfn "$(cd "$place" && pwd)" "$raw"
+      ln -sfn "$(absolute_dir "$place")" "$raw"
     elif [[ "$corpus" == librispeech && "${download:-false}" == true && ! -e "$raw" ]]; then
       echo "downloading LibriSpeech (60 GB) to $raw"
       mkdir -p "$raw" && lhotse download librispeech --full "$raw"
@@ -147,7 +148,7 @@ extract_tokens() {
   rm -f "$data_dir/READY"
   for corpus in $corpora; do cuts+=("$(cuts_of "$corpus")"); done
   for stream in $streams; do
-    words+=(--stream "$stream=$(_value "${stream}_teacher"),$data_dir/quantizer/$stream")
+    words+=(--stream "$stream=$(_value "${stream}_teacher")" --quantizer "$stream=$data_dir/quantizer/$stream")
     domains="$(_value "${stream}_domains")"
     if [[ -n "$domains" ]]; then words+=(--stream-domains "$stream=$domains"); fi
   done

@@ -29,7 +29,7 @@ _options_fail() {
   exit 1
 }
 
-_options_list() { echo "$_options_known" | tr '_' '-' | sed 's/^/--/' | paste -sd ' ' -; }
+_options_list() { tr '_' '-' <<<"$_options_known" | sed 's/^/--/' | paste -sd ' ' -; }
 
 _options_set() { # NAME VALUE FLAG; sets the variable after checking the kind of its default
   local default="${!1}"
@@ -39,7 +39,8 @@ _options_set() { # NAME VALUE FLAG; sets the variable after checking the kind of
         _options_fail "$3 $2" "true or false" "give one of them, or nothing for true"
       ;;
     [0-9]* | -[0-9]*)
-      if [[ "$default" =~ ^-?[0-9]+$ && ! "$2" =~ ^-?[0-9]+$ ]]; then
+      # Bash calculates with these: 08 would be a wrong octal number, and more digits than 18 another number.
+      if [[ "$default" =~ ^-?[0-9]+$ && ! "$2" =~ ^-?(0|[1-9][0-9]{0,17})$ ]]; then
         _options_fail "$3 $2" "a whole number such as $default" "correct the value"
       fi
       ;;
@@ -65,7 +66,7 @@ while [[ $# -gt 0 ]]; do
       echo
       echo "Options and defaults:"
       for _options_name in $_options_known; do
-        echo "  --$(echo "$_options_name" | tr '_' '-') ${!_options_name}"
+        printf '  --%s %s\n' "${_options_name//_/-}" "${!_options_name}"
       done
       exit 0
       ;;
@@ -79,8 +80,10 @@ while [[ $# -gt 0 ]]; do
       ;;
     --*)
       _options_flag="${1%%=*}"
-      _options_name="$(echo "${_options_flag#--}" | tr '-' '_')"
-      if ! grep -qxF -- "$_options_name" <<<"$_options_known"; then
+      _options_name="${_options_flag#--}"
+      _options_name="${_options_name//-/_}"
+      # As a word among words, since a name with line breaks or brackets would be more to grep and to printf.
+      if [[ ! "$_options_name" =~ ^[a-z][a-z0-9_]*$ || " ${_options_known//$'\n'/ } " != *" $_options_name "* ]]; then
         _options_fail "the option $_options_flag" "one of $(_options_list)" "see $(basename "$_options_script") --help"
       fi
       if [[ "$1" == *=* ]]; then

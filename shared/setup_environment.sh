@@ -4,7 +4,7 @@
 # is older than 3.10, with the newest Python found). What is missing is installed there, once: a stamp keyed by the
 # content of the requirements files says that it is done. Afterwards `python` and `spear` are those of the environment.
 
-_environment_root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && cd "$(pwd -P)/.." && pwd -P)"
+_environment_root="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && cd "$(pwd -P)/.." && pwd -P)"
 
 _environment_python() { # prints a Python that is new enough
   local name
@@ -22,8 +22,11 @@ _environment_fail() {
   exit 1
 }
 
+# Python away from the current directory, whose files it would otherwise import: a folder may hold a re.py of anybody's.
+_environment_run() { (cd / && python "$@"); }
+
 _environment_lacks() { # prints the packages of the requirements files that are not installed
-  python - "$@" <<'PYTHON'
+  _environment_run - "$@" <<'PYTHON'
 import importlib.metadata, re, sys
 for path in sys.argv[1:]:
     for line in open(path):
@@ -36,18 +39,15 @@ PYTHON
 }
 
 _environment_spear() { # prints the directory of the package spear as installed, if it is
-  (
-    cd /
-    python - <<'PYTHON'
+  _environment_run - <<'PYTHON'
 import importlib.util, os
 found = importlib.util.find_spec("spear")
 print(os.path.realpath(list(found.submodule_search_locations)[0]) if found else "")
 PYTHON
-  )
 }
 
 _environment_compile() { # bytecode of what the recipes import, a fifth of all that pip would make
-  env -u PYTHONDONTWRITEBYTECODE python - <<'PYTHON' >/dev/null 2>&1 || true
+  (unset PYTHONDONTWRITEBYTECODE && _environment_run -) <<'PYTHON' >/dev/null 2>&1 || true
 import importlib, pkgutil
 import matplotlib.pyplot, sentencepiece, torch.distributed.run, torch.utils.tensorboard
 import spear.bin, spear.evaluate.run, spear.train.main
@@ -57,16 +57,17 @@ PYTHON
 }
 
 _environment_install() { # pip, once more after a pause: registries have bad minutes
-  python -m pip install -qq "$@" || { sleep 5 && python -m pip install -qq "$@"; }
+  _environment_run -m pip install -qq "$@" || { sleep 5 && _environment_run -m pip install -qq "$@"; }
 }
 
 setup_environment() {
   local root="$_environment_root" files=() file prefix stamp lacks python begin=$SECONDS
   for file in "$root/requirements.txt" "$@"; do
+    if [[ "$file" != /* ]]; then file="$PWD/$file"; fi
     if [[ -f "$file" ]]; then files+=("$file"); fi
   done
-  if [[ ! -f "$root/setup.py" ]]; then # a recipe outside its repository runs with an installed spear
-    python -c 'import spear' 2>/dev/null || _environment_fail \
+  if [[ ! -f "$root/setup.py" || ! -f "$root/spear/__init__.py" ]]; then # a recipe elsewhere: with an installed spear
+    _environment_run -c 'import spear' 2>/dev/null || _environment_fail \
       "no installed package 'spear'" "it, for a recipe outside the repository" "pip install /path/to/the/repository"
     return 0
   fi
@@ -84,7 +85,7 @@ setup_environment() {
     # shellcheck disable=SC1091
     . "$prefix/bin/activate"
   fi
-  python -c 'import sys; sys.exit(sys.version_info < (3, 10))' || _environment_fail \
+  _environment_run -c 'import sys; sys.exit(sys.version_info < (3, 10))' || _environment_fail \
     "$(python --version) in $prefix" "Python 3.10 or later" "deactivate that environment, or make it anew"
   stamp="$prefix/.spear-$(cat "${files[@]}" "$root/setup.py" | cksum | cut -d ' ' -f 1)"
   lacks=" $([[ -e "$stamp" ]] || _environment_lacks "${files[@]}" | paste -sd ' ' -) "

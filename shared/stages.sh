@@ -24,16 +24,30 @@ _stage_key() { # NUMBER FUNCTION SETTING...
     declare -f "$2"
     shift 2
     for setting in "$@"; do
-      if [[ -f "$setting" ]]; then cat "$setting"; else echo "$setting"; fi
+      if [[ -f "$setting" ]]; then cat <"$setting"; else printf '%s\n' "$setting"; fi
     done
     if [[ -f "$before" ]]; then head -n 1 "$before"; fi
   } | _stage_hash
 }
 
 # The last part of a directory's path as part of a file name. Teachers and streams of tokens are written as text with
-# commas and equals signs, which a path of ours must therefore not bring in: a b=c -> a_b_c
+# commas and equals signs, which a path of ours must therefore not bring in: a b=c -> a_b_c. Names in other scripts
+# would all become the same, and one corpus be taken for another: they carry a checksum.
 safe_name() { # DIR
-  basename "$1" | tr -c 'A-Za-z0-9._\n-' '_'
+  local name="${1%/}"
+  name="${name##*/}"
+  printf '%s' "$name" | LC_ALL=C tr -c 'A-Za-z0-9._-' '_'
+  if LC_ALL=C grep -q '[^ -~]' <<<"$name"; then printf '%s' "$name" | cksum | cut -d ' ' -f 1; fi
+}
+
+# The absolute path of a directory; $CDPATH has no say in it.
+absolute_dir() { # DIR
+  (CDPATH= cd -- "$1" && pwd)
+}
+
+# split_words ARRAY TEXT: words of a text into an array; unlike an unquoted $TEXT, no file name is put in for [ * ?
+split_words() {
+  read -r -d '' -a "$1" <<<"$2" || true
 }
 
 # Words of a duration: 75 -> 1m15s

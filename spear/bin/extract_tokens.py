@@ -4,8 +4,9 @@
         --stream speech=spear:exp/teacher_speech@-1,data/quantizer/speech \\
         --stream audio=spear:exp/teacher_audio@-1,frame_rate_hz=25,data/quantizer/audio --output data/tokens
 
-A stream is NAME=TEACHER,QUANTIZER_DIR, a teacher is KIND:PATH@LAYER,option=value. `--stream-domains audio=audio`
-restricts a stream to cuts of some domains. Under torchrun the units of work are shared by all processes.
+A stream is NAME=TEACHER,QUANTIZER_DIR, a teacher is KIND:PATH@LAYER,option=value. `--quantizer NAME=DIR` gives a
+stream's quantizer apart, for paths with commas. `--stream-domains audio=audio` restricts a stream to cuts of some
+domains. Under torchrun the units of work are shared by all processes.
 """
 
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ class ExtractTokensConfig(command.ExtractionConfig):
 
     Attributes:
         streams: TEACHER,QUANTIZER_DIR of each stream, by name; `--stream NAME=...` adds one.
+        quantizers: QUANTIZER_DIR by the stream's name, where `streams` gives the teacher alone.
         refine_passes: of the code search; fewer are faster, and the tokens' card says how many.
         beam: combinations that the code search keeps.
         bfloat16_search: the search's products in bfloat16: faster where the processor has it; the card says so.
@@ -32,6 +34,7 @@ class ExtractTokensConfig(command.ExtractionConfig):
     """
 
     streams: dict[str, str] = field(default_factory=dict)
+    quantizers: dict[str, str] = field(default_factory=dict)
     refine_passes: int = DEFAULT_PASSES
     beam: int = DEFAULT_BEAM
     bfloat16_search: bool = False
@@ -40,7 +43,8 @@ class ExtractTokensConfig(command.ExtractionConfig):
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the arguments and extracts."""
-    words = command.normalise(argv, {"--stream": "streams", "--stream-domains": "stream_domains"})
+    pairs = {"--stream": "streams", "--stream-domains": "stream_domains", "--quantizer": "quantizers"}
+    words = command.normalise(argv, pairs)
     settings = config.parse(ExtractTokensConfig, words, command.ALIASES, description=__doc__)
     rank, _ = command.process()
     log.setup(rank=rank)
@@ -48,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     parsed = parse_streams(
         [f"{name}={text}" for name, text in settings.streams.items()],
         [f"{name}={text}" for name, text in settings.stream_domains.items()],
+        [f"{name}={text}" for name, text in settings.quantizers.items()],
     )
     if not parsed:
         raise ConfigError("no stream", "--stream NAME=TEACHER,QUANTIZER_DIR", "see --help for an example")

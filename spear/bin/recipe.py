@@ -7,7 +7,7 @@ spear recipe verify egs/mine/spear
 import argparse
 
 from spear.recipe import NewRecipe, new_recipe, verify_recipe
-from spear.recipe.new import SIZES
+from spear.recipe.templates import SIZES
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -59,7 +59,10 @@ def weights_sha256(state_dict: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-_SPEC = re.compile(r"(?P<name>[\w.-]+)(:(?P<path>[^,]*?))?(@(?P<layer>-?\d+))?(?P<options>(,\w+=[^,]*)*)")
+_OPTIONS = r"(?P<options>(,\w+=[^,]*)*)"
+_SPEC = re.compile(r"(?P<name>[\w.-]+)(:(?P<path>[^,]*?))?(@(?P<layer>-?\d+))?" + _OPTIONS)
+# A path may hold commas, and even what looks like an option, when the layer ends it.
+_SPEC_WITH_LAYER = re.compile(r"(?P<name>[\w.-]+):(?P<path>.*)@(?P<layer>-?\d+)" + _OPTIONS, re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,13 @@ class TeacherSpec:
             ConfigError: it does not have this form.
         """
         match = _SPEC.fullmatch(text)
+        if match is None or match["layer"] is None:
+            match = _SPEC_WITH_LAYER.fullmatch(text) or match
         if match is None:
             raise ConfigError(
                 f"teacher '{text}'",
                 "NAME:PATH@LAYER,option=value, such as spear:exp/teacher_speech@-1,frame_rate_hz=25",
-                "correct the text (paths with a comma are not supported)",
+                "correct the text (a path with a comma needs its @LAYER)",
             )
         layer = match["layer"]
         options = dict(option.split("=", 1) for option in match["options"].split(",")[1:])

@@ -93,6 +93,8 @@ def normalise(argv: Sequence[str] | None, pairs: dict[str, str] | None = None) -
 
 
 def _names(value: str) -> list[str]:
+    if os.path.exists(value):
+        return [value]  # a path with a comma, not two paths
     return json.loads(value) if value.startswith("[") else [name for name in value.split(",") if name]
 
 

@@ -163,29 +163,39 @@ def embedding_stream(teacher: Teacher, directory: Path, max_frames: int, seed: i
     return Stream(name, Path(directory), teacher, card, sha256, np.dtype(np.float16), teacher.dim)
 
 
-def parse_streams(texts: Sequence[str], domain_texts: Sequence[str] = ()) -> list[tuple[str, str, str, tuple]]:
-    """`NAME=TEACHER_SPEC,QUANTIZER_DIR` and `NAME=domain,domain` -> (name, teacher spec, quantizer, domains).
+def parse_streams(
+    texts: Sequence[str], domain_texts: Sequence[str] = (), quantizer_texts: Sequence[str] = ()
+) -> list[tuple[str, str, str, tuple]]:
+    """Texts of streams -> (name, teacher spec, quantizer, domains).
+
+    Args:
+        texts: `NAME=TEACHER_SPEC,QUANTIZER_DIR`, or `NAME=TEACHER_SPEC` where the quantizer is given apart.
+        domain_texts: `NAME=domain,domain`.
+        quantizer_texts: `NAME=QUANTIZER_DIR`, whose path may hold commas and equals signs.
 
     Raises:
         ConfigError: a text of another form, or a name given twice.
     """
     domains = dict(_pair(text, "NAME=DOMAIN,DOMAIN") for text in domain_texts)
+    quantizers = dict(_pair(text, "NAME=QUANTIZER_DIR") for text in quantizer_texts)
     streams = []
     for text in texts:
         name, rest = _pair(text, "NAME=TEACHER_SPEC,QUANTIZER_DIR")
-        spec, _, quantizer = rest.rpartition(",")
-        if not spec or "=" in quantizer:
+        apart = quantizers.pop(name, "")
+        spec, _, quantizer = (rest, "", apart) if apart else rest.rpartition(",")
+        if not spec or ("=" in quantizer and not apart):
             raise ConfigError(
                 f"stream '{text}'",
                 "NAME=TEACHER_SPEC,QUANTIZER_DIR, such as speech=spear:exp/teacher@-1,data/quantizer/speech",
-                "put the quantizer's directory at the end, after a comma",
+                "put the quantizer's directory at the end, after a comma, or give --quantizer NAME=DIR",
             )
         TeacherSpec.parse(spec)
         if name in [stream[0] for stream in streams] or not name.replace("_", "").replace("-", "").isalnum():
             raise ConfigError(f"stream name '{name}'", "one stream of each name: letters, digits, - and _", "rename it")
         streams.append((name, spec, quantizer, tuple(filter(None, domains.pop(name, "").split(",")))))
-    if domains:
-        raise ConfigError(f"domains for '{next(iter(domains))}'", "the name of a --stream", "correct the name")
+    for kind, names in (("domains", domains), ("a quantizer", quantizers)):
+        if names:
+            raise ConfigError(f"{kind} for '{next(iter(names))}'", "the name of a --stream", "correct the name")
     return streams
 
 

@@ -10,7 +10,7 @@
 # mert, usad or spear. --executor local|dask|slurm and --num-jobs (0: one per core) apply to stages 1 and 2.
 set -euo pipefail
 
-here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+here="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/shared/corpora_options.sh"
 
 librispeech_dir=

@@ -33,7 +33,7 @@ speed_perturb=[]
 corpus_options=
 teacher_options=
 
-here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+here="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/shared/parse_options.sh"
 . "$here/shared/stages.sh"
 . "$here/shared/setup_environment.sh"
@@ -41,6 +41,7 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 setup_environment
 
 obtain_data() {
+  local words
   renew "$data_dir/raw"
   mkdir -p "$data_dir"
   spear doctor --brief --directory "$data_dir"
@@ -49,8 +50,8 @@ obtain_data() {
     ln -sfn "$audio_dir" "$data_dir/raw"
   else
     echo "licence: everything is synthetic and made here; the speech comes from the program espeak-ng (GPL-3.0)"
-    # shellcheck disable=SC2086
-    spear synthesize --output "$data_dir/raw" --seed "$seed" --num-jobs "$num_jobs" $corpus_options
+    split_words words "$corpus_options"
+    spear synthesize --output "$data_dir/raw" --seed "$seed" --num-jobs "$num_jobs" "${words[@]}"
   fi
 }
 
@@ -68,8 +69,9 @@ make_fbank() {
 }
 
 make_teacher() { # DOMAIN
-  # shellcheck disable=SC2086
-  train_teacher "teacher_$1" $teacher_options
+  local words
+  split_words words "$teacher_options"
+  train_teacher "teacher_$1" "${words[@]}"
   launch -m spear.bin.main embed --teacher "$(teacher_of "$1")" --seed "$seed" \
     --cuts "$(cuts_of "$1")" --max-frames "$max_frames" --max-seconds 40 --output "$data_dir/embeddings/$1"
 }
@@ -96,7 +98,7 @@ extract_tokens() {
   renew "$data_dir/tokens" "$data_dir/READY"
   for domain in $(domains); do
     cuts+=("$(cuts_of "$domain")")
-    streams+=(--stream "$domain=$(teacher_of "$domain"),$data_dir/quantizer/$domain")
+    streams+=(--stream "$domain=$(teacher_of "$domain")" --quantizer "$domain=$data_dir/quantizer/$domain")
   done
   # Without refinement a code follows from the embedding by one linear map, which a student learns within minutes. Refined
   # codes (the paper's) describe the embedding better, but the later ones change from frame to frame like noise.

@@ -33,7 +33,7 @@ teacher_options=
 student_options=
 decode_options=
 
-here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+here="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/shared/parse_options.sh"
 . "$here/shared/stages.sh"
 . "$here/shared/setup_environment.sh"
@@ -41,7 +41,7 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 setup_environment
 
 train_student() {
-  local domain sources="" present start
+  local domain sources="" present start more
   present="$(domains | paste -sd ' ' -)"
   set_aside "$exp_dir/student"
   renew
@@ -58,14 +58,15 @@ train_student() {
   # The student has its teachers' shape and starts from the weights of one, with the audio teacher's if there is one: it
   # finds its way to speech sooner than the speech teacher's would to sounds (TUNING.md).
   words+=(--init-from "$exp_dir/teacher_$start")
-  # shellcheck disable=SC2086
-  launch_side_by_side "$here/train.py" "${words[@]}" $student_options
+  split_words more "$student_options"
+  launch_side_by_side "$here/train.py" "${words[@]}" "${more[@]}"
 }
 
 decode_all() {
-  # shellcheck disable=SC2086
+  local words
+  split_words words "$decode_options"
   spear decode --task all --data-dir "$data_dir" --exp-dir "$exp_dir" --num-jobs "$num_jobs" --seed "$seed" \
-    $decode_options
+    "${words[@]}"
 }
 
 write_report() {

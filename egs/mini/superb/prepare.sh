@@ -16,7 +16,7 @@ seed=42
 dry_run=false
 corpus_options=
 
-here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+here="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/shared/parse_options.sh"
 . "$here/shared/stages.sh"
 . "$here/shared/setup_environment.sh"
@@ -24,7 +24,7 @@ setup_environment
 
 corpus=synthetic
 if [[ -n "$audio_dir" ]]; then
-  audio_dir="$(cd "$audio_dir" && pwd)"
+  audio_dir="$(absolute_dir "$audio_dir")"
   corpus=real_mini
   data_dir="${data_dir:-$here/data_$(safe_name "$audio_dir")}"
 fi
@@ -33,6 +33,7 @@ raw_dir="${audio_dir:-${raw_dir:-$here/../spear/data/raw}}"
 stage_dir="$data_dir/.stages"
 
 obtain_data() {
+  local words
   renew
   mkdir -p "$data_dir"
   if [[ "$corpus" == real_mini ]]; then
@@ -41,8 +42,8 @@ obtain_data() {
     echo "licence: everything is synthetic; the corpus in $raw_dir is used"
   else
     echo "licence: everything is synthetic and made here; the speech comes from the program espeak-ng (GPL-3.0)"
-    # shellcheck disable=SC2086
-    spear synthesize --output "$raw_dir" --seed "$seed" --num-jobs "$num_jobs" $corpus_options
+    split_words words "$corpus_options"
+    spear synthesize --output "$raw_dir" --seed "$seed" --num-jobs "$num_jobs" "${words[@]}"
   fi
 }
 

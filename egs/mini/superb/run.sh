@@ -22,7 +22,7 @@ dry_run=false
 corpus_options=
 decode_options=
 
-here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+here="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/shared/parse_options.sh"
 . "$here/shared/stages.sh"
 . "$here/shared/setup_environment.sh"
@@ -36,11 +36,12 @@ student_dir="${student_dir:-$here/../spear/exp}"
 
 score() {
   renew
-  local words=(--student-dir "$student_dir") spec
-  for spec in $upstreams; do words+=(--upstream "$spec"); done
-  # shellcheck disable=SC2086
+  local words=(--student-dir "$student_dir") specs more spec
+  split_words specs "$upstreams"
+  split_words more "$decode_options"
+  for spec in "${specs[@]}"; do words+=(--upstream "$spec"); done
   "$here/decode_superb.py" --data-dir "$data_dir" --exp-dir "$exp_dir" --tasks "$tasks" --num-jobs "$num_jobs" \
-    --results "$exp_dir/RESULTS.md" "${words[@]}" $decode_options
+    --results "$exp_dir/RESULTS.md" "${words[@]}" "${more[@]}"
 }
 
 if ((stage <= 1)); then

@@ -11,7 +11,7 @@
 # skips what is done. Teachers are NAME:FOLDER_OR_HUB_NAME@LAYER,option=value. --nproc-per-node applies to stages 3 and 5.
 set -euo pipefail
 
-here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+here="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/shared/corpora_options.sh"
 
 librispeech_dir=

@@ -6,7 +6,7 @@
 # Run it twice and the second run skips what is done; an interrupted download continues.
 set -euo pipefail
 
-here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+here="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/shared/superb_corpus.sh"
 . "$here/shared/parse_options.sh"
 

@@ -14,6 +14,7 @@ from spear.teachers import TeacherSpec, load_teacher, register, weights_sha256
         ("spear:/data/run@2/final@5,frame_rate_hz=25,dtype=bfloat16",
          ("spear", "/data/run@2/final", 5, {"frame_rate_hz": "25", "dtype": "bfloat16"})),
         ("fbank", ("fbank", "", None, {})),
+        ("spear:/mnt/a,b=c/run@-1,dtype=bfloat16", ("spear", "/mnt/a,b=c/run", -1, {"dtype": "bfloat16"})),
         ("wavlm-large:hub/x.pt", ("wavlm-large", "hub/x.pt", None, {})),
     ],
 )  # fmt: skip

@@ -19,6 +19,7 @@ from spear.shards import ShardStore
 from spear.teachers import load_teacher
 from spear.tokens import command as shared
 from spear.tokens import open_stream
+from spear.tokens.streams import parse_streams
 
 ROOT = Path(__file__).parents[3]
 REAL = ROOT.parent / "shared" / "data" / "real-mini" / "audio"
@@ -167,3 +168,15 @@ def test_arguments_are_normalised():
     assert shared.normalise(words, {"--stream": "streams"}) == [
         *("--cuts", '["a", "b", "c"]', "--streams.x", "y,z", "--streams.w", "v", "--dry-run", "--output=o")
     ]
+
+
+def test_paths_may_hold_commas_and_equals_signs(tmp_path):
+    cuts = tmp_path / "a,b=c" / "cuts.jsonl"
+    cuts.parent.mkdir()
+    cuts.touch()
+    assert shared.normalise(["--cuts", str(cuts), "x,y"]) == ["--cuts", json.dumps([str(cuts), "x", "y"])]
+    quantizer = str(tmp_path / "a,b=c")
+    parsed = parse_streams([f"s=spear:{tmp_path}/a,b=c@-1,dtype=bfloat16"], [], [f"s={quantizer}"])
+    assert parsed == [("s", f"spear:{tmp_path}/a,b=c@-1,dtype=bfloat16", quantizer, ())]
+    with pytest.raises(ConfigError, match="a quantizer for 't'"):
+        parse_streams(["s=wavlm@1,q"], [], ["t=q"])

@@ -7,7 +7,7 @@ if [[ -n "$audio_dir" ]]; then
       "$audio_dir" >&2
     exit 1
   fi
-  audio_dir="$(cd "$audio_dir" && pwd)"
+  audio_dir="$(absolute_dir "$audio_dir")"
   _name="_$(safe_name "$audio_dir")"
 fi
 if [[ "$seed" != 42 ]]; then _name="${_name}_seed$seed"; fi
@@ -51,6 +51,7 @@ fingerprint() { # DIR: a checksum over names, sizes and times of its files; noth
 }
 
 launch() { # a Python script, or -m MODULE, in one process or in several
+  if [[ "$1" == -m ]]; then local -x PYTHONSAFEPATH=1; fi # nothing is imported from the current directory
   if ((nproc_per_node > 1)); then
     torchrun --standalone --nproc_per_node "$nproc_per_node" "$@"
   else
