@@ -5,8 +5,10 @@ spear recipe verify egs/mine/spear
 """
 
 import argparse
+import shlex
 
 from spear.recipe import NewRecipe, new_recipe, verify_recipe
+from spear.recipe.inventory import shown
 from spear.recipe.templates import SIZES
 
 
@@ -34,7 +36,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _new(settings: NewRecipe) -> int:
     place = new_recipe(settings)
-    print(f"{place} is ready:\n  {place}/prepare.sh\n  torchrun --nproc_per_node 1 {place}/train.py")
+    prepare, train = (
+        shown(shlex.quote(str(place / script)), 8192) for script in ("prepare.sh", "train.py")
+    )  # to be pasted
+    print(f"{shown(str(place))} is ready:\n  {prepare}\n  torchrun --nproc_per_node 1 {train}")
     return 0
 
 

@@ -68,7 +68,7 @@ def new_recipe(settings: NewRecipe) -> Path:
 
 @contextlib.contextmanager
 def _whole(place: Path) -> Iterator[Path]:
-    """A directory beside `place` whose content moves there when the block ends well, and is removed when it does not."""
+    """A directory beside `place`; its content moves there when the block ends well, and is removed when it does not."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".recipe-", dir=place.resolve().parent))

@@ -164,8 +164,9 @@ class Facts:
             raise ConfigError(
                 f"{self.num_codebooks} codebooks", f"1 to {MAX_CODEBOOKS} of them", "correct --num-codebooks"
             )
-        if corpus_name(self.name) != self.name:
-            raise ConfigError(f"the corpus name {ascii(self.name)}", "letters, digits and _", "rename it")
+        if corpus_name(self.name) != self.name or not re.fullmatch(r"[\w.+-]{1,40}", self.spear_version, re.ASCII):
+            found = f"the corpus name {ascii(self.name)} and version {ascii(self.spear_version)}"
+            raise ConfigError(found, "a name of letters, digits and _, and a version such as 0.1.0", "correct them")
         if self.teacher:
             if not self.teacher.isprintable() or self.teacher.startswith("-"):
                 raise ConfigError(
