@@ -41,7 +41,6 @@ here="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 setup_environment
 
 obtain_data() {
-  local words
   renew "$data_dir/raw"
   mkdir -p "$data_dir"
   spear doctor --brief --directory "$data_dir"
@@ -69,7 +68,6 @@ make_fbank() {
 }
 
 make_teacher() { # DOMAIN
-  local words
   split_words words "$teacher_options"
   train_teacher "teacher_$1" "${words[@]}"
   launch -m spear.bin.main embed --teacher "$(teacher_of "$1")" --seed "$seed" \
