@@ -14,7 +14,7 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,10 +22,11 @@ import jsonargparse
 import yaml
 
 from spear import fs
-from spear.errors import ConfigError, SpearError
+from spear.errors import ConfigError, DataError, SpearError
 
 Config = TypeVar("Config")
 COMMAND_LINE = "the command line"
+_MAX_LIST = 2000
 
 
 def parse(
@@ -101,10 +102,13 @@ def load_yaml(path: str | Path) -> dict:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1, cutoff=0.4)
         hint = f"did you mean {path.parent / near[0]}?" if near else "give the path of an existing YAML file"
         raise ConfigError(f"no file {path}", "a YAML file with settings", hint)
+    if (size := path.stat().st_size) > _MAX_YAML_BYTES:
+        raise ConfigError(f"{path} of {fs.human_bytes(size)}", "settings", "give the path of a YAML file with settings")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}", "keys and values", "correct that line") from error
+        text = "\n".join(line for _, line in fs.iter_lines(path))
+    except DataError as error:
+        raise ConfigError(error.found, error.expected, error.fix) from error
+    values = parse_yaml(text, str(path))
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -119,15 +123,86 @@ def dump_yaml(instance: Any, path: str | Path) -> None:
     fs.write_text(path, yaml.safe_dump(to_dict(instance), sort_keys=False, allow_unicode=True))
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, of which PyYAML would silently keep the last."""
+def parse_yaml(text: str, where: str) -> Any:
+    """A YAML value of plain types; dates stay texts.
+
+    Its size is known before anything of it is built: names for parts (anchors) count as often as they are used, so that
+    ten lines which stand for a billion values are refused.
+
+    Args:
+        text: YAML.
+        where: the file, for messages.
+
+    Raises:
+        ConfigError: invalid or too large, a key given twice, or a tag for a type of its own.
+    """
+    try:
+        _check_size(text)
+        return yaml.load(text, _StrictLoader)
+    # PyYAML converts numbers without looking: int() of 5,000 digits, a table of truth values without an entry...
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError, ArithmeticError, RecursionError) as error:
+        raise ConfigError(
+            f"{where} is not valid YAML: {_clipped(str(error), 600)}", "keys and values", "correct that line"
+        ) from error
+
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, where PyYAML was built with it: ten times as fast
+_MAX_YAML_BYTES, _MAX_YAML_VALUES, _MAX_YAML_DEPTH = 16 << 20, 100_000, 50
+_TAGS = {None, "!", *(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq"))}
+
+
+def _check_size(text: str) -> None:
+    """Refuses what would be deeper or larger than settings are, reading nothing but the events of the parser."""
+    sizes: dict[str, int] = {}
+    total, open_parts = 0, []
+    for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise ValueError(f"the name *{event.anchor} stands for nothing, or for a part that it is in itself")
+            total += sizes[event.anchor]
+        elif isinstance(event, yaml.ScalarEvent):
+            total += (size := 1 + len(event.value) // 64)
+            sizes |= {event.anchor: size} if event.anchor else {}
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_parts.append((event.anchor, total))
+            total += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_parts.pop()
+            sizes |= {anchor: total - before} if anchor else {}
+        if getattr(event, "tag", None) not in _TAGS:
+            raise ValueError(f"line {event.start_mark.line + 1}: a value of the type {event.tag}")
+        if total > _MAX_YAML_VALUES or len(open_parts) > _MAX_YAML_DEPTH:
+            raise ValueError(f"more than {_MAX_YAML_VALUES} values, or {_MAX_YAML_DEPTH} of them inside each other")
+
+
+class _StrictLoader(_Loader):
+    """A safe loader that refuses a key given twice, of which PyYAML silently keeps the last, and knows no dates."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1 and key != "<<":
+        seen = set()
+        own = node.value if isinstance(node, yaml.MappingNode) else ()
+        for key_node in (key for key, _ in own if not key.tag.endswith(":merge")):
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' occurs twice", node.start_mark)
+            seen |= {key} if isinstance(key, Hashable) else set()
         return super().construct_mapping(node, deep)
+
+
+def _clipped(text: str, length: int = 200) -> str:
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+class _Entries(list):
+    """A list that jsonargparse does not copy once for each of its entries, which takes minutes for some thousands."""
+
+    def __deepcopy__(self, memo: dict) -> "_Entries":
+        return self
 
 
 class _Settings:
@@ -155,10 +230,12 @@ class _Settings:
             for inner_key, inner in value.items():
                 self._assign(children, target[key], inner_key, inner, path, origin, flag)
         elif isinstance(value, list | tuple):
+            if len(value) > _MAX_LIST:  # checking takes time that grows with the square of the length
+                self._wrong(path, f"a list of {len(value)}", f"at most {_MAX_LIST} entries")
             items: dict = {}
             for index, inner in enumerate(value):
                 self._assign(children, items, index, inner, path, origin, flag)
-            target[key] = list(items.values())
+            target[key] = _Entries(items.values())
         elif value is not None and all(hint in (*_dataclasses(children), type(None)) for hint in children):
             self._wrong(path, repr(value), f"a mapping with settings of {_type_name(children)}")
         elif value is None and key in target and _is_dict(hints):
@@ -191,9 +268,10 @@ class _Settings:
         except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
             if isinstance(error.__cause__ or error.__context__, SpearError):
                 raise (error.__cause__ or error.__context__) from None
-            raise self._explain(str(error)) from None
+            raise self._explain(_clipped(str(error), 5000)) from None
 
     def _refuse(self, path: str, origin: str, flag: str) -> None:
+        path = _clipped(path)
         parts = path.split(".")
         names = [  # with the entry of a mapping that the user named, so that its siblings are the nearest
             ".".join(
@@ -218,7 +296,9 @@ class _Settings:
     def _wrong(self, path: str, found: str, expected: str) -> None:
         origin = next((self.origins[p] for p in _ancestors(path) if p in self.origins), "the defaults")
         raise ConfigError(
-            f"{path}: {found} (from {origin})", expected, "correct the value; --help shows types and defaults"
+            f"{_clipped(path)}: {_clipped(found)} (from {origin})",
+            expected,
+            "correct the value; --help shows types and defaults",
         )
 
     def _explain(self, message: str) -> ConfigError:
@@ -290,10 +370,7 @@ def _from_text(hints: list, text: str) -> Any:
     if lists and str not in hints and not text.lstrip().startswith(("[", "{")):
         return [piece.strip() for piece in text.split(",") if piece.strip()]  # icefall writes lists as 1,2,3
     if (lists and str not in hints) or _dataclasses(hints) or _is_dict(hints):
-        try:
-            return yaml.load(text, _StrictLoader)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"'{text}' on {COMMAND_LINE}", "a YAML list or mapping", "quote it") from error
+        return parse_yaml(text, f"'{_clipped(text)}' on {COMMAND_LINE}")
     return text
 
 

@@ -4,6 +4,7 @@ Result rows carry `describe_hardware` and `git_commit`. `doctor` imports nothing
 hang an import), so that it answers at once and always.
 """
 
+import atexit
 import functools
 import importlib.metadata
 import importlib.util
@@ -13,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +23,19 @@ from spear import __version__, fs
 PACKAGE_DIR = Path(__file__).resolve().parent
 MIN_FREE_DISK_BYTES = 2_000_000_000
 MIN_MEMORY_BYTES = 4_000_000_000
+
+
+def provide_home() -> None:
+    """Gives this process and its children a home directory, empty and for as long as it runs, where there is none.
+
+    Containers run as users without an entry and without HOME; libraries that look for their caches then fail.
+    """
+    try:
+        Path.home()
+    except (RuntimeError, KeyError):
+        os.environ["HOME"] = home = tempfile.mkdtemp(prefix="spear-home-")
+        owner = os.getpid()
+        atexit.register(lambda: shutil.rmtree(home, ignore_errors=True) if os.getpid() == owner else None)
 
 
 def num_cores() -> int:

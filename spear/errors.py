@@ -1,6 +1,9 @@
 """Errors that users see. Each says what was found, what was expected, and what to do about it."""
 
+import errno
 import importlib
+import os
+import re
 from types import ModuleType
 
 
@@ -42,6 +45,51 @@ class CheckpointError(SpearError):
 
 class MissingPackageError(SpearError, ImportError):
     """An optional package that is not installed."""
+
+
+class MachineError(SpearError):
+    """A disk without room, a missing right, or anything else that the operating system refuses."""
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def of_machine(error: BaseException) -> MachineError | None:
+    """What the operating system refused, in three parts; None for errors of another kind.
+
+    Libraries that write files by themselves (safetensors, torch.save) put the system's error into a text of their own.
+    """
+    if isinstance(error, OSError) and not isinstance(error, SpearError):
+        number, text = error.errno, error.strerror or str(error)
+    elif found := re.search(r"\(os error (\d+)\)", str(error)):
+        number, text = int(found[1]), os.strerror(int(found[1]))
+    elif "PytorchStreamWriter failed" in str(error):
+        number, text = errno.ENOSPC, "a file could not be written whole"
+    else:
+        return None
+    filename = getattr(error, "filename", None)
+    name = filename.decode(errors="surrogateescape") if isinstance(filename, bytes) else filename
+    place = f": {name}" if name is not None else ""
+    if number in _NO_ROOM:
+        return MachineError(
+            f"no room to write ({text}){place}",
+            "room on the disk, and within its quotas and limits",
+            "make room or choose another output, and run again: there is no half-written file, finished parts are kept",
+        )
+    if number in _NO_RIGHT:
+        return MachineError(
+            f"no right to read or write there ({text}){place}",
+            "files and folders that this user may read, and an output that it may write to",
+            "change the rights (chmod, chown), or choose another path",
+        )
+    if number in (errno.EMFILE, errno.ENFILE):
+        return MachineError(f"{text}{place}", "a higher limit of open files", "ulimit -n 65536, and run again")
+    return MachineError(
+        f"{text}{place}",
+        "a path that the system can read and write",
+        "correct the path, or look at the disk and its mount",
+    )
 
 
 def require(module: str, package: str, purpose: str) -> ModuleType:

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,21 @@ def atomic(path: str | Path) -> Iterator[Path]:
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, name):
+            error.filename = str(path)  # a full disk says nothing of what was written; nobody knows the temporary name
         raise
+
+
+@contextlib.contextmanager
+def together() -> Iterator[Callable[[str | Path], Path]]:
+    """Files that appear together or not at all: yields a function from a path to the temporary one to write to.
+
+    They are renamed when the block ends, the one that was asked for first at last.
+    """
+    with contextlib.ExitStack() as stack:
+        yield lambda path: stack.enter_context(atomic(path))
 
 
 def finished(directory: str | Path, pattern: str) -> list[Path]:

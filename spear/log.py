@@ -20,7 +20,9 @@ def setup(log_file: str | Path | None = None, rank: int = 0, level: int = loggin
     if log_file is not None:
         path = Path(log_file)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(path if rank == 0 else path.with_suffix(f".rank{rank}{path.suffix}")))
+        path = path if rank == 0 else path.with_suffix(f".rank{rank}{path.suffix}")
+        # File names that are not UTF-8 are written with escapes.
+        handlers.append(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"))
     logging.basicConfig(level=level, format=FORMAT, datefmt="%H:%M:%S", handlers=handlers, force=True)
     for noisy in ("matplotlib", "numba", "urllib3", "tensorboard"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

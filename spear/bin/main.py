@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import spear
-from spear.errors import SpearError
+from spear import env
+from spear.errors import SpearError, of_machine
 
 USAGE = "usage: spear <command> [--flag value ...]      spear <command> --help lists the flags"
 
@@ -36,24 +37,30 @@ def summaries(folder: Path) -> dict[str, str]:
 def guard(function: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:
     """Runs a main function and returns its exit code; scripts of recipes end with ``sys.exit(guard(main))``.
 
-    A `SpearError` is printed in its three parts and gives code 1; with SPEAR_TRACEBACK=1 it is raised.
+    A `SpearError`, and what the operating system refuses, is printed in three parts and gives code 1; with
+    SPEAR_TRACEBACK=1 it is raised. File names that are not UTF-8 are printed with escapes.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    env.provide_home()
     try:
         code = function(argv) or 0
         sys.stdout.flush()
         return code
-    except SpearError as error:
-        if os.environ.get("SPEAR_TRACEBACK") == "1":
-            raise
-        rank = f"rank {os.environ['RANK']}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
-        print(f"{rank}error\n  {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        shown = error if isinstance(error, SpearError) else of_machine(error)
+        if shown is None or os.environ.get("SPEAR_TRACEBACK") == "1":
+            raise
+        rank = f"rank {os.environ['RANK']}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+        print(f"{rank}error\n  {shown}", file=sys.stderr)
+        return 1
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,6 +4,8 @@ Importing this module registers the storage type "spear_tokens", after which `cu
 """
 
 import functools
+import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +17,13 @@ from lhotse.features.io import FeaturesReader, NumpyFilesWriter, register_reader
 
 from spear import fs
 from spear.errors import DataError, require
+from spear.log import get_logger
 from spear.manifest.item import SAMPLE_RATE_HZ
+from spear.names import file_name, id_problem
 from spear.shards import ShardStore
 
 STORAGE_TYPE = "spear_tokens"
+logger = get_logger(__name__)
 
 
 @functools.lru_cache(maxsize=16)
@@ -113,17 +118,34 @@ def write_cuts(
         writers = {field: _writer(form, output, f"{name}-{field}") for field in fields}
         rows = _with_tokens(path, stores, writers)
         if form == "shar":
-            shar_fields = dict.fromkeys(fields, "numpy") | ({"recording": "flac"} if with_audio else {})
-            chosen = CutSet.from_dicts(rows)
-            (output / name).mkdir(parents=True, exist_ok=True)
-            written = chosen.to_shar(output / name, fields=shar_fields, warn_unused_fields=False)
-            counts[name] = sum(1 for piece in written["cuts"] for _ in CutSet.from_jsonl_lazy(piece))
+            counts[name] = _write_shar(output / name, rows, fields, with_audio)
         else:
             counts[name] = fs.write_jsonl(output / f"{name}.jsonl", rows)
         for writer in writers.values():
             if hasattr(writer, "close"):  # that of HDF5
                 writer.close()
     return counts
+
+
+def _write_shar(directory: Path, rows: Iterable[dict], fields: Iterable[str], with_audio: bool) -> int:
+    """Writes a directory of Shar beside its place and moves its files there when all are whole; returns the cuts."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as temporary:
+        shar_fields = dict.fromkeys(fields, "numpy") | ({"recording": "flac"} if with_audio else {})
+        chosen = CutSet.from_dicts(row for row in rows if _fits_tar(row["id"]))
+        written = chosen.to_shar(temporary, fields=shar_fields, warn_unused_fields=False)
+        count = sum(1 for piece in written["cuts"] for _ in CutSet.from_jsonl_lazy(piece))
+        for file in sorted(Path(temporary).iterdir()):
+            os.replace(file, directory / file.name)
+    return count
+
+
+def _fits_tar(cut_id: str) -> bool:
+    """Whether an id may name a member of a tar file, as lhotse's readers of Shar demand; others are left out."""
+    reason = id_problem(cut_id, separators="\\") or ("an absolute path" if cut_id.startswith("/") else "")
+    if reason:
+        logger.warning("left out %a: %s, which cannot be in a tar file", cut_id, reason)
+    return not reason
 
 
 def _writer(form: str, output: Path, name: str):
@@ -147,7 +169,9 @@ def _with_tokens(path: Path, stores: dict, writers: dict) -> Iterable[dict]:
                 continue
             where = {"temporal_dim": 0, "frame_shift": 1 / rate, "start": cut["start"]}
             if writers[field] is not None:
-                array = writers[field].store_array(cut["id"], store.read(cut["id"]), **where).to_dict()
+                # The key is part of a path; the id stays in the cut.
+                key = file_name(cut["id"])
+                array = writers[field].store_array(key, store.read(cut["id"]), **where).to_dict()
             else:
                 place = {"storage_type": STORAGE_TYPE, "storage_path": str(Path(directory).absolute())}
                 shape = [store.rows(cut["id"]), store.width]

@@ -8,6 +8,8 @@ Several corpora share an output when each has a `name`: then these files are `cu
 `cuts_NAME_heldout.jsonl`, `tasks_NAME.yaml`, `quarantine_NAME.jsonl` and `summary_NAME.json`.
 """
 
+import re
+import stat
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +21,14 @@ from spear.executor import run_units
 from spear.manifest.corpora import scan_corpus
 from spear.manifest.examine import examine_unit
 from spear.manifest.item import DOMAIN_OF_KIND, read_items
-from spear.manifest.scan import Entry, Scan
-from spear.manifest.splits import ResolvedTask, held_out, resolve_task
+from spear.manifest.scan import Entry, Scan, is_text
+from spear.manifest.splits import ResolvedTask, foreign_splits, held_out, resolve_task
 from spear.manifest.summary import summarise
 from spear.manifest.tasks import read_task_specs
 
 CUTS = ("cuts_speech_train", "cuts_audio_train", "cuts_heldout")
 _FILES_PER_UNIT = 128
+_MISSING = "missing file"
 logger = log.get_logger("manifests")
 
 
@@ -91,23 +94,28 @@ def make_manifests(settings: ManifestsConfig) -> dict:
     found = scan_corpus(settings.corpus, settings.raw, settings.kind, settings.name)
     logger.info("%d recordings in %s; each is decoded once", len(found.entries), settings.raw)
     present, quarantine = _present(found, Path(settings.raw))
-    missing = len(found.entries) - len(present)
+    missing = sum(item["reason"] == _MISSING for item in quarantine)
     results = _examine(settings, present, output)
+    foreign = foreign_splits(specs, present)
     usable = []
     for entry, result in zip(present, results):
-        if "reason" in result:
-            quarantine.append({"id": entry.id, "path": entry.path, "reason": result["reason"]})
+        if reason := result.get("reason") or foreign.get(entry.id):
+            quarantine.append({"id": entry.id, "path": entry.path, "reason": reason})
         else:
             usable.append((entry, result))
     fs.write_jsonl(settings.file("quarantine"), sorted(quarantine, key=lambda item: (item["id"], item["path"])))
     bad = len(quarantine) - missing
-    _refuse_bad(settings, bad, len(present) + len(found.refused), usable, quarantine)
+    _refuse_bad(settings, bad, len(found.entries) + len(found.refused) - missing, usable, quarantine)
     tasks = [resolve_task(spec, [entry for entry, _ in usable]) for spec in specs]
-    _write_cuts(settings, usable, tasks)
-    notes = _write_tasks(settings.file("tasks", ".yaml"), tasks)
-    summary = _summary(settings, found, quarantine, missing, bad, usable)
-    summary |= {"notes": notes, "raw": str(settings.raw), "corpus": settings.corpus, "spear_version": spear.__version__}
-    fs.write_json(settings.file("summary", ".json"), summary)
+    with fs.together() as place:
+        summary_place = place(settings.file("summary", ".json"))
+        cuts = {name: place(path) for name, path in settings.cuts.items()}
+        _write_cuts(settings, usable, tasks, cuts, set(foreign))
+        notes = _write_tasks(place(settings.file("tasks", ".yaml")), tasks)
+        summary = _summary(found, quarantine, missing, bad, usable, cuts)
+        notes += _notes_on_training(summary)
+        summary |= {"notes": notes, "raw": str(settings.raw), "corpus": settings.corpus}
+        fs.write_json(summary_place, summary | {"spear_version": spear.__version__})
     fraction = summary["coverage"]["usable_fraction"]
     if fraction < settings.min_coverage:
         logger.warning("only %.1f %% of the listed recordings are usable; results are of this part", 100 * fraction)
@@ -117,6 +125,15 @@ def make_manifests(settings: ManifestsConfig) -> dict:
 def _check(settings: ManifestsConfig) -> None:
     if settings.kind and settings.kind not in DOMAIN_OF_KIND:
         raise ConfigError(f"kind '{settings.kind}'", "one of " + ", ".join(DOMAIN_OF_KIND), "correct --kind")
+    if settings.name and not re.fullmatch(r"\w[\w.-]*", settings.name):
+        raise ConfigError(f"name '{settings.name}'", "letters, digits, '.', '_' and '-'", "correct --name")
+    for folder in (settings.raw, settings.output):
+        if not is_text(folder) or re.search(r"[\x00-\x1f\x7f]", folder):
+            raise ConfigError(
+                f"the folder {folder!a}",
+                "a name in UTF-8 without control characters, since manifests hold it",
+                "rename it, or give a link to it",
+            )
     if not 0 < settings.min_seconds < settings.max_seconds:
         raise ConfigError(
             f"min_seconds {settings.min_seconds} and max_seconds {settings.max_seconds}",
@@ -134,10 +151,16 @@ def _present(found: Scan, raw: Path) -> tuple[list[Entry], list[dict]]:
     quarantine = list(found.refused)
     present = []
     for entry in found.entries:
-        if (raw / entry.path).is_file():
-            present.append(entry)
+        try:
+            reason = "" if stat.S_ISREG((raw / entry.path).stat().st_mode) else "not a file"
+        except (FileNotFoundError, NotADirectoryError):
+            reason = _MISSING
+        except (OSError, ValueError) as error:  # no right to look there, a name that is too long, a NUL in it
+            reason = f"cannot be looked at: {getattr(error, 'strerror', None) or error}"
+        if reason:
+            quarantine.append({"id": entry.id, "path": entry.path, "reason": reason})
         else:
-            quarantine.append({"id": entry.id, "path": entry.path, "reason": "missing file"})
+            present.append(entry)
     return present, quarantine
 
 
@@ -192,11 +215,18 @@ def _reasons(quarantine: list[dict]) -> dict[str, int]:
 # Cuts --------------------------------------------------------------------------------------------------------------
 
 
-def _write_cuts(settings: ManifestsConfig, usable: list[tuple[Entry, dict]], tasks: list[ResolvedTask]) -> None:
+def _write_cuts(
+    settings: ManifestsConfig,
+    usable: list[tuple[Entry, dict]],
+    tasks: list[ResolvedTask],
+    places: dict[str, Path],
+    refused: set[str],
+) -> None:
+    """Writes the cuts to `places`; what was made of `refused` recordings is held out with them."""
     # lhotse takes seconds to import; the workers that decode and the readers of cuts import this module too.
     from spear.manifest.cuts import make_cuts
 
-    away = held_out(tasks, [entry for entry, _ in usable]) | {entry.id for entry, _ in usable if entry.heldout}
+    away = held_out(tasks, [entry for entry, _ in usable], refused) | {e.id for e, _ in usable if e.heldout}
     splits: dict[str, dict[str, str]] = {}
     for task in tasks:
         for item, split in task.splits.items() if not task.skipped else ():
@@ -215,7 +245,7 @@ def _write_cuts(settings: ManifestsConfig, usable: list[tuple[Entry, dict]], tas
             cut for cut in cuts if not cut["recording"].get("transforms") or cut["duration"] <= settings.max_seconds
         ]
     for name, cuts in files.items():
-        fs.write_jsonl(settings.cuts[name], cuts)
+        fs.write_jsonl(places[name], cuts)
 
 
 # Tasks and summary -------------------------------------------------------------------------------------------------
@@ -239,8 +269,20 @@ def _write_tasks(path: Path, tasks: list[ResolvedTask]) -> list[str]:
     return notes
 
 
-def _summary(settings: ManifestsConfig, found: Scan, quarantine: list, missing: int, bad: int, usable: list) -> dict:
-    items = [item for path in settings.cuts.values() for item in read_items(path)]
+def _notes_on_training(summary: dict) -> list[str]:
+    """A warning when everything is held out; given as a note, too, which the summary keeps."""
+    if any(name.startswith("train ") for name in summary["groups"]):
+        return []
+    note = (
+        f"nothing is left to train on: all {summary['coverage']['usable']} recordings are held out, by the corpus' own "
+        "parts (a name with the word dev, valid or test) or as dev and test of tasks"
+    )
+    logger.warning("%s", note)
+    return [note]
+
+
+def _summary(found: Scan, quarantine: list, missing: int, bad: int, usable: list, cuts: dict[str, Path]) -> dict:
+    items = [item for path in cuts.values() for item in read_items(path)]
     listed = len(found.entries) + len(found.refused)
     coverage = {"listed": listed, "usable": len(usable), "usable_fraction": round(len(usable) / listed, 4)}
     windowed = sum(len(result["windows"]) > 1 for _, result in usable)

@@ -1,9 +1,11 @@
 """Finding the recordings of a folder: its manifest.tsv, or simply all audio files below it. Nothing is opened here."""
 
+import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
+from spear import fs
 from spear.errors import DataError
 from spear.manifest.item import DOMAIN_OF_KIND
 
@@ -73,7 +75,8 @@ def scan(raw: str | Path, kind: str = "speech") -> Scan:
     """Lists the recordings of a folder, sorted by id.
 
     Args:
-        raw: a folder with manifest.tsv, or with audio files anywhere below it (links to files are followed).
+        raw: a folder with manifest.tsv, or with audio files anywhere below it (links to files and folders are
+            followed).
         kind: of recordings whose kind is not stated.
 
     Raises:
@@ -93,48 +96,83 @@ def scan(raw: str | Path, kind: str = "speech") -> Scan:
     return found
 
 
+def files_below(raw: Path) -> tuple[list[str], list[dict]]:
+    """Files of a folder and all below it, without hidden ones, and the folders that cannot be looked into.
+
+    Links to folders are followed, but no folder is entered twice, so that loops end and no recording has two ids; those
+    that are reached without a link come first. A link to a folder that holds `raw` is such a loop.
+
+    Returns:
+        sorted paths relative to `raw`, and {id, path, reason} of what was refused.
+    """
+    paths, refused, entered, tops = [], [], set(), [str(raw)]
+
+    def refuse(error: OSError) -> None:
+        place = os.path.relpath(error.filename, raw)
+        refused.append({"id": place, "path": place, "reason": f"folder that cannot be read: {error.strerror}"})
+
+    while tops:
+        links = []
+        for top in tops:
+            for folder, folders, names in os.walk(top, onerror=refuse):
+                if (key := os.path.realpath(folder)) in entered:
+                    folders.clear()
+                    continue
+                entered.add(key)
+                below = os.path.relpath(folder, raw)
+                paths += [name if below == "." else f"{below}/{name}" for name in names if not name.startswith(".")]
+                folders[:] = [name for name in folders if not name.startswith(".")]
+                linked = [path for name in folders if os.path.islink(path := os.path.join(folder, name))]
+                links += [path for path in linked if not _holds(path, raw)]
+        tops = sorted(links)
+    return sorted(paths), refused
+
+
+def _holds(folder: str, raw: Path) -> bool:
+    return Path(os.path.realpath(raw)).is_relative_to(os.path.realpath(folder))
+
+
 def _walk(raw: Path, kind: str) -> Scan:
-    found = Scan([], [], has_manifest=False)
+    paths, refused = files_below(raw)
+    found = Scan([], refused, has_manifest=False)
     taken: set[str] = set()
-    for folder, folders, names in os.walk(raw):
-        folders.sort()
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in sorted(names):
-            path = (Path(folder) / name).relative_to(raw).as_posix()
-            suffix = PurePosixPath(name).suffix.lower()
-            if name.startswith(".") or suffix not in READABLE | UNREADABLE:
-                found.ignored_files += 1
-                continue
-            item_id = path[: -len(suffix)]
-            item_id = path if item_id in taken else item_id  # a.wav beside a.flac
-            taken.add(item_id)
-            if suffix in UNREADABLE:
-                reason = f"format {suffix} is not read; convert it, for example: ffmpeg -i IN OUT.flac"
-                found.refused.append({"id": item_id, "path": path, "reason": reason})
-            else:
-                found.entries.append(Entry(item_id, path, kind))
+    for path in paths:
+        suffix = PurePosixPath(path).suffix.lower()
+        if suffix not in READABLE | UNREADABLE:
+            found.ignored_files += 1
+            continue
+        item_id = path[: -len(suffix)]
+        item_id = path if item_id in taken else item_id  # a.wav beside a.flac
+        taken.add(item_id)
+        if suffix in UNREADABLE:
+            reason = f"format {suffix} is not read; convert it, for example: ffmpeg -i IN OUT.flac"
+            found.refused.append({"id": item_id, "path": path, "reason": reason})
+        else:
+            found.entries.append(Entry(item_id, path, kind))
     return found
 
 
 def _read_manifest(raw: Path, kind: str) -> Scan:
     path = raw / "manifest.tsv"
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    header = lines[0].split("\t") if lines else []
+    lines = fs.iter_lines(path, escape=True)
+    _, first = next(lines, (1, ""))
+    header = first.split("\t")
     missing = [name for name in REQUIRED_COLUMNS if name not in header]
-    if missing:
+    if missing or not is_text(first):
+        wrong = f"has no column {', '.join(missing)} in its first line" if missing else "has a first line in no UTF-8"
         raise DataError(
-            f"{path} has no column {', '.join(missing)} in its first line",
-            "a tab-separated header: id path duration kind speaker text label ...",
+            f"{path} {wrong}",
+            "a tab-separated header in UTF-8: id path duration kind speaker text label ...",
             "add the header, or remove the file to take every audio file in the folder",
         )
     found = Scan([], [], has_manifest=True)
     taken: set[str] = set()
-    for number, line in enumerate(lines[1:], 2):
+    for number, line in lines:
         if not line.strip():
             continue
         values = line.split("\t")
         row = dict(zip(header, values))
-        reason = _refusal(row, len(values), len(header), taken)
+        reason = not_utf8(line) or _refusal(row, len(values), len(header), taken)
         if reason:
             found.refused.append(
                 {"id": row.get("id", ""), "path": row.get("path", ""), "reason": f"line {number}: {reason}"}
@@ -143,6 +181,23 @@ def _read_manifest(raw: Path, kind: str) -> Scan:
         taken.add(row["id"])
         found.entries.append(_entry(row, kind))
     return found
+
+
+def is_text(value: str) -> bool:
+    """Whether a text can be written as UTF-8: it has no surrogates, which stand for bytes that are no UTF-8."""
+    try:
+        value.encode()
+        return True
+    except UnicodeEncodeError:
+        return False
+
+
+def not_utf8(line: str) -> str:
+    """Why a line that `fs.iter_lines` read with escapes cannot be used; empty when it can."""
+    if is_text(line):
+        return ""
+    place = next(place for place, character in enumerate(line) if "\ud800" <= character <= "\udfff")
+    return f"not UTF-8 (byte 0x{ord(line[place]) & 0xFF:02x} at character {place + 1}); iconv -f CP1252 may convert it"
 
 
 def _refusal(row: dict[str, str], num_values: int, num_columns: int, taken: set[str]) -> str:
@@ -158,9 +213,18 @@ def _refusal(row: dict[str, str], num_values: int, num_columns: int, taken: set[
         return f"duplicate id {row['id']}"
     if os.path.isabs(row["path"]) or ".." in PurePosixPath(row["path"].replace("\\", "/")).parts:
         return "path leaves the folder"
+    if _is_no_length(row.get("duration") or "0"):
+        return f"duration '{row['duration']}' is no length"
     if row.get("kind") and row["kind"] not in DOMAIN_OF_KIND:
         return f"kind '{row['kind']}' is none of {', '.join(DOMAIN_OF_KIND)}"
     return ""
+
+
+def _is_no_length(text: str) -> bool:
+    try:
+        return not 0 <= float(text) < math.inf
+    except ValueError:
+        return False  # a note of somebody's, as in `_entry`
 
 
 def _entry(row: dict[str, str], kind: str) -> Entry:

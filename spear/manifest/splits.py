@@ -1,7 +1,9 @@
 """Dividing the recordings of every task into train, dev and test, and keeping dev and test out of pre-training."""
 
 import hashlib
+import re
 from collections import Counter, defaultdict
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +11,12 @@ from spear.manifest.scan import Entry
 from spear.manifest.tasks import TaskSpec, group_of, is_selected, target_of
 
 SPLITS = ("train", "dev", "test")
-_ALIASES = {"validation": "dev", "valid": "dev", "val": "dev", "training": "train", "testing": "test"}
+_SPLIT_OF_WORD = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("dev", "devel", "development", "valid", "validation", "val"), "dev"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
 @dataclass
@@ -34,6 +41,34 @@ class ResolvedTask:
         return sorted({self.targets[item] for item in self.splits})
 
 
+def split_of(name: str) -> str:
+    """The split that a table or column names: train, dev or test, in other spellings too; empty for anything else."""
+    return _SPLIT_OF_WORD.get(name.strip().lower(), "")
+
+
+def is_held_out(name: str) -> bool:
+    """Whether the name of a file or part says that it is for development or test.
+
+    Whole words count: dev-clean, cuts_test2.jsonl and ValidSet do; validated, latest and device1 do not.
+    """
+    return any(split_of(word) in ("dev", "test") for word in _WORDS.findall(name))
+
+
+def foreign_splits(specs: list[TaskSpec], entries: list[Entry]) -> dict[str, str]:
+    """Recordings of a task whose split, in its column, is none that we know, with the reason.
+
+    They might be anybody's test data, so they can neither take part nor be trained on.
+    """
+    reasons = {}
+    for spec in specs:
+        for entry in entries if spec.split.by == "column" else ():
+            if is_selected(entry, spec.select) and target_of(entry, spec.target) is not None:
+                group = group_of(entry, spec.split)
+                if group is not None and not split_of(group):
+                    reasons[entry.id] = f"split '{group}' of task {spec.name} is none of train, dev (valid) and test"
+    return reasons
+
+
 def resolve_task(spec: TaskSpec, entries: list[Entry]) -> ResolvedTask:
     """Divides the recordings of a task. `skipped` says why when there are too few."""
     task = ResolvedTask(spec)
@@ -55,9 +90,10 @@ def resolve_task(spec: TaskSpec, entries: list[Entry]) -> ResolvedTask:
     return task
 
 
-def held_out(tasks: list[ResolvedTask], entries: list[Entry]) -> set[str]:
-    """Ids that pre-training must not see: dev or test of some task, and mixtures of such recordings."""
-    ids = {item for task in tasks if not task.skipped for item, split in task.splits.items() if split != "train"}
+def held_out(tasks: list[ResolvedTask], entries: list[Entry], refused: Set[str] = frozenset()) -> set[str]:
+    """Ids that pre-training must not see: dev or test of some task, what was refused, and mixtures of these."""
+    ids = set(refused)
+    ids |= {item for task in tasks if not task.skipped for item, split in task.splits.items() if split != "train"}
     for entry in entries:
         if not ids.isdisjoint(entry.labels.get("sources", "").split("+")):
             ids.add(entry.id)
@@ -71,8 +107,13 @@ def _hash(*parts: str) -> str:
 def _divide(spec: TaskSpec, groups: dict[str, str], targets: dict[str, Any]) -> dict[str, str]:
     split = spec.split
     if split.by == "column":
-        named = {item: _ALIASES.get(group, group) for item, group in groups.items()}
-        return {item: name for item, name in named.items() if name in SPLITS}
+        named = {item: split_of(group) for item, group in groups.items()}
+        # Where there is a test set but no dev set beside it, "eval" is what training is watched on.
+        evaluated = {item for item, group in groups.items() if group.strip().lower().startswith("eval")}
+        others = {name for item, name in named.items() if item not in evaluated}
+        if "test" in others and "dev" not in others:
+            named |= dict.fromkeys(evaluated, "dev")
+        return {item: name for item, name in named.items() if name}
     if split.by == "random":
         return _divide_at_random(spec, list(groups), targets)
     if split.test:

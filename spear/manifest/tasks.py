@@ -5,6 +5,9 @@ names (hashes), so two labs with the same data get the same splits, and more dat
 """
 
 import re
+import signal
+import threading
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from spear.manifest.scan import Entry
 
 HEADS = ("classify", "slots", "ctc")
 METRICS = ("accuracy", "per", "wer", "cer")
+_MAX_TASKS, _REGEX_SECONDS = 1000, 1.0
 
 
 @dataclass
@@ -103,15 +107,19 @@ def read_task_specs(path: str | Path) -> list[TaskSpec]:
     """
     values = config.load_yaml(path)
     if set(values) != {"tasks"} or not isinstance(values["tasks"], list):
-        raise ConfigError(f"{path} with the keys {sorted(values)}", "one list, `tasks`", "see egs/mini/spear/conf")
+        keys = ", ".join(map(str, list(values)[:8]))[:200]
+        raise ConfigError(f"{path} with the keys {keys}", "one list, `tasks`", "see egs/mini/spear/conf")
+    if len(values["tasks"]) > _MAX_TASKS:
+        raise ConfigError(
+            f"{len(values['tasks'])} tasks in {path}", f"at most {_MAX_TASKS}", "divide them among corpora"
+        )
     specs = []
     for number, task in enumerate(values["tasks"], 1):
-        origin = f"{path}, task {task.get('name', number) if isinstance(task, dict) else number}"
+        origin = f"{path}, task {str(task.get('name', number))[:100] if isinstance(task, dict) else number}"
         specs.append(config.from_dict(TaskSpec, _lists(task), origin))
         _check(specs[-1], origin)
-    names = [spec.name for spec in specs]
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(spec.name for spec in specs).items():
+        if count > 1:
             raise ConfigError(f"two tasks named {name} in {path}", "unique names", "rename one")
     return specs
 
@@ -120,13 +128,16 @@ def _lists(task: Any) -> Any:
     """Allows `kind: speech` for `kind: [speech]`, and numbers for the strings that labels are."""
 
     def texts(value: Any) -> list[str]:
-        return [str(entry) for entry in (value if isinstance(value, list) else [value])]
+        entries = value if isinstance(value, list) else [value]
+        # Anything else than a single value is left to the check of types.
+        return [str(entry) if isinstance(entry, str | int | float) else entry for entry in entries]
 
-    task = dict(task) if isinstance(task, dict) else {"name": str(task)}
+    task = dict(task) if isinstance(task, dict) else {"name": str(task)[:100]}
     for part, keys in (("select", ("kind", "has_label", "path_prefix")), ("split", ("test", "dev"))):
         if isinstance(task.get(part), dict):
             task[part] = {key: texts(value) if key in keys else value for key, value in task[part].items()}
-    label = (task.get("select") or {}).get("label")
+    select = task.get("select")
+    label = select.get("label") if isinstance(select, dict) else None
     if isinstance(label, dict):
         task["select"]["label"] = {str(key): texts(value) for key, value in label.items()}
     return task
@@ -146,12 +157,49 @@ def _check(spec: TaskSpec, origin: str) -> None:
         problem = f"split by '{spec.split.by}' (column, random, speaker, label:KEY, id_regex or values)"
     elif spec.split.by == "values" and not spec.split.key:
         problem = "split by values without a key"
-    elif spec.split.by == "id_regex" and re.compile(spec.split.pattern or "x").groups != 1:
+    elif spec.split.by == "id_regex" and _num_groups(spec.split.pattern, origin) != 1:
         problem = f"pattern '{spec.split.pattern}' (one group in parentheses)"
     elif not (0 <= spec.split.test_fraction < 1 and 0 <= spec.split.dev_fraction < 1):
         problem = "fractions outside [0, 1)"
+    _num_groups(spec.select.id_regex, origin)
     if problem:
         raise ConfigError(f"{origin}: {problem}", "a valid task", "correct the task file")
+
+
+def _num_groups(pattern: str, origin: str) -> int:
+    try:
+        return re.compile(pattern).groups
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ConfigError(
+            f"{origin}: pattern {pattern[:100]!r} ({str(error)[:100]})", "a regular expression", "correct the task file"
+        ) from error
+
+
+def search(pattern: str, text: str) -> re.Match | None:
+    """`re.search` that gives up after a second: some patterns, such as (a+)+$, take longer than anybody's life.
+
+    Outside the main thread, where no signal can interrupt, there is no limit.
+
+    Raises:
+        ConfigError: it took too long; names the pattern.
+    """
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        return re.search(pattern, text)
+
+    def give_up(number, frame):
+        raise ConfigError(
+            f"the pattern {pattern[:100]!r} on the id '{text}' takes more than {_REGEX_SECONDS:g} s",
+            "a pattern without repetition inside repetition, such as (a+)+",
+            "write it more simply",
+        )
+
+    handler = signal.signal(signal.SIGALRM, give_up)
+    others = signal.setitimer(signal.ITIMER_REAL, _REGEX_SECONDS)
+    try:
+        return re.search(pattern, text)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *others)
+        signal.signal(signal.SIGALRM, handler)
 
 
 def is_selected(entry: Entry, select: Select) -> bool:
@@ -162,7 +210,7 @@ def is_selected(entry: Entry, select: Select) -> bool:
         and all(entry.labels.get(key) for key in select.has_label)
         and all(entry.labels.get(key) in values for key, values in select.label.items())
         and (not select.path_prefix or entry.path.startswith(tuple(select.path_prefix)))
-        and (not select.id_regex or re.search(select.id_regex, entry.id) is not None)
+        and (not select.id_regex or search(select.id_regex, entry.id) is not None)
         and not (select.single_speaker and "+" in (entry.speaker or ""))
         and (select.max_seconds is None or duration <= select.max_seconds)
     )
@@ -190,7 +238,7 @@ def group_of(entry: Entry, split: Split) -> str | None:
     if split.by == "column":
         key = split.key or "split"
     if split.by == "id_regex":
-        match = re.search(split.pattern, entry.id)
+        match = search(split.pattern, entry.id)
         return match.group(1) if match else None
     if key == "speaker":
         return entry.speaker

@@ -1,12 +1,35 @@
 """Speech corpora with transcripts beside the audio: LibriSpeech, GigaSpeech."""
 
 from pathlib import Path
+from typing import Any
 
-from spear import fs
+import msgspec
+
+from spear import fs, records
 from spear.errors import DataError
-from spear.manifest.scan import Entry, Scan
+from spear.manifest.scan import Entry, Scan, not_utf8
+from spear.records import Finite, NotNegative
 
 _HELD_OUT = ("dev", "test")
+_AGAIN = "download GigaSpeech.json again"
+
+
+class _Listing(msgspec.Struct):
+    audios: list[Any]
+
+
+class _Audio(msgspec.Struct):
+    aid: str
+    path: str
+    segments: list[Any]
+
+
+class _Segment(msgspec.Struct):
+    sid: str
+    begin_time: NotNegative
+    end_time: Finite
+    text_tn: str | None = None
+    subsets: list[str] = []
 
 
 def librispeech(raw: Path, kind: str) -> Scan:
@@ -23,9 +46,12 @@ def librispeech(raw: Path, kind: str) -> Scan:
     found = Scan([], [], has_manifest=True)
     for part in parts:
         for transcript in sorted(part.glob("*/*/*.trans.txt")):
-            for line in transcript.read_text(encoding="utf-8").splitlines():
+            for number, line in fs.iter_lines(transcript, escape=True):
                 item, _, text = line.partition(" ")
-                if item:
+                if reason := not_utf8(line):
+                    place = transcript.relative_to(raw).as_posix()
+                    found.refused.append({"id": item, "path": place, "reason": f"line {number}: {reason}"})
+                elif item:
                     path = (transcript.parent / f"{item}.flac").relative_to(raw).as_posix()
                     columns, heldout = {"part": part.name}, part.name.startswith(_HELD_OUT)
                     speaker = item.split("-")[0]
@@ -43,31 +69,38 @@ def librispeech(raw: Path, kind: str) -> Scan:
 def gigaspeech(raw: Path, kind: str) -> Scan:
     """GigaSpeech: the segments of every recording in GigaSpeech.json; those of {DEV} and {TEST} are held out.
 
+    Recordings and segments that are not of its form are refused one by one.
+
     Raises:
-        DataError: no GigaSpeech.json, or not of its form.
+        DataError: no GigaSpeech.json, or one without a list of recordings.
     """
     path = raw / "GigaSpeech.json"
     listing = fs.read_json(path)
     found = Scan([], [], has_manifest=True)
-    try:
-        for audio in listing["audios"]:
-            for segment in audio["segments"]:
-                start, end = float(segment["begin_time"]), float(segment["end_time"])
-                entry = Entry(
-                    segment["sid"],
-                    audio["path"],
+    for number, value in enumerate(records.convert(listing, _Listing, str(path), _AGAIN).audios):
+        where = f"recording {number} of {path.name}"
+        try:
+            audio = records.convert(value, _Audio, where)
+        except DataError as error:
+            found.refused.append({"id": "", "path": path.name, "reason": error.found})
+            continue
+        for value in audio.segments:
+            try:
+                segment = records.convert(value, _Segment, f"a segment of {where}")
+            except DataError as error:
+                name = value.get("sid") if isinstance(value, dict) else ""
+                found.refused.append({"id": str(name or ""), "path": audio.path, "reason": error.found})
+                continue
+            found.entries.append(
+                Entry(
+                    segment.sid,
+                    audio.path,
                     kind,
-                    duration_seconds=round(end - start, 6),
-                    text=segment.get("text_tn"),
-                    start_seconds=start,
-                    recording=audio["aid"],
-                    heldout=any(name in str(segment.get("subsets", [])) for name in ("{DEV}", "{TEST}")),
+                    duration_seconds=round(segment.end_time - segment.begin_time, 6),
+                    text=segment.text_tn,
+                    start_seconds=segment.begin_time,
+                    recording=audio.aid,
+                    heldout=any(name in ("{DEV}", "{TEST}") for name in segment.subsets),
                 )
-                found.entries.append(entry)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path} without what a segment has ({type(error).__name__}: {error})",
-            "audios with aid, path and segments of sid, begin_time, end_time",
-            "download GigaSpeech.json again",
-        ) from error
+            )
     return found

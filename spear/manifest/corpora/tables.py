@@ -6,24 +6,24 @@ What a table lists and the disk lacks is listed too, and becomes "missing file":
 import csv
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
 
+from spear import fs
 from spear.errors import DataError
-from spear.manifest.scan import READABLE, Entry, Scan, scan
+from spear.manifest.scan import READABLE, Entry, Scan, files_below, not_utf8, scan
+from spear.manifest.splits import is_held_out
 
 _YOUTUBE = re.compile(r"Y?(?P<id>[\w-]{11})(?:_(?P<start>\d+(?:\.\d+)?))?(?:_\d+(?:\.\d+)?)?")
 
 
 def _clips(raw: Path) -> dict[str, str]:
     """Path below `raw` of every audio file, by its name without suffix."""
-    clips = {}
-    for folder, folders, names in os.walk(raw, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in READABLE and not name.startswith("."):
-                clips.setdefault(stem, (Path(folder) / name).relative_to(raw).as_posix())
+    clips: dict[str, str] = {}
+    for path in files_below(raw)[0]:
+        stem, suffix = os.path.splitext(os.path.basename(path))
+        if suffix.lower() in READABLE:
+            clips.setdefault(stem, path)
     return clips
 
 
@@ -33,20 +33,57 @@ def _by_video(clips: dict[str, str]) -> dict[str, str]:
 
 
 def _tables(raw: Path, pattern: str, expected: str) -> list[Path]:
-    paths = sorted(raw.rglob(pattern))
+    paths = [raw / path for path in files_below(raw)[0] if PurePosixPath(path).match(pattern)]
     if not paths:
         names = ", ".join(sorted(path.name for path in raw.iterdir())[:6]) or "nothing"
         raise DataError(f"{raw} with {names}", expected, "put the corpus' own tables beside its audio")
     return paths
 
 
-def _rows(path: Path, delimiter: str = ",") -> Iterator[list[str]]:
-    with open(path, encoding="utf-8-sig", newline="") as handle:
-        for row in csv.reader(
-            (line for line in handle if not line.startswith("#")), delimiter=delimiter, skipinitialspace=True
-        ):
-            if row:
-                yield row
+def _rows(path: Path, found: Scan, least: int, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """(line number, row) of the rows of a table that have `least` values; others are refused.
+
+    Every line is a row, so that a quote that is never closed costs one row and not all that follow. Tables with tabs
+    have no quotes: there, they are characters of a title.
+    """
+    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+    for number, line in fs.iter_lines(path, escape=True):
+        if not line.strip() or line.startswith("#"):
+            continue
+        row, reason = [line.partition(delimiter)[0]], not_utf8(line)
+        if not reason:
+            try:
+                (row,) = csv.reader([line], delimiter=delimiter, quoting=quoting, skipinitialspace=True, strict=True)
+                reason = "" if len(row) >= least else f"{len(row)} values, {least} expected"
+            except (csv.Error, ValueError) as error:
+                reason = f"not a row of a table ({error})"
+        if reason:
+            found.refused.append({"id": row[0], "path": path.name, "reason": f"line {number}: {reason}"})
+        else:
+            yield number, row
+
+
+def _records(path: Path, found: Scan, columns: Sequence[str], delimiter: str = ",") -> Iterator[dict[str, str]]:
+    """The rows of a table with a header, by its names; more values than names are left aside.
+
+    Raises:
+        DataError: the header lacks one of `columns`.
+    """
+    rows = _rows(path, found, 1, delimiter)
+    _, header = next(rows, (0, []))
+    if missing := [name for name in columns if name not in header]:
+        raise DataError(
+            f"{path} without the column {', '.join(missing)}",
+            f"a first line with {', '.join(columns)}",
+            "copy it again",
+        )
+    least = 1 + max(header.index(name) for name in columns)
+    for number, row in rows:
+        if len(row) < least:
+            reason = f"line {number}: {len(row)} values, {least} expected"
+            found.refused.append({"id": row[0], "path": path.name, "reason": reason})
+        else:
+            yield dict(zip(header, row))
 
 
 def audioset(raw: Path, kind: str) -> Scan:
@@ -60,14 +97,11 @@ def audioset(raw: Path, kind: str) -> Scan:
     found, clips = Scan([], [], has_manifest=True), _by_video(_clips(raw))
     for path in _tables(raw, "*_segments.csv", "balanced_train_segments.csv, unbalanced_..., eval_segments.csv"):
         part = path.name.removesuffix("_segments.csv")
-        for row in _rows(path):
-            if len(row) < 4:
-                found.refused.append({"id": row[0], "path": path.name, "reason": f"{len(row)} values, 4 expected"})
-                continue
+        for _, row in _rows(path, found, 4):
             video, start, end, labels = row[:4]
             entry = Entry(f"as-{video}", clips.get(video, f"{part}/{video}"), kind, columns={"part": part})
             entry.labels = {"labels": labels, "clip": f"{start}-{end}"}
-            entry.heldout = part.startswith("eval")
+            entry.heldout = is_held_out(part)
             found.entries.append(entry)
     return found
 
@@ -80,13 +114,15 @@ def vggsound(raw: Path, kind: str) -> Scan:
     """
     found, clips = Scan([], [], has_manifest=True), _clips(raw)
     for path in _tables(raw, "vggsound*.csv", "vggsound.csv"):
-        for row in _rows(path):
-            if len(row) < 4 or not row[1].isdigit():
-                found.refused.append({"id": row[0], "path": path.name, "reason": "not id, start, label, split"})
+        for number, row in _rows(path, found, 4):
+            if not (row[1].isascii() and row[1].isdigit()):
+                found.refused.append(
+                    {"id": row[0], "path": path.name, "reason": f"line {number}: not id, start, label, split"}
+                )
                 continue
             name = f"{row[0]}_{int(row[1]):06d}"
             entry = Entry(f"vgg-{name}", clips.get(name, f"video/{name}"), kind, labels={"class": row[2]})
-            entry.heldout = row[3] == "test"
+            entry.heldout = is_held_out(row[3])
             found.entries.append(entry)
     return found
 
@@ -102,11 +138,9 @@ def fsd50k(raw: Path, kind: str) -> Scan:
         if path.stem not in ("dev", "eval"):
             continue
         folder = path.parents[1] / f"FSD50K.{path.stem}_audio"
-        header, *rows = _rows(path)
-        for values in rows:
-            row = dict(zip(header, values))
+        for row in _records(path, found, ["fname"]):
             clip = (folder / f"{row['fname']}.wav").relative_to(raw).as_posix()
-            heldout = path.stem == "eval" or row.get("split") == "val"
+            heldout = path.stem == "eval" or is_held_out(row.get("split", ""))
             labels = {"labels": row.get("labels", "")}
             found.entries.append(Entry(f"fsd-{row['fname']}", clip, kind, labels=labels, heldout=heldout))
     return found
@@ -114,14 +148,13 @@ def fsd50k(raw: Path, kind: str) -> Scan:
 
 def mtg_jamendo(raw: Path, kind: str) -> Scan:
     """MTG-Jamendo: the tracks of raw*.tsv (TRACK_ID, ARTIST_ID, ALBUM_ID, PATH, DURATION, TAGS), or all audio files."""
-    tables = sorted(raw.rglob("raw*.tsv"))
+    tables = [raw / path for path in files_below(raw)[0] if PurePosixPath(path).match("raw*.tsv")]
     if not tables:
         return scan(raw, kind)
     found, listed = Scan([], [], has_manifest=True), set()
     clips = _clips(raw)
-    for header, *rows in (list(_rows(path, "\t")) for path in tables):
-        for values in rows:
-            row = dict(zip(header, values))  # tags may go on beyond the header's last column
+    for table in tables:
+        for row in _records(table, found, ["PATH"], "\t"):  # tags may go on beyond the header's last column
             track = row["PATH"]
             if track not in listed:
                 listed.add(track)
@@ -142,9 +175,7 @@ def music4all(raw: Path, kind: str) -> Scan:
     """
     found, clips = Scan([], [], has_manifest=True), _clips(raw)
     for path in _tables(raw, "id_information.csv", "id_information.csv and audios/"):
-        header, *rows = _rows(path, "\t")
-        for values in rows:
-            row = dict(zip(header, values))
+        for row in _records(path, found, ["id"], "\t"):
             clip = clips.get(row["id"], f"audios/{row['id']}.mp3")
             found.entries.append(Entry(f"m4a-{row['id']}", clip, kind, speaker=row.get("artist")))
     return found
