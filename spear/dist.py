@@ -5,15 +5,18 @@ Without torchrun's variables there is one process and no process group, and ever
 
 import contextlib
 import datetime
+import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as torch_dist
 
-from spear.errors import ConfigError
+from spear import locks
+from spear.errors import ConfigError, SpearError
 
 
 @dataclass(frozen=True)
@@ -170,10 +173,7 @@ class FailureBoard:
     def __init__(self, world: World):
         self.world, self._store = world, None
         if torch_dist.is_initialized():
-            # An own connection: the group's may be held by a collective. Elastic restarts keep the store.
-            address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            store = torch_dist.TCPStore(*address, is_master=False, wait_for_workers=False)
-            self._store = torch_dist.PrefixStore(f"spear/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+            self._store = _launcher_store()
 
     def claim(self) -> bool:
         """True for the first rank that asks: its error is the cause, those of the others may be consequences."""
@@ -196,6 +196,73 @@ class FailureBoard:
             return self._store.get("failure").decode() if self._store.check(["failure"]) else ""
         except (RuntimeError, torch_dist.DistError) as error:
             raise ConnectionError(str(error)) from error
+
+
+@contextlib.contextmanager
+def hold(directory: str | Path, purpose: str) -> Iterator[None]:
+    """`locks.hold` for all processes of a run: rank 0 asks, and all learn of a refusal at once instead of waiting.
+
+    The processes of a run have a process group, or the store of their launcher (torchrun); through it rank 0 gives the
+    lock back last. Those that were started by hand share nothing but the disk: each holds a lock of its own.
+
+    Args:
+        directory, purpose: see `locks.hold`.
+
+    Raises:
+        LockedError: another run holds the directory; the same in every process.
+        DataError: see `locks.hold`.
+    """
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    with contextlib.ExitStack() as held:
+        if size == 1:
+            held.enter_context(locks.hold(directory, purpose))
+        elif torch_dist.is_initialized():
+            refusal = _try_to_hold(held, directory, purpose) if rank == 0 else None
+            _raise(gather_objects(refusal)[0])
+        elif os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            store = torch_dist.PrefixStore(f"hold/{os.path.abspath(directory)}", _launcher_store())
+            if rank == 0:
+                refusal = _try_to_hold(held, directory, purpose)
+                # One that fails must end, so that the launcher ends the others.
+                held.push(lambda error, *_: None if error else _wait_for_others(store, size - 1))
+                store.set("refusal", json.dumps(refusal))
+            else:
+                refusal = json.loads(store.get("refusal"))
+                held.callback(store.add, "left", 1)
+            if refusal:
+                held.pop_all()  # nobody holds anything, and nobody waits for anybody
+            _raise(refusal)
+        else:
+            held.enter_context(locks.hold(directory, purpose, name=locks.NAME + (f".rank{rank}" if rank else "")))
+        yield
+
+
+def _try_to_hold(held: contextlib.ExitStack, directory: str | Path, purpose: str) -> list[str] | None:
+    """Why the lock cannot be had, in three parts; None when it is held now."""
+    try:
+        held.enter_context(locks.hold(directory, purpose))
+    except SpearError as error:
+        return [error.found, error.expected, error.fix]
+    return None
+
+
+def _raise(refusal: list[str] | None) -> None:
+    if refusal:
+        raise locks.LockedError(*refusal)
+
+
+def _wait_for_others(store: torch_dist.Store, count: int) -> None:
+    with contextlib.suppress(RuntimeError, torch_dist.DistError):  # the launcher is gone
+        while store.add("left", 0) < count:
+            time.sleep(0.1)
+
+
+def _launcher_store() -> torch_dist.Store:
+    """The store of torchrun: an own connection, since the group's may be held by a collective."""
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = torch_dist.TCPStore(*address, is_master=False, wait_for_workers=False)
+    # Elastic restarts keep the store.
+    return torch_dist.PrefixStore(f"spear/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
 def is_broken_collective(error: Exception) -> bool:

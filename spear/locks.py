@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spear import fs, log
-from spear.errors import SpearError
+from spear.errors import DataError, SpearError
 
 NAME = ".lock"
 _BEAT_SECONDS = 10.0
@@ -33,30 +33,46 @@ class LockedError(SpearError):
 
 
 @contextlib.contextmanager
-def hold(directory: str | Path, purpose: str, watch_seconds: float = _WATCH_SECONDS) -> Iterator[None]:
+def hold(
+    directory: str | Path, purpose: str, watch_seconds: float = _WATCH_SECONDS, name: str = NAME
+) -> Iterator[None]:
     """Holds the lock of a directory inside the block; made by this process already, it is shared with it.
 
     Args:
         directory: which is made when missing.
         purpose: what the holder does, such as "spear train", for the message to others.
         watch_seconds: how long a holder on another machine is watched before it counts as dead.
+        name: of the lock file; processes that may write side by side have different ones.
 
     Raises:
         LockedError: another process holds it; says which, since when, and what to do.
+        DataError: the directory cannot be made or written to.
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    place = directory.resolve()
+    place = Path(directory).resolve()
     if place in _held:
         yield
         return
-    _held[place] = lock = _Lock(place / NAME, purpose)
+    _held[place] = lock = _Lock(place / name, purpose)
     try:
-        lock.take(watch_seconds)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            lock.take(watch_seconds)
+        except OSError as error:
+            raise DataError(
+                f"{directory} cannot be written to ({error.strerror or error}; {_free(place)} free)",
+                "a directory that may be written to, with room",
+                "correct the rights, free space, or give another directory",
+            ) from error
         yield
     finally:
         _held.pop(place, None)
         lock.release()
+
+
+def _free(place: Path) -> str:
+    with contextlib.suppress(OSError):
+        return fs.human_bytes(fs.free_bytes(place))
+    return "nothing known to be"
 
 
 class _Lock:
@@ -100,7 +116,7 @@ class _Lock:
 
     def _link(self) -> bool:
         """Makes the lock file, whole, unless there is one."""
-        mine = self.path.with_name(f"{NAME}.{self.content['token']}")
+        mine = self.path.with_name(f"{self.path.name}.{self.content['token']}")
         try:
             mine.write_text(json.dumps(self.content), encoding="utf-8")
             try:
@@ -155,7 +171,7 @@ class _Lock:
 
     def _take_away(self, holder: dict) -> None:
         """Removes a dead holder's lock; of several that try, one does, and a living holder's lock is put back."""
-        away = self.path.with_name(f"{NAME}.stale.{self.content['token']}")
+        away = self.path.with_name(f"{self.path.name}.stale.{self.content['token']}")
         with contextlib.suppress(FileNotFoundError):
             os.rename(self.path, away)
             try:

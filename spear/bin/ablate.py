@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spear import config, fs, log
+from spear import config, fs, locks, log
 from spear.errors import ConfigError, SpearError
 from spear.executor import run_units
 
@@ -101,20 +101,21 @@ def main(argv: list[str] | None = None) -> int:
     settings = config.parse(AblateConfig, argv, description=__doc__)
     log.setup()
     units = plan(settings)
-    done_dir = Path(settings.exp_dir) / "done"
-    run_units(train, units, done_dir, num_jobs=settings.num_jobs, label="trainings")
-    groups: dict[str, dict[int, str]] = {}
-    for unit in units:
-        groups.setdefault(unit["variant"], {})[unit["seed"]] = unit["exp_dir"]
-    words = " ".join(sys.argv[1:] if argv is None else argv)
-    runs = evaluate_checkpoints(
-        groups,
-        settings.data_dir,
-        settings.exp_dir,
-        settings.tasks or None,
-        DecodeConfig(num_jobs=settings.num_jobs),
-        f"spear ablate {words}".replace("ablate ablate", "ablate"),
-    )
+    with locks.hold(settings.exp_dir, "spear ablate"):
+        done_dir = Path(settings.exp_dir) / "done"
+        run_units(train, units, done_dir, num_jobs=settings.num_jobs, label="trainings")
+        groups: dict[str, dict[int, str]] = {}
+        for unit in units:
+            groups.setdefault(unit["variant"], {})[unit["seed"]] = unit["exp_dir"]
+        words = " ".join(sys.argv[1:] if argv is None else argv)
+        runs = evaluate_checkpoints(
+            groups,
+            settings.data_dir,
+            settings.exp_dir,
+            settings.tasks or None,
+            DecodeConfig(num_jobs=settings.num_jobs),
+            f"spear ablate {words}".replace("ablate ablate", "ablate"),
+        )
     table = ablation_table(runs)
     fs.write_text(Path(settings.exp_dir) / "ablation.md", table + "\n")
     print(table)

@@ -66,7 +66,7 @@ def recipe(task: str, script: str, argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, tasks: list[str], command: str) -> int:
-    from spear import log
+    from spear import locks, log
     from spear.evaluate.results import terminal_table
     from spear.evaluate.run import DecodeConfig, decode
 
@@ -83,7 +83,8 @@ def _run(arguments: argparse.Namespace, tasks: list[str], command: str) -> int:
         force=arguments.force,
     )
     upstreams = arguments.upstream or default_upstreams(arguments.exp_dir)
-    runs = decode(tasks, upstreams, arguments.data_dir, arguments.exp_dir, config, command)
+    with locks.hold(arguments.exp_dir / "decode", "spear decode"):  # a training may go on beside it
+        runs = decode(tasks, upstreams, arguments.data_dir, arguments.exp_dir, config, command)
     # A folder of recordings without labels is pre-trained on like any other; there is just nothing to score.
     print(terminal_table(runs) if runs else f"{arguments.data_dir} has no task to score; see --tasks of prepare.sh")
     return 0

@@ -10,7 +10,7 @@ makes a directory of lhotse Shar for each cuts file. `--quantizers DIR` also wri
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spear import config, log
+from spear import config, locks, log
 from spear.errors import ConfigError
 from spear.quantize import load_quantizer
 from spear.quantize.store import save_authors_file
@@ -61,7 +61,9 @@ def main(argv: list[str] | None = None) -> int:
         streams[label] = (tokens / stream, open_stream(tokens / stream)[1].frame_rate_hz)
     from spear.manifest.exchange import write_cuts  # imports lhotse
 
-    counts = write_cuts([Path(path) for path in settings.cuts], streams, output, settings.format, settings.audio)
+    cuts = [Path(path) for path in settings.cuts]
+    with locks.hold(output, "spear export-tokens"):
+        counts = write_cuts(cuts, streams, output, settings.format, settings.audio)
     for name, count in counts.items():
         print(f"{output / name}: {count} cuts with {', '.join(streams)}")
     if settings.quantizers:

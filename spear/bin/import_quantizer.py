@@ -8,7 +8,7 @@ The file is the authors' ({"quantizer", "mean", "std"} by torch.save) or one of 
 
 from dataclasses import dataclass
 
-from spear import config, log
+from spear import config, locks, log
 from spear.errors import CardError, ConfigError
 from spear.quantize import load_quantizer, save_quantizer
 from spear.teachers import load_teacher
@@ -43,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
             f"dim {teacher.dim} of {settings.teacher}",
             "give the teacher that it was trained with",
         )
-    card = save_quantizer(settings.output, trained.quantizer, trained.mean, trained.std, teacher.fingerprint())
+    with locks.hold(settings.output, "spear import-quantizer"):
+        card = save_quantizer(settings.output, trained.quantizer, trained.mean, trained.std, teacher.fingerprint())
     print(
         f"{settings.output}: {card['num_codebooks']} codebooks of {card['codebook_size']}, dim {card['dim']}, "
         f"{'normalised' if card['normalise'] else 'not normalised'}, content {card['content_sha256'][:16]}"

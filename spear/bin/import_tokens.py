@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from spear import config, log
+from spear import config, locks, log
 from spear.errors import ConfigError
 from spear.quantize import load_quantizer
 from spear.teachers import TeacherSpec, identity_of, load_teacher
@@ -59,7 +59,8 @@ def main(argv: list[str] | None = None) -> int:
         teacher = identity_of(spec.name, spec.layer, int(trained.card["dim"]))
     card = imported_card(output.name, teacher, trained.card, settings.domains)
     source = Path(settings.cuts)
-    report = import_tokens(read_arrays(source, settings.field), card, output, source.name.split(".")[0])
+    with locks.hold(output, "spear import-tokens"):
+        report = import_tokens(read_arrays(source, settings.field), card, output, source.name.split(".")[0])
     print(
         f"{output}: {report.cuts} cuts, {report.rows} rows of {card.num_codebooks} bytes; "
         f"{len(report.quarantined)} cuts left out; now run spear verify-tokens"

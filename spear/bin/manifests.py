@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from spear import config, log
+from spear import config, locks, log
 from spear.manifest import ManifestsConfig, format_summary, make_manifests
 
 
@@ -10,7 +10,9 @@ def main(argv: list[str] | None = None) -> int:
     """Parses the arguments, makes the manifests, prints the summary."""
     settings = config.parse(ManifestsConfig, argv, description=__doc__)
     log.setup()
-    summary = make_manifests(settings)
+    # Corpora of different names may be prepared side by side in one folder: they share no file.
+    with locks.hold(Path(settings.output) / ".done" / settings.name, "spear manifests"):
+        summary = make_manifests(settings)
     print(format_summary(summary))
     if summary["quarantine"]:
         print(f"see {Path(settings.output) / 'quarantine.jsonl'}")

@@ -85,7 +85,7 @@ def recipe(tasks: str, script: str, protocol: str = "superb", argv: list[str] | 
 
 
 def _run(arguments: argparse.Namespace, command: str) -> int:
-    from spear import log
+    from spear import locks, log
     from spear.evaluate.superb.page import terminal_text, write_section, write_superb_page
     from spear.evaluate.superb.run import SuperbConfig, superb
 
@@ -105,7 +105,8 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
         force=arguments.force,
     )
     upstreams = arguments.upstream or default_upstreams(arguments.student_dir or arguments.exp_dir)
-    runs = superb(arguments.tasks.split(","), upstreams, arguments.data_dir, arguments.exp_dir, config, command)
+    with locks.hold(arguments.exp_dir / "superb", "spear superb"):
+        runs = superb(arguments.tasks.split(","), upstreams, arguments.data_dir, arguments.exp_dir, config, command)
     print(terminal_text(runs))
     page = write_superb_page(runs, arguments.page or arguments.exp_dir / "superb.html")
     print(f"page: {page}")

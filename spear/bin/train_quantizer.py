@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spear import config, dist, fs, log
+from spear import config, dist, fs, locks, log
 from spear.errors import CardError, ConfigError, SpearError
 from spear.memory import keep_freed_memory
 from spear.quantize import (
@@ -94,7 +94,8 @@ def main(argv: list[str] | None = None) -> int:
         flush=True,
     )
     if not settings.dry_run:
-        _train(settings, store, device, inputs)
+        with locks.hold(output, "spear train-quantizer"):
+            _train(settings, store, device, inputs)
     return 0
 
 

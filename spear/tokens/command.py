@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from spear import dist
 from spear.errors import ConfigError
 from spear.fs import human_bytes
 from spear.log import get_logger, human_seconds
@@ -135,6 +136,14 @@ def run(config: ExtractionConfig, units: Sequence[Unit], streams: Sequence[Strea
     if config.dry_run:
         return None
     cost.require_space(output)
+    with contextlib.ExitStack() as held:
+        for stream in streams:  # other streams may be made beside these
+            held.enter_context(dist.hold(stream.directory, f"the extraction of {what}"))
+        return _extract(config, units, streams, what)
+
+
+def _extract(config: ExtractionConfig, units: Sequence[Unit], streams: Sequence[Stream], what: str) -> ExtractReport:
+    (rank, world_size), output = process(), Path(config.output)
     for stream in streams:
         stream.prepare(config.overwrite)
     if removed := remove_stale(units, streams):

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None, recipe_dir: str | Path | None = None) ->
                 setattr(config, name, str(Path(recipe_dir) / getattr(config, name)))
     world = dist.start(config.device, config.timeout_minutes)
     logs = Path(config.exp_dir) / "logs"
-    log.setup(None if modes else logs / "train.log", world.rank)
+    log.setup(rank=world.rank)
     watch = Watch(world, logs, config.timeout_minutes * 30).start()
     code = 0
     try:
@@ -61,7 +61,9 @@ def main(argv: list[str] | None = None, recipe_dir: str | Path | None = None) ->
             if world.is_main:
                 print(found.table(config.exp_dir))
         else:
-            Trainer(config, world, watch).run()
+            with dist.hold(config.exp_dir, "spear train"):
+                log.setup(logs / "train.log", world.rank)  # held by another run, nothing of it is touched
+                Trainer(config, world, watch).run()
     except Stopped as reason:
         log.get_logger(__name__).warning("stopped by %s; saved; run the same command to go on", reason)
         code = EXIT_CODE
