@@ -1,10 +1,12 @@
 """Weighted corpora: from manifests and token streams to one table of cuts that can be trained on."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from spear import fs
 from spear.data.cuts import DOMAINS, SAMPLE_RATE_HZ, Columns, CutTable
 from spear.data.index import read_columns
 from spear.data.streams import StreamConfig, TokenStream
@@ -169,14 +171,18 @@ def _item_weights(config: SourceConfig, columns: Columns, rows: np.ndarray) -> n
 
 def _read_item_weights(config: SourceConfig) -> dict[str, float]:
     weights = {}
-    for number, line in enumerate(Path(config.item_weights).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in fs.iter_lines(config.item_weights):
         item_id, _, value = line.partition("\t")
         try:
-            weights[item_id] = float(value)
-        except ValueError as error:
+            weights[item_id] = weight = float(value)
+        except ValueError:
+            weight = math.nan
+        if not 0 <= weight < math.inf:
             raise DataError(
-                f"line {number} of {config.item_weights}: {line!r}", "an id, a tab and a number", "correct the line"
-            ) from error
+                f"line {number} of {config.item_weights}: {line[:200]!r}",
+                "an id, a tab and a number that is not negative",
+                "correct the line",
+            )
     return weights
 
 

@@ -77,10 +77,10 @@ def read_training(path: str | Path) -> list[dict]:
     import json
 
     rows = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for _, line in fs.iter_lines(path, escape=True):
         try:
             rows.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return [row for row in rows if isinstance(row, dict) and "step" in row]
 

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 import statistics
 import tempfile
 import time
@@ -90,7 +89,7 @@ def estimate(config: TrainConfig, world: dist.World) -> Estimate:
 
 def _reckon(config: TrainConfig, trainer: Trainer, folder: Path, total: float, peak: int) -> Estimate:
     """From what the trial left in `folder`, and its `total` seconds, to the whole run."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = fs.read_jsonl(folder / "metrics.jsonl")
     ends = [row["seconds"] for row in rows if "lr" in row]
     measured = [later - earlier for earlier, later in zip(ends, ends[1:])][_UNMEASURED - 1 :] or ends
     per_step = statistics.mean(measured)

@@ -142,10 +142,11 @@ def _drop_rows_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for _, line in fs.iter_lines(path, escape=True):
         try:
+            line.encode()  # of a damaged file, too, the good lines stay
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     fs.write_text(path, "".join(line + "\n" for line in kept))
