@@ -9,6 +9,7 @@ run for a day as its default. jsonargparse checks and converts the values.
 import dataclasses
 import difflib
 import enum
+import os
 import re
 import sys
 import textwrap
@@ -368,6 +369,8 @@ def _from_text(hints: list, text: str) -> Any:
     if text in ("null", "None") and type(None) in hints:
         return None
     if lists and str not in hints and not text.lstrip().startswith(("[", "{")):
+        if os.path.exists(text):
+            return [text]  # a path with a comma, not two paths
         return [piece.strip() for piece in text.split(",") if piece.strip()]  # icefall writes lists as 1,2,3
     if (lists and str not in hints) or _dataclasses(hints) or _is_dict(hints):
         return parse_yaml(text, f"'{_clipped(text)}' on {COMMAND_LINE}")

@@ -173,7 +173,7 @@ def load_upstream(spec: str, device: str = "cpu", seed: int = 0) -> Upstream:
         CheckpointError: no such checkpoint.
     """
     name, equals, rest = spec.partition("=")
-    if equals and re.fullmatch(r"[\w.+-]+", name):
+    if equals and re.fullmatch(r"[\w.+-]+", name) and not Path(spec).exists():  # a folder may be called a=b
         spec = rest
     else:
         name = default_name(spec)

@@ -4,6 +4,7 @@ Reported as: an export of tokens wrote to ../../.. and to absolute places, which
 """
 
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import miniatures
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from lhotse import CutSet
 
-from spear import fs
+from spear import config, fs
+from spear.errors import CheckpointError
+from spear.evaluate.upstream import load_upstream
 from spear.manifest.exchange import write_cuts
 from spear.shards import ShardWriter
 
@@ -66,3 +69,24 @@ def test_tar_files_hold_harmless_names_only(place, caplog):
     for item, cut in cuts.items():
         np.testing.assert_array_equal(cut.load_custom("codes"), tokens[item])
     assert sum("left out" in record.message for record in caplog.records) == len(HOSTILE)
+
+
+def test_folders_with_commas_and_equals_signs_are_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a=b/c,d").mkdir(parents=True)
+    Path("a=b/c,d/cuts.jsonl").touch()
+    assert config.parse(FeaturesOf, ["--cuts", "a=b/c,d/cuts.jsonl"]).cuts == ["a=b/c,d/cuts.jsonl"]
+    assert config.parse(FeaturesOf, ["--cuts", "one,two"]).cuts == ["one", "two"]
+    with pytest.raises(CheckpointError, match="a=b/c,d"):  # which holds no encoder; not: no b/c,d
+        load_upstream("a=b/c,d")
+
+
+@dataclass
+class FeaturesOf:
+    """Settings of a test.
+
+    Attributes:
+        cuts: files.
+    """
+
+    cuts: list[str] = field(default_factory=list)
