@@ -73,6 +73,7 @@ class _Cut(NamedTuple):
     num_samples: int
     domain: str
     speed: float = 1.0
+    channel: int | None = None
 
 
 class _Time(NamedTuple):

@@ -38,8 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     settings.check()
     if not settings.teacher:
         raise ConfigError("no teacher", "--teacher KIND:PATH@LAYER", "see --help for an example")
+    refused: list[dict] = []
     try:
-        files = read_cuts(settings.cuts)
+        files = read_cuts(settings.cuts, refused)
         teacher = load_teacher(settings.teacher, device=dist.choose_device(settings.device))
         items = sample_items(files, settings.max_frames, teacher, settings.seed)
     except SpearError as error:
@@ -52,5 +53,6 @@ def main(argv: list[str] | None = None) -> int:
         raise
     stream = embedding_stream(teacher, Path(settings.output), settings.max_frames, settings.seed)
     units = plan_units({"sample": items}, settings.unit_seconds)
-    command.run(settings, units, [stream], f"{len(items)} cuts of at most {settings.max_frames} frames")
+    what = f"{len(items)} cuts of at most {settings.max_frames} frames"
+    command.run(settings, units, [stream], what, refused)
     return 0

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spear import config, locks, log
-from spear.errors import ConfigError
+from spear.errors import ConfigError, DataError
 from spear.quantize import load_quantizer
 from spear.quantize.store import save_authors_file
 from spear.tokens import command, open_stream
@@ -53,11 +53,15 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError(f"format '{settings.format}'", "one of " + ", ".join(FORMATS), "correct --format")
     tokens, output = Path(settings.tokens), Path(settings.output)
     names = sorted(path.name for path in tokens.iterdir() if (path / "card.json").exists()) if tokens.is_dir() else []
+    if not names:
+        raise DataError(
+            f"no stream of tokens in {tokens}", "directories with card.json, one for each stream", "correct --tokens"
+        )
     fields = settings.fields or {f"{name}_codebook_indexes": name for name in names}
     streams = {}
     for label, stream in fields.items():
         if stream not in names:
-            raise ConfigError(f"stream '{stream}'", f"one of {', '.join(names) or 'none'}", f"look into {tokens}")
+            raise ConfigError(f"stream '{stream}'", f"one of {', '.join(names)}", f"look into {tokens}")
         streams[label] = (tokens / stream, open_stream(tokens / stream)[1].frame_rate_hz)
     from spear.manifest.exchange import write_cuts  # imports lhotse
 

@@ -56,8 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     if not parsed:
         raise ConfigError("no stream", "--stream NAME=TEACHER,QUANTIZER_DIR", "see --help for an example")
+    refused: list[dict] = []
     try:
-        units = plan_units(read_cuts(settings.cuts), settings.unit_seconds)
+        units = plan_units(read_cuts(settings.cuts, refused), settings.unit_seconds)
         search = {"refine_passes": settings.refine_passes, "beam": settings.beam}
         if settings.bfloat16_search:
             search["bfloat16"] = True
@@ -67,5 +68,5 @@ def main(argv: list[str] | None = None) -> int:
             print(f"would extract {', '.join(settings.streams)} to {settings.output}; no estimate yet: {error.found}")
             return 0
         raise
-    command.run(settings, units, streams, f"tokens {', '.join(stream.name for stream in streams)}")
+    command.run(settings, units, streams, f"tokens {', '.join(stream.name for stream in streams)}", refused)
     return 0

@@ -1,7 +1,6 @@
 """Tables of cuts in a few NumPy arrays: workers share them, and ten million cuts are no ten million objects."""
 
 import os
-import re
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,18 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
+from spear.manifest.item import original_id
 from spear.seeds import derive
 from spear.shards import id_key
 
 SAMPLE_RATE_HZ = 16000
 DOMAINS = ("speech", "audio")
 NUM_DRAWS = 10_000
-_SPEED_SUFFIX = re.compile(r"_sp[\d.]+$")
 
 
 @dataclass(frozen=True)
 class Cut:
-    """One row of the table: a stretch of a recording. `domain` is one of `DOMAINS`, `speed` that of `load_audio`."""
+    """One row of the table: a stretch of a recording. `domain` is one of `DOMAINS`, `speed` and `channel` are those of
+    `load_audio`."""
 
     id: str
     path: Path
@@ -29,6 +29,7 @@ class Cut:
     domain: str
     source: int
     speed: float = 1.0
+    channel: int | None = None
 
     @property
     def num_samples(self) -> int:
@@ -40,12 +41,14 @@ class Columns:
     """All cuts of one manifest, by row.
 
     Args:
-        items: `spear.manifest.Item` or anything with id, path, start_seconds, duration_seconds and domain; and speed,
-            where it is not 1.
+        items: `spear.manifest.Item` or anything with id, path, start_seconds, duration_seconds and domain; and
+            speed and channel, where they are not 1 and None.
 
-    Attributes (all of them arrays, which may be memory-mapped):
+    Attributes (all but the first of them arrays, which may be memory-mapped):
+        refused: {id, path, reason} of what the manifest has besides these cuts, where it was read from one.
         duration: seconds.
         speed: see `spear.audio.load_audio`.
+        channel: see there; -1 for None.
         domain: index into `DOMAINS`.
         key: `spear.shards.id_key` of the id; two ids with the same one are not to be expected.
         draw: 0 to `NUM_DRAWS` - 1, from the id alone: not from the seed, the order or other cuts. A copy at another
@@ -53,11 +56,11 @@ class Columns:
     """
 
     ARRAYS = ("ids", "id_offsets", "folders", "folder_offsets", "names", "name_offsets")
-    ARRAYS += ("folder", "start", "duration", "speed", "domain", "key", "draw")
+    ARRAYS += ("folder", "start", "duration", "speed", "domain", "key", "draw", "channel")
 
     def __init__(self, items: Iterable):
         ids, names, folders, offsets = bytearray(), bytearray(), {}, [array("q", [0]), array("q", [0])]
-        columns = [array(code) for code in "idddBQH"]
+        columns = [array(code) for code in "idddBQHh"]
         for item in items:
             # Recordings lie in few folders: those are stored once.
             folder, name = os.path.split(item.path)
@@ -67,8 +70,10 @@ class Columns:
             offsets[1].append(len(names))
             values = [folders.setdefault(folder, len(folders)), item.start_seconds, item.duration_seconds]
             speed = getattr(item, "speed", 1.0)
-            original = item.id if speed == 1 else _SPEED_SUFFIX.sub("", item.id)
+            original = item.id if speed == 1 else original_id(item.id)
             values += [speed, DOMAINS.index(item.domain), id_key(item.id), derive(0, "valid", original) % NUM_DRAWS]
+            channel = getattr(item, "channel", None)
+            values.append(-1 if channel is None else channel)
             for column, value in zip(columns, values):
                 column.append(value)
         encoded = [_bytes(folder) for folder in folders]
@@ -77,7 +82,8 @@ class Columns:
         self.folders = _array(b"".join(encoded))
         self.folder_offsets = np.asarray([0, *np.cumsum([len(folder) for folder in encoded])], dtype=np.int64)
         self.folder, self.start, self.duration, self.speed, *rest = map(np.asarray, columns)
-        self.domain, self.key, self.draw = rest
+        self.domain, self.key, self.draw, self.channel = rest
+        self.refused: list[dict] = []
 
     def __len__(self) -> int:
         return len(self.duration)
@@ -147,6 +153,7 @@ class CutTable:
     def __getitem__(self, index: int) -> Cut:
         source, row = int(self._source[index]), int(self._row[index])
         columns = self._columns[source]
+        channel = int(columns.channel[row])
         return Cut(
             id=columns.id(row),
             path=columns.path(row),
@@ -155,6 +162,7 @@ class CutTable:
             domain=DOMAINS[self._domain[index]],
             source=source,
             speed=float(columns.speed[row]),
+            channel=None if channel < 0 else channel,
         )
 
     @property

@@ -1,8 +1,8 @@
 """Large manifests are parsed once: their columns are kept beside them and memory-mapped from then on.
 
-`.cuts.jsonl.index/` beside `cuts.jsonl` holds the arrays of `spear.data.cuts.Columns` and, in `index.json`, what the
-manifest was like when it was parsed. It is made anew when that has changed, and may be deleted at any time, as may the
-empty `.cuts.jsonl.index.lock`.
+`.cuts.jsonl.index/` beside `cuts.jsonl` holds the arrays of `spear.data.cuts.Columns`, the cuts that cannot be used
+(`refused.json`) and, in `index.json`, what the manifest was like when it was parsed. It is made anew when that has
+changed, and may be deleted at any time, as may the empty `.cuts.jsonl.index.lock`.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from spear.errors import DataError
 from spear.log import get_logger
 
 logger = get_logger(__name__)
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # Smaller manifests are parsed in less than half a second.
 SMALLEST_BYTES = 4_000_000
 _END_BYTES = 65536
@@ -28,7 +28,7 @@ def read_columns(path: str | Path) -> Columns:
     """The cuts of a manifest; see `spear.manifest.iter_items` for its form.
 
     Raises:
-        DataError: a line is not a cut.
+        DataError: a line is not JSON, or no line is a cut that can be used.
     """
     path = Path(path).absolute()
     if path.stat().st_size < SMALLEST_BYTES:
@@ -58,7 +58,11 @@ def _load(directory: Path, wanted: dict, quiet: bool = False) -> Columns | None:
     """The columns of an index made from what is wanted, None where there is none."""
     try:
         if (directory / "index.json").exists() and fs.read_json(directory / "index.json") == wanted:
-            return Columns.load(directory)
+            columns = Columns.load(directory)
+            columns.refused = fs.read_json(directory / "refused.json")
+            if columns.refused:
+                logger.warning("%s: %d cuts are left out, see %s", wanted["manifest"], len(columns.refused), directory)
+            return columns
     except (OSError, EOFError, ValueError, DataError) as error:
         if not quiet:
             logger.warning("the index %s cannot be used and is made again: %s", directory, error)
@@ -68,7 +72,10 @@ def _load(directory: Path, wanted: dict, quiet: bool = False) -> Columns | None:
 def _parse(path: Path) -> Columns:
     from spear.manifest import iter_items  # imports lhotse, which takes seconds; only where it is needed
 
-    return Columns(iter_items(path))
+    refused: list[dict] = []
+    columns = Columns(iter_items(path, refused))
+    columns.refused = refused
+    return columns
 
 
 def _identity(path: Path) -> dict:
@@ -92,6 +99,7 @@ def _write(columns: Columns, directory: Path, identity: dict) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=f"{directory.name}.", suffix=".tmp", dir=directory.parent))
     try:
         columns.save(temporary)
+        fs.write_json(temporary / "refused.json", columns.refused)
         fs.write_json(temporary / "index.json", identity)
         temporary.chmod(directory.parent.stat().st_mode & 0o777)
         shutil.rmtree(directory, ignore_errors=True)

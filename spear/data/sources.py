@@ -118,6 +118,8 @@ def load_sources(
         weights.append(config.weight * _item_weights(config, columns[number], rows[number]))
         seconds = {reason: columns[number].duration[candidates[places]] for reason, places in dropped.items()}
         summary[config.name] = _report(config.name, columns[number].duration[rows[number]], seconds, limits)
+        if columns[number].refused:  # said when the manifest was read
+            summary[config.name]["refused"] = len(columns[number].refused)
         if require_every_source and dropped and not len(rows[number]):
             raise DataError(
                 f"no usable cut in source '{config.name}': " + ", ".join(f"{len(d)} {r}" for r, d in dropped.items()),

@@ -57,6 +57,8 @@ def item_key(item: Item) -> str:
     """The item's id with a hash of where its audio is cut from, how large its file is and how an excerpt is changed."""
     size = item.path.stat().st_size if item.path.exists() else -1
     changes = [item.gain_db, item.kept] if isinstance(item, Excerpt) else []
+    changes += [] if item.channel is None else ["channel", item.channel]
+    changes += [] if item.speed == 1 else ["speed", item.speed]
     return f"{item.id}@{fs.sha256_json([size, item.start_seconds, item.num_samples, *changes])[:12]}"
 
 
@@ -239,9 +241,9 @@ def read_wave(item: Item, sample_rate: int) -> np.ndarray:
 
     changed = isinstance(item, Excerpt)
     if changed and item.kept:
-        return item.change(load_audio(item.path, sample_rate), sample_rate)
+        return item.change(load_audio(item.path, sample_rate, channel=item.channel), sample_rate)
     duration = item.duration_seconds if item.start_seconds or item.duration_seconds else None
-    wave = load_audio(item.path, sample_rate, item.start_seconds, duration, item.speed)
+    wave = load_audio(item.path, sample_rate, item.start_seconds, duration, item.speed, item.channel)
     return item.change(wave, sample_rate) if changed else wave
 
 

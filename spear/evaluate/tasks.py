@@ -14,7 +14,7 @@ from spear import fs
 from spear.errors import ConfigError, DataError
 from spear.evaluate.metrics import DECODE_METRICS
 from spear.evaluate.units import normalise_text
-from spear.manifest import Item, read_items
+from spear.manifest import Item, manifest_files, read_items
 
 SPLITS = ("train", "dev", "test")
 HEADS = ("classify", "slots", "ctc")
@@ -119,7 +119,7 @@ def read_all_items(data_dir: str | Path) -> list[Item]:
     Raises:
         DataError: there is no such file.
     """
-    paths = sorted((Path(data_dir) / "manifests").glob("cuts_*.jsonl*"))
+    paths = manifest_files(Path(data_dir) / "manifests")
     if not paths:
         raise DataError(f"no cuts in {Path(data_dir) / 'manifests'}", "cuts_*.jsonl", "run ./prepare.sh --stage 1")
     items = {item.id: item for path in paths for item in read_items(path)}

@@ -13,7 +13,8 @@ def make_cuts(
 ) -> list[dict]:
     """The lhotse cuts of a recording, one per window, each followed by copies of it at other speeds.
 
-    Text and phones are of the whole: windows do not have them. Copies belong to no task.
+    Recordings of several channels become MultiCuts, which stand for the mean, where none of the channels is named. Text
+    and phones are of the whole: windows do not have them. Copies belong to no task.
     """
     rate, channels = result["sample_rate_hz"], list(range(result["num_channels"]))
     recording = Recording(
@@ -24,11 +25,13 @@ def make_cuts(
         duration=result["num_samples"] / rate,
         channel_ids=channels,
     )
+    if entry.speed != 1:
+        recording = recording.perturb_speed(entry.speed, affix_id=False)
     # Of the item, which may be a segment: text and phones belong to all of it.
     whole = len(result["windows"]) == 1 and not result["silent_windows"]
     custom = {"kind": entry.kind, "domain": DOMAIN_OF_KIND[entry.kind], "split": split, "task_splits": task_splits}
     labels = {"labels": entry.labels, **({"phones": entry.phones} if whole and entry.phones else {})}
-    channel = channels if len(channels) > 1 else 0
+    channel = entry.channel if entry.channel is not None else channels if len(channels) > 1 else 0
     cuts = []
     for number, (start, count) in enumerate(result["windows"]):
         cut_id = entry.id if whole else f"{entry.id}-w{number:04d}"
@@ -42,7 +45,7 @@ def make_cuts(
             speaker=entry.speaker,
             custom=labels,
         )
-        kind = MultiCut if len(channels) > 1 else MonoCut
+        kind = MultiCut if isinstance(channel, list) else MonoCut
         cut = kind(
             id=cut_id,
             start=start / rate,

@@ -14,7 +14,9 @@ _LOST_FRACTION, _LOST_SECONDS = 0.02, 0.1  # a recording shorter than declared b
 def examine_unit(unit: dict) -> dict:
     """Examines the recordings of a unit of work {root, min_seconds, max_seconds, decode, files}.
 
-    A file is {id, path, declared} or, for a segment of one, {id, path, declared, start}; `decode` false reads headers
+    A file is {id, path, declared} or, for a segment of one, {id, path, declared, start}, and may have `channel` and
+    `speed`: windows are then of what is heard, at the file's rate. A segment without `declared` lasts to the end;
+    `decode` false reads headers
     only, and what is damaged shows when it is first used.
 
     Returns:
@@ -30,12 +32,14 @@ def _examine(root: Path, file: dict, limits: dict) -> dict:
         if path.stat().st_size == 0:
             return {"id": file["id"], "reason": "empty file"}
         info = probe(path)
+        if file.get("channel", 0) >= info.num_channels:
+            return {"id": file["id"], "reason": f"no channel {file['channel']}: the file has {info.num_channels}"}
         begin, count, reason = _extent(info, file, limits)
         if reason:
             return {"id": file["id"], "reason": reason}
         windows, silent = [], 0
         for start, length in split_windows(count, info.sample_rate_hz, limits["max_seconds"]):
-            if limits.get("decode", True) and _is_silent(path, info.sample_rate_hz, begin + start, length):
+            if limits.get("decode", True) and _is_silent(path, info.sample_rate_hz, begin + start, length, file):
                 silent += 1
             else:
                 windows.append([begin + start, length])
@@ -55,13 +59,16 @@ def _examine(root: Path, file: dict, limits: dict) -> dict:
 
 def _extent(info, file: dict, limits: dict) -> tuple[int, int, str]:
     """First sample and number of samples of a recording or segment, or the reason why it cannot be used."""
-    declared = file["declared"] or 0.0
+    declared, speed = file["declared"] or 0.0, file.get("speed", 1.0)
+    heard = info.num_samples if speed == 1 else round(info.num_samples / speed)
     if (start := file.get("start")) is None:
-        begin, count, there = 0, info.num_samples, info.duration_seconds
+        begin, count, there = 0, heard, heard / info.sample_rate_hz
     else:
-        begin = min(info.num_samples, round(start * info.sample_rate_hz))
-        there = max(0.0, info.duration_seconds - start)
-        count = min(info.num_samples - begin, round(declared * info.sample_rate_hz))
+        begin = min(heard, round(start * info.sample_rate_hz))
+        there = max(0.0, heard / info.sample_rate_hz - start)
+        count = heard - begin
+        if file["declared"] is not None:
+            count = min(count, round(declared * info.sample_rate_hz))
     if count / info.sample_rate_hz < limits["min_seconds"]:
         return 0, 0, f"too short: {count / info.sample_rate_hz:.4f} s, {count} samples"
     lost = declared - there
@@ -77,7 +84,7 @@ def split_windows(num_samples: int, sample_rate_hz: int, max_seconds: float) -> 
     return [(start, stop - start) for start, stop in zip(edges, edges[1:])]
 
 
-def _is_silent(path: Path, rate: int, start: int, count: int) -> bool:
+def _is_silent(path: Path, rate: int, start: int, count: int, file: dict) -> bool:
     """Decodes a window (which raises DataError when it is damaged) at the file's own rate."""
-    samples = load_audio(path, rate, start / rate, count / rate)
+    samples = load_audio(path, rate, start / rate, count / rate, file.get("speed", 1.0), file.get("channel"))
     return float(np.abs(samples).max(initial=0.0)) < SILENCE

@@ -4,26 +4,35 @@ Importing this module registers the storage type "spear_tokens", after which `cu
 """
 
 import functools
+import glob
+import io
+import math
 import os
+import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from lhotse import CutSet
-from lhotse.array import Array, TemporalArray
+from lhotse.array import Array
+from lhotse.audio.backend import audio_backend
 from lhotse.features.io import FeaturesReader, NumpyFilesWriter, register_reader
 
 from spear import fs
 from spear.errors import DataError, require
 from spear.log import get_logger
-from spear.manifest.item import SAMPLE_RATE_HZ
+from spear.manifest import foreign
+from spear.manifest.item import SAMPLE_RATE_HZ, to_item
 from spear.names import file_name, id_problem
 from spear.shards import ShardStore
 
-STORAGE_TYPE = "spear_tokens"
 logger = get_logger(__name__)
+STORAGE_TYPE = "spear_tokens"
+_OF_ARRAYS = {"array", "storage_type"}  # keys that tell an array's JSON
 
 
 @functools.lru_cache(maxsize=16)
@@ -47,49 +56,205 @@ class SpearTokensReader(FeaturesReader):
 
 
 class CutArray(NamedTuple):
-    """A cut's array in a foreign manifest: `load` reads it, and raises what lhotse raises."""
+    """A cut's array in a foreign manifest.
+
+    Attributes:
+        id, num_samples, domain: of the cut.
+        load: reads the array, or what belongs to the cut of one that is longer; raises DataError where it is not what
+            the manifest says, and whatever the reader of its format raises.
+        problem: why it cannot be used at all; empty where it can.
+        frame_shift_seconds: of a row, where the manifest states it.
+        padded: the cut was padded, so that its array may be longer.
+    """
 
     id: str
     num_samples: int
     domain: str
-    load: Any
-
-
-def open_cuts(source: str | Path) -> CutSet:
-    """Cuts of a JSONL (.gz) file or of a Shar directory, one after the other.
-
-    Raises:
-        DataError: neither is there.
-    """
-    source = Path(source)
-    if source.is_dir():
-        if not list(source.glob("cuts.*")):
-            raise DataError(f"{source} without cuts.*.jsonl(.gz)", "a directory of lhotse Shar", "correct the path")
-        return CutSet.from_shar(in_dir=source)
-    if not source.is_file():
-        raise DataError(
-            f"nothing at {source}", "lhotse cuts (JSONL or JSONL.gz), or a Shar directory", "correct --cuts"
-        )
-    return CutSet.from_jsonl_lazy(source)
+    load: Callable[[], np.ndarray]
+    problem: str = ""
+    frame_shift_seconds: float | None = None
+    padded: bool = False
 
 
 def read_arrays(source: str | Path, field: str) -> Iterator[CutArray]:
-    """The cuts that have an array of this name; HDF5 needs h5py, which lhotse then asks for.
+    """The cuts of a JSONL (.gz) file or of a Shar directory that have an array of this name.
+
+    The array is in a file of a format that holds arrays alone (see `spear.manifest.foreign`); HDF5 needs h5py, which
+    lhotse then asks for. Lines that are no cuts are left out with a warning.
 
     Raises:
-        DataError: no cut has it; names the fields that there are.
+        DataError: neither is there, or no cut has it; names the fields that there are.
     """
+    source = Path(source)
+    if source.is_dir():
+        rows = _shar_rows(source, field)
+    elif source.is_file():
+        rows = ((row, None) for row in fs.iter_jsonl(source))
+    else:
+        raise DataError(
+            f"nothing at {source}", "lhotse cuts (JSONL or JSONL.gz), or a Shar directory", "correct --cuts"
+        )
     found, others = False, set()
-    for cut in open_cuts(source):
+    for number, (row, packed) in enumerate(rows, 1):
+        try:
+            cut, padded = _cut_with_arrays(row)
+        except DataError as error:
+            logger.warning("%s: left out %s: %s", source, foreign.name_of(row, number), foreign.reason_of(error))
+            continue
         custom = cut.custom or {}
-        if field in custom:
+        if field in custom or packed is not None:
             found = True
-            num_samples = round(cut.duration * SAMPLE_RATE_HZ)
-            yield CutArray(cut.id, num_samples, custom.get("domain", ""), functools.partial(cut.load_custom, field))
+            yield _cut_array(cut, padded, custom.get(field), packed)
         else:
-            others |= {key for key, value in custom.items() if isinstance(value, (Array, TemporalArray))}
+            others |= {key for key, value in custom.items() if isinstance(value, dict) and value.keys() & _OF_ARRAYS}
     if not found:
         raise DataError(f"no array '{field}' in {source}", ", ".join(sorted(others)) or "one", "correct --field")
+
+
+def _cut_with_arrays(row: Any) -> tuple[foreign.Cut, bool]:
+    """A cut, and whether it is padded: lhotse then mixes it with silence."""
+    tracks = row.get("tracks") if isinstance(row, dict) else None
+    if isinstance(tracks, list):
+        cuts = [track.get("cut") for track in tracks if isinstance(track, dict) and not track.get("offset")]
+        cuts = [cut for cut in cuts if isinstance(cut, dict) and cut.get("type") != "PaddingCut"]
+        padding = [t for t in tracks if isinstance(t, dict) and isinstance(t.get("cut"), dict)]
+        padding = [track for track in padding if track["cut"].get("type") == "PaddingCut"]
+        if len(cuts) == 1 and len(padding) == len(tracks) - 1:
+            return foreign.convert({**cuts[0], "id": row.get("id")}, foreign.Cut, "a padded cut"), True
+    return foreign.convert(row, foreign.Cut, "a cut"), False
+
+
+def _cut_array(cut: foreign.Cut, padded: bool, value: Any, packed: Callable[[], np.ndarray] | None) -> CutArray:
+    """What is known about the array of a cut before it is read; `packed` reads one that is in Shar."""
+    domain = (cut.custom or {}).get("domain", "")
+    made = functools.partial(CutArray, cut.id, round(cut.duration * SAMPLE_RATE_HZ), domain, padded=padded)
+    try:
+        if isinstance(value, dict) and "array" in value:
+            temporal = foreign.convert(value, foreign.TemporalRecord, "an array")
+            array, shift = temporal.array, temporal.frame_shift
+        else:
+            temporal, shift = None, None
+            array = foreign.convert(value, foreign.ArrayRecord, "an array")
+        if packed is None and (problem := foreign.storage_problem(array.storage_type, array.storage_path)):
+            raise DataError(problem, "an array in a file", "store it as one (numpy_files)")
+        if temporal is not None:
+            _check_span(cut, temporal, padded)
+    except DataError as error:
+        return made(_nothing, problem=foreign.reason_of(error))
+    return made(functools.partial(_load, cut, array, temporal, packed), frame_shift_seconds=shift)
+
+
+def _nothing() -> np.ndarray:
+    return np.zeros((0, 0), dtype=np.uint8)
+
+
+def _check_span(cut: foreign.Cut, array: foreign.TemporalRecord, padded: bool) -> None:
+    """The rows of an array lie in the recording, one row more or less; and begin where the cut begins, or before.
+
+    Raises:
+        DataError: they do not.
+    """
+    rows = array.array.shape[0] if array.array.shape else 0
+    end = array.start + rows * array.frame_shift
+    last = max(cut.start + cut.duration, cut.recording.duration or 0.0 if cut.recording else 0.0)
+    if not padded and end > last + 1.5 * array.frame_shift:
+        raise DataError(
+            f"{rows} rows of {array.frame_shift:g} s from {array.start:g} s on, in audio that ends at {last:g} s",
+            f"at most {math.ceil((last - array.start) / array.frame_shift)} rows",
+            "make the tokens of this audio",
+        )
+    if array.temporal_dim != 0 or array.start > cut.start + array.frame_shift / 2:
+        raise DataError(
+            f"an array over dimension {array.temporal_dim} from {array.start:g} s on, of a cut at {cut.start:g} s",
+            "rows over time that begin with the cut, or before it",
+            "make the tokens of this cut",
+        )
+
+
+def _load(
+    cut: foreign.Cut,
+    array: foreign.ArrayRecord,
+    temporal: foreign.TemporalRecord | None,
+    packed: Callable[[], np.ndarray] | None,
+) -> np.ndarray:
+    """Reads an array, and takes of it what the cut has."""
+    values = Array.from_dict(msgspec.structs.asdict(array)).load() if packed is None else packed()
+    if list(values.shape) != list(array.shape):
+        raise DataError(
+            f"an array of shape {values.shape}", f"{tuple(array.shape)}, as the manifest says", "write it again"
+        )
+    if temporal is None or packed is not None:  # Shar holds what belongs to the cut
+        return values
+    first = round((cut.start - temporal.start) / temporal.frame_shift)
+    if first == 0 and abs(temporal.frame_shift * len(values) - cut.duration) < 1.5 * temporal.frame_shift:
+        return values
+    # Half a frame more than nothing is a frame, as lhotse counts.
+    return values[first : first + math.floor(cut.duration / temporal.frame_shift + 0.5 + 1e-6)]
+
+
+# Shar: cuts in JSONL, and beside them a tar file for each field with an array and its JSON for every cut -------------
+
+
+def _shar_rows(directory: Path, field: str) -> Iterator[tuple[Any, Callable[[], np.ndarray] | None]]:
+    """The cuts of a Shar directory, each with a function that gives its array; None where it has none.
+
+    Nothing that stands in the tar files is a path to follow.
+
+    Raises:
+        DataError: no cuts in the directory, or tar files that do not belong to them.
+    """
+    parts = sorted(path for path in directory.glob("cuts.*") if ".jsonl" in path.suffixes)
+    if not parts:
+        raise DataError(f"{directory} without cuts.*.jsonl(.gz)", "a directory of lhotse Shar", "correct the path")
+    for part in parts:
+        number = part.name.split(".")[1]
+        tars = sorted(directory.glob(f"{glob.escape(field)}.{glob.escape(number)}.tar*"))
+        if not tars:  # another field, or arrays that the cuts name
+            yield from ((row, None) for row in fs.iter_jsonl(part))
+            continue
+        try:
+            with tarfile.open(tars[0], "r:*") as tar:
+                members = iter(tar)
+                for row in fs.iter_jsonl(part):
+                    yield _shar_row(row, field, tar, members, tars[0])
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+            raise DataError(
+                f"{tars[0]} cannot be read ({error})", "a tar file of lhotse Shar", "copy it again"
+            ) from error
+
+
+def _shar_row(row: dict, field: str, tar: tarfile.TarFile, members: Iterator, path: Path) -> tuple[Any, Any]:
+    data, meta = next(members, None), next(members, None)
+    if data is None or meta is None or data.name.rpartition(".")[0] != row.get("id"):
+        name = "its end" if data is None or meta is None else data.name
+        raise DataError(
+            f"{path} with {name[:80]} where cut {str(row.get('id'))[:80]} stands in the cuts",
+            "an array for each cut, in their order",
+            "copy the directory again",
+        )
+    if data.name.endswith(".nodata"):
+        return row, None
+    content = [handle.read() if (handle := tar.extractfile(member)) else b"" for member in (data, meta)]
+    array = fs.parse_json(content[1].decode(errors="replace"), f"{meta.name} in {path}")
+    row = {**row, "custom": {**(row.get("custom") or {}), field: _without_place(array)}}
+    return row, functools.partial(_packed, data.name, content[0])
+
+
+def _without_place(array: Any) -> Any:
+    """An array's JSON as an `ArrayRecord` takes it: in Shar, its place is the tar file, whatever is stated."""
+    place = {"storage_type": "shar", "storage_path": "", "storage_key": ""}
+    if isinstance(array, dict) and isinstance(array.get("array"), dict):
+        return {**array, "array": {**array["array"], **place}}
+    return {**array, **place} if isinstance(array, dict) else array
+
+
+def _packed(name: str, content: bytes) -> np.ndarray:
+    if not name.endswith(".npy"):
+        raise DataError(f"{name.rpartition('.')[2]}, which holds no whole numbers", "npy", "write the tokens as npy")
+    return np.load(io.BytesIO(content), allow_pickle=False)
+
+
+# Our tokens in lhotse's cuts -----------------------------------------------------------------------------------------
 
 
 def write_cuts(
@@ -106,10 +271,12 @@ def write_cuts(
         with_audio: put FLAC audio into Shar.
 
     Returns:
-        number of cuts written by file; cuts without any of the tokens are left out.
+        number of cuts written by file; cuts without any of the tokens are left out, and (with a warning) those that
+        cannot be used.
 
     Raises:
         MissingPackageError: h5py is not installed.
+        DataError: no cut has any of the tokens.
     """
     stores = {field: (directory, ShardStore(directory), rate) for field, (directory, rate) in fields.items()}
     counts = {}
@@ -124,6 +291,12 @@ def write_cuts(
         for writer in writers.values():
             if hasattr(writer, "close"):  # that of HDF5
                 writer.close()
+    if not sum(counts.values()):
+        raise DataError(
+            f"no cut of {', '.join(map(str, cuts)) or 'no file'} with tokens of {', '.join(fields) or 'no stream'}",
+            "cuts that tokens were extracted for",
+            "correct --cuts, --tokens or --fields",
+        )
     return counts
 
 
@@ -132,9 +305,11 @@ def _write_shar(directory: Path, rows: Iterable[dict], fields: Iterable[str], wi
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as temporary:
         shar_fields = dict.fromkeys(fields, "numpy") | ({"recording": "flac"} if with_audio else {})
-        chosen = CutSet.from_dicts(row for row in rows if _fits_tar(row["id"]))
-        written = chosen.to_shar(temporary, fields=shar_fields, warn_unused_fields=False)
-        count = sum(1 for piece in written["cuts"] for _ in CutSet.from_jsonl_lazy(piece))
+        # lhotse's other readers of audio start programs with the file's name in a shell.
+        with audio_backend("LibsndfileBackend"):
+            chosen = CutSet.from_dicts(row for row in rows if _fits_tar(row["id"]))
+            written = chosen.to_shar(temporary, fields=shar_fields, warn_unused_fields=False)
+        count = sum(1 for piece in written["cuts"] for _ in fs.iter_jsonl(piece))
         for file in sorted(Path(temporary).iterdir()):
             os.replace(file, directory / file.name)
     return count
@@ -162,7 +337,11 @@ def _writer(form: str, output: Path, name: str):
 
 def _with_tokens(path: Path, stores: dict, writers: dict) -> Iterable[dict]:
     root = path.absolute().parent.parent
-    for cut in fs.read_jsonl(path):
+    for number, cut in enumerate(fs.iter_jsonl(path), 1):
+        problem = _export_problem(cut, root)
+        if problem:
+            logger.warning("%s: left out %s: %s", path, foreign.name_of(cut, number), problem)
+            continue
         added = {}
         for field, (directory, store, rate) in stores.items():
             if cut["id"] not in store:
@@ -181,3 +360,12 @@ def _with_tokens(path: Path, stores: dict, writers: dict) -> Iterable[dict]:
             for source in cut["recording"]["sources"]:
                 source["source"] = str(root / source["source"])
             yield {**cut, "custom": {**(cut.get("custom") or {}), **added}}
+
+
+def _export_problem(cut: Any, root: Path) -> str:
+    """Why a cut is not given to lhotse, and so to whoever reads the result; empty where it is."""
+    try:
+        item = to_item(cut, root)
+    except DataError as error:
+        return foreign.reason_of(error)
+    return id_problem(item.id, separators="") or foreign.forbidden(cut)

@@ -16,7 +16,7 @@ from spear import fs, log, seal
 from spear.audio import Fbank, FbankConfig, load_audio
 from spear.errors import ConfigError, DataError
 from spear.executor import run_units
-from spear.manifest.item import SAMPLE_RATE_HZ, Item, read_items
+from spear.manifest.item import SAMPLE_RATE_HZ, Item, manifest_files, read_items
 from spear.manifest.summary import ids_sha256, summarise
 from spear.shards import ShardWriter, is_complete
 
@@ -95,8 +95,7 @@ def make_features(settings: FeaturesConfig) -> dict:
 
 
 def _items(manifests: Path) -> list[Item]:
-    paths = sorted(manifests.glob("cuts_*.jsonl"))
-    items = [item for path in paths for item in read_items(path)]
+    items = [item for path in manifest_files(manifests) for item in read_items(path)]
     if not items:
         raise DataError(f"no cuts in {manifests}", "cuts_*.jsonl", "run stage 1 (spear manifests)")
     return sorted(items, key=lambda item: item.id)
@@ -115,6 +114,7 @@ def _unit(number: int, items: list[Item], output: Path) -> dict:
     cuts, states = [], []
     for item in items:
         cuts.append([item.id, str(item.path), item.start_seconds, item.duration_seconds, item.speed])
+        cuts[-1] += [] if item.channel is None else [item.channel]
         # In the unit's specification, so that changed recordings make it run again.
         state = item.path.stat() if item.path.exists() else None
         states.append([state.st_size, state.st_mtime_ns] if state else [])

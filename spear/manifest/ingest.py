@@ -20,7 +20,7 @@ from spear.errors import ConfigError, DataError
 from spear.executor import run_units
 from spear.manifest.corpora import scan_corpus
 from spear.manifest.examine import examine_unit
-from spear.manifest.item import DOMAIN_OF_KIND, read_items
+from spear.manifest.item import DOMAIN_OF_KIND, original_id, read_items
 from spear.manifest.scan import Entry, Scan, is_text
 from spear.manifest.splits import ResolvedTask, foreign_splits, held_out, resolve_task
 from spear.manifest.summary import summarise
@@ -106,7 +106,8 @@ def make_manifests(settings: ManifestsConfig) -> dict:
     fs.write_jsonl(settings.file("quarantine"), sorted(quarantine, key=lambda item: (item["id"], item["path"])))
     bad = len(quarantine) - missing
     _refuse_bad(settings, bad, len(found.entries) + len(found.refused) - missing, usable, quarantine)
-    tasks = [resolve_task(spec, [entry for entry, _ in usable]) for spec in specs]
+    originals = [entry for entry, _ in usable if entry.speed == 1]  # copies at other speeds are for pre-training
+    tasks = [resolve_task(spec, originals) for spec in specs]
     with fs.together() as place:
         summary_place = place(settings.file("summary", ".json"))
         cuts = {name: place(path) for name, path in settings.cuts.items()}
@@ -173,6 +174,8 @@ def _examine(settings: ManifestsConfig, entries: list[Entry], output: Path) -> l
         files.append({"id": entry.id, "path": entry.path, "declared": entry.duration_seconds})
         files[-1] |= {"size": state.st_size, "changed": state.st_mtime_ns}
         files[-1] |= {} if entry.start_seconds is None else {"start": entry.start_seconds}
+        files[-1] |= {} if entry.channel is None else {"channel": entry.channel}
+        files[-1] |= {} if entry.speed == 1 else {"speed": entry.speed}
     pieces = [files[start : start + _FILES_PER_UNIT] for start in range(0, len(files), _FILES_PER_UNIT)]
     limits = {"min_seconds": settings.min_seconds, "max_seconds": settings.max_seconds, "root": str(root)}
     limits |= {} if settings.decode else {"decode": False}
@@ -227,6 +230,8 @@ def _write_cuts(
     from spear.manifest.cuts import make_cuts
 
     away = held_out(tasks, [entry for entry, _ in usable], refused) | {e.id for e, _ in usable if e.heldout}
+    away |= {entry.id for entry, _ in usable if entry.speed != 1 and original_id(entry.id) in away}
+    known = {entry.id for entry, _ in usable}
     splits: dict[str, dict[str, str]] = {}
     for task in tasks:
         for item, split in task.splits.items() if not task.skipped else ():
@@ -239,7 +244,8 @@ def _write_cuts(
         split = "heldout" if entry.id in away else "train"
         name = split if settings.name else f"cuts_{DOMAIN_OF_KIND[entry.kind]}_train"
         name = "cuts_heldout" if split == "heldout" and not settings.name else name
-        speeds = settings.speed_perturb if split == "train" and entry.kind == "speech" else []
+        speeds = settings.speed_perturb if split == "train" and entry.kind == "speech" and entry.speed == 1 else []
+        speeds = [speed for speed in speeds if f"{entry.id}_sp{speed}" not in known]  # the corpus has copies of its own
         cuts = make_cuts(entry, result, source, split, splits.get(entry.id, {}), speeds)
         files[name] += [
             cut for cut in cuts if not cut["recording"].get("transforms") or cut["duration"] <= settings.max_seconds

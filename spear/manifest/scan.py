@@ -41,6 +41,8 @@ class Entry:
         start_seconds: where a segment starts in its recording; None for a whole recording.
         recording: id of a segment's recording.
         heldout: the corpus itself keeps it for development or test.
+        channel: which of the file's channels, from 0; None: their mean.
+        speed: how many times as fast the recording is played; start and duration are of what is heard.
     """
 
     id: str
@@ -55,6 +57,8 @@ class Entry:
     start_seconds: float | None = None
     recording: str | None = None
     heldout: bool = False
+    channel: int | None = None
+    speed: float = 1.0
 
     def to_dict(self) -> dict:
         """JSON-able fields."""

@@ -123,8 +123,13 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run(config: ExtractionConfig, units: Sequence[Unit], streams: Sequence[Stream], what: str) -> ExtractReport | None:
+def run(
+    config: ExtractionConfig, units: Sequence[Unit], streams: Sequence[Stream], what: str, refused: Sequence[dict] = ()
+) -> ExtractReport | None:
     """Estimates, extracts this process' share, and collects the quarantine list; None for a dry run.
+
+    Args:
+        refused: {id, path, reason} of cuts that belong to no unit, for the list.
 
     Raises:
         CardError: the output holds something else; DataError: no space, or too many bad cuts.
@@ -139,10 +144,12 @@ def run(config: ExtractionConfig, units: Sequence[Unit], streams: Sequence[Strea
     with contextlib.ExitStack() as held:
         for stream in streams:  # other streams may be made beside these
             held.enter_context(dist.hold(stream.directory, f"the extraction of {what}"))
-        return _extract(config, units, streams, what)
+        return _extract(config, units, streams, what, refused)
 
 
-def _extract(config: ExtractionConfig, units: Sequence[Unit], streams: Sequence[Stream], what: str) -> ExtractReport:
+def _extract(
+    config: ExtractionConfig, units: Sequence[Unit], streams: Sequence[Stream], what: str, refused: Sequence[dict]
+) -> ExtractReport:
     (rank, world_size), output = process(), Path(config.output)
     for stream in streams:
         stream.prepare(config.overwrite)
@@ -153,7 +160,7 @@ def _extract(config: ExtractionConfig, units: Sequence[Unit], streams: Sequence[
     with interruptible():
         report = extract(units, streams, config.settings(), rank=rank, world_size=world_size, heartbeat=_heartbeat)
     faulthandler.cancel_dump_traceback_later()
-    bad = write_quarantine(output / "quarantine.jsonl", units, streams)
+    bad = write_quarantine(output / "quarantine.jsonl", units, streams, refused)
     size = sum(p.stat().st_size for stream in streams for p in stream.directory.iterdir() if p.is_file())
     logger.info(
         "%s: %d units done, %d were there; %.0f s of audio in %s (%.1f x real time); %s rows; %d trimmed by one frame; "

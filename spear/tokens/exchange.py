@@ -1,6 +1,7 @@
 """Tokens made elsewhere become a stream of ours, with a card and checksums like any other."""
 
 import itertools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from spear.audio import FbankConfig
 from spear.errors import CardError, DataError
 from spear.fs import sha256_json
 from spear.log import get_logger
+from spear.manifest.item import SAMPLE_RATE_HZ
 from spear.shards import ShardWriter, is_complete, read_index
 from spear.teachers.align import expected_frames, resampled_samples
 from spear.tokens.card import TokenCard
@@ -56,32 +58,47 @@ def import_tokens(arrays: Iterable, card: TokenCard, directory: Path, name: str)
     """Writes foreign arrays as shards `imported-NAME-NNNNN`; what is already there is not read again.
 
     Args:
-        arrays: of `spear.manifest.exchange.CutArray` or alike: id, num_samples, load() -> (T, N) integers.
+        arrays: of `spear.manifest.exchange.CutArray` or alike.
         card: what they are.
         directory: of the stream.
         name: of where they come from.
 
     Raises:
-        CardError: the directory holds another stream. DataError: arrays of another width, or codes that are too large.
+        CardError: the directory holds another stream. DataError: arrays of another width, codes that are too large, or
+            not one array that can be used (nothing is left behind then).
     """
+    fresh = not (directory / "card.json").exists()
     if (directory / "card.json").exists():
         TokenCard.load(directory).check_compatible(card, "this import", "choose another --output")
     card.save(directory)
     report, iterator = ImportReport(), iter(arrays)
+    written: list[str] = []
     for number in itertools.count():
         group = list(itertools.islice(iterator, _CUTS_PER_SHARD))
         if not group:
-            return report
+            break
         shard = f"imported-{name}-{number:05d}"
         unit_sha256 = sha256_json([card.sha256, [[item.id, item.num_samples] for item in group]])
         if is_complete(directory, shard, unit_sha256=unit_sha256):
             report.shards_before += 1
         else:
             _write_shard(directory, shard, unit_sha256, group, card)
+            written.append(shard)
         index = read_index(directory, shard)
         report.cuts += len(index["ids"])
         report.rows += index["num_rows"]
         report.quarantined |= {entry["id"]: entry["reason"] for entry in index["quarantined"]}
+    if not report.cuts:
+        files = [directory / f"{shard}{suffix}" for shard in written for suffix in (".json", ".npy")]
+        for path in [*files, *([directory / "card.json"] if fresh else [])]:
+            path.unlink(missing_ok=True)
+        item, reason = next(iter(report.quarantined.items()), ("none", "there is no array"))
+        raise DataError(
+            f"no array of {len(report.quarantined)} cuts can be used; the first, {item}: {reason}",
+            "tokens of these cuts, as the teacher and the quantizer make them",
+            "correct the manifest, --teacher or --quantizer",
+        )
+    return report
 
 
 def _write_shard(directory: Path, shard: str, unit_sha256: str, group: list, card: TokenCard) -> None:
@@ -99,8 +116,15 @@ def _write_shard(directory: Path, shard: str, unit_sha256: str, group: list, car
 
 def _rows(item, card: TokenCard) -> tuple[np.ndarray, str]:
     """A cut's tokens as they should be, or why they cannot be used."""
+    shift = item.frame_shift_seconds
+    if item.problem:
+        return np.zeros(0), item.problem
+    if shift is not None and abs(shift * card.frame_rate_hz - 1) > 0.01:
+        return np.zeros(0), f"states a frame shift of {shift:g} s; the card has {1 / card.frame_rate_hz:g} s"
     try:
         array = np.asarray(item.load())
+    except DataError as error:
+        return np.zeros(0), f"{error.found}; expected {error.expected}"
     except Exception as error:  # each storage of lhotse has errors of its own
         return np.zeros(0), f"cannot be read ({type(error).__name__}: {str(error)[:100]})"
     if array.ndim != 2 or array.shape[1] != card.num_codebooks or array.dtype.kind not in "iu":
@@ -116,7 +140,9 @@ def _rows(item, card: TokenCard) -> tuple[np.ndarray, str]:
             "give the quantizer that these tokens were made with",
         )
     frames = expected_frames(resampled_samples(item.num_samples, card.sample_rate_hz), card.teacher)
-    # Longer arrays are padding of a batch; shorter by more than a frame is other audio.
-    if len(array) < frames - MAX_FRAME_DIFFERENCE:
+    # More than a frame too few are of other audio, and so are rows that last longer than the audio does, unless the cut
+    # was padded. (A teacher's last frames may lack: 2 s may be 100 rows of 0.02 s to one and 96 to another.)
+    most = math.ceil(item.num_samples / SAMPLE_RATE_HZ * card.frame_rate_hz) + MAX_FRAME_DIFFERENCE
+    if len(array) < frames - MAX_FRAME_DIFFERENCE or (len(array) > most and not item.padded):
         return np.zeros(0), f"{len(array)} rows; its {item.num_samples} samples give {frames}"
     return array[:frames].astype(np.uint8), ""

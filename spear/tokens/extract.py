@@ -184,7 +184,7 @@ def _by_teacher(streams: Sequence[Stream]) -> list[tuple[Teacher, list[Stream]]]
 def _read(item: Item, sample_rates: set[int]) -> dict[int, np.ndarray] | str:
     """The item's audio at each rate, or the reason why it cannot be used."""
     try:
-        segment = item.start_seconds, item.duration_seconds, item.speed
+        segment = item.start_seconds, item.duration_seconds, item.speed, item.channel
         return {rate: load_audio(item.path, rate, *segment) for rate in sample_rates}
     except (SpearError, OSError) as error:
         return error.found if isinstance(error, SpearError) else str(error)
@@ -312,11 +312,17 @@ def remove_stale(units: Sequence[Unit], streams: Sequence[Stream]) -> int:
     return removed
 
 
-def write_quarantine(path: str | Path, units: Sequence[Unit], streams: Sequence[Stream]) -> int | None:
-    """Collects the quarantined cuts of all units once all are done; None while another process still works."""
+def write_quarantine(
+    path: str | Path, units: Sequence[Unit], streams: Sequence[Stream], refused: Sequence[dict] = ()
+) -> int | None:
+    """Collects the quarantined cuts of all units, and those `refused` before, once all are done.
+
+    Returns:
+        how many they are; None while another process still works.
+    """
     if any(pending_streams(unit, streams) for unit in units):
         return None
-    entries = []
+    entries = list(refused)
     for unit in units:
         paths = {item.id: str(item.path) for item in unit.items}
         for stream in streams:

@@ -25,6 +25,7 @@ class Item(Protocol):
     num_samples: int
     domain: str
     speed: float
+    channel: int | None
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,18 @@ class Unit:
         """Hash of the unit's inputs: which cuts, of which files, for which stream."""
         rows = [[i.id, i.path.name, i.start_seconds, i.duration_seconds, i.num_samples] for i in self.items]
         for row, item in zip(rows, self.items):
-            row += [item.speed] if item.speed != 1 else []  # shards of cuts as they were recorded keep their hash
+            # Shards of cuts as they were recorded keep their hash.
+            row += [item.speed] if item.speed != 1 else []
+            row += [] if item.channel is None else ["channel", item.channel]
         return sha256_json([card_sha256, rows])
 
 
-def read_cuts(paths: Sequence[str | Path]) -> dict[str, list[Item]]:
+def read_cuts(paths: Sequence[str | Path], refused: list[dict] | None = None) -> dict[str, list[Item]]:
     """Items of each cuts file, by the file's name without suffix.
+
+    Args:
+        paths: JSONL, gzipped or not.
+        refused: receives {id, path, reason} of the cuts that cannot be used.
 
     Raises:
         ConfigError: two files of the same name, since shards are named after them.
@@ -67,7 +74,7 @@ def read_cuts(paths: Sequence[str | Path]) -> dict[str, list[Item]]:
         name = path.name.removesuffix(".gz").removesuffix(".jsonl")
         if name in files:
             raise ConfigError(f"two cuts files named {path.name}", "different names", "rename one of them")
-        files[name] = list(read_items(path))
+        files[name] = read_items(path, refused)
         for item in files[name]:
             if item.id in owner:
                 raise DataError(

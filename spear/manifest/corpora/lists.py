@@ -1,140 +1,281 @@
 """Corpora that come as JSONL lists: lhotse's manifests (also those of Libriheavy) and NeMo's."""
 
-import gzip
-import json
+import math
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import msgspec
+
 from spear.errors import DataError
+from spear.manifest import foreign
+from spear.manifest.foreign import Cut, Recording, Supervision
 from spear.manifest.item import DOMAIN_OF_KIND
-from spear.manifest.scan import Entry, Scan
+from spear.manifest.scan import Entry, Scan, files_below
+from spear.manifest.splits import is_held_out
 
-_HELD_OUT = ("dev", "test", "valid")
+_ENOUGH_FILES = 100  # found under a rule, which is then certain
 
 
-def _lines(path: Path) -> Iterator[dict]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as handle:
-        for number, line in enumerate(handle, 1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise DataError(
-                        f"line {number} of {path} is not JSON", "one JSON object a line", "copy the file again"
-                    ) from error
+class NemoLine(msgspec.Struct):
+    """A line of NeMo's manifests; numbers may be texts."""
+
+    audio_filepath: str
+    duration: float | str | None = None
+    offset: float | str | None = None
+    text: str | int | float | None = None
+    speaker: str | int | float | None = None
+    id: str | int | None = None
+    utt_id: str | int | None = None
+
+
+class _Manifest:
+    """What one manifest lists: entries whose paths are as they stand there, and what is refused."""
+
+    def __init__(self, path: Path, kind: str):
+        self.path, self.kind, self.entries = path, kind, []
+        self.refused: list[dict] = []
+        self.heldout = is_held_out(path.name)
+
+    def refuse(self, item_id: str, reason: str) -> None:
+        """Lists what cannot be used."""
+        self.refused.append({"id": item_id, "path": self.path.name, "reason": reason})
+
+    def take(self, item_id: str, make: Callable[..., Entry], *arguments) -> None:
+        """Adds an entry, or refuses it with the reason why it cannot be made."""
+        try:
+            self.entries.append(make(self, *arguments))
+        except DataError as error:
+            self.refuse(item_id, foreign.reason_of(error))
+
+
+# Where recordings are ----------------------------------------------------------------------------------------------
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _rule(raw: Path, manifest: Path, sources: Iterable[str]) -> tuple[Path, int]:
+    """From where a manifest names its recordings: a folder, and how many leading parts are dropped.
+
+    Lists name their audio from the directory in which somebody once ran a script (download/librilight/...). What is
+    dropped is therefore the beginning of every name in the manifest, so that two names never become the same. Of all
+    such rules, the one under which most files are there; the shortest among equals.
+    """
+    parts = {source: Path(source).parts for source in sources}
+    common = os.path.commonprefix([found[:-1] for found in parts.values()])
+    rules = [(base, count) for count in range(len(common) + 1) for base in (raw, manifest.parent)]
+    hits: Counter = Counter()
+    enough = 0
+    for found in parts.values():
+        here = [(base, count) for base, count in rules if _is_file(base.joinpath(*found[count:]))]
+        hits.update(here)
+        enough += bool(here)
+        if enough == _ENOUGH_FILES:
+            break
+    return max(rules, key=lambda rule: hits[rule])
+
+
+def _scan(raw: Path, manifests: list[_Manifest]) -> Scan:
+    """Joins manifests, with paths relative to `raw`; no file answers for two names, of one manifest or of several."""
+    found = Scan([], [], has_manifest=True)
+    rules = [_rule(raw, manifest.path, {entry.path for entry in manifest.entries}) for manifest in manifests]
+    owner: dict[Path, str] = {}
+    # Names taken as they stand come first: what is dropped from others must not lead to the files of these.
+    for number in sorted(range(len(manifests)), key=lambda number: rules[number][1]):
+        manifest, (base, count) = manifests[number], rules[number]
+        found.refused += manifest.refused
+        for entry in manifest.entries:
+            source = entry.path
+            place = base.joinpath(*Path(source).parts[count:])
+            if not _is_file(place):
+                entry.path = source.lstrip("/")
+            elif count and owner.setdefault(place, source) != source:
+                reason = f"a name whose folder is not there; the file of this name is that of {owner[place]}"
+                found.refused.append({"id": entry.id, "path": source, "reason": reason})
+                continue
+            else:
+                owner.setdefault(place, source)
+                entry.path = os.path.relpath(place, raw)
+            found.entries.append(entry)
+    return found
+
+
+# lhotse ------------------------------------------------------------------------------------------------------------
 
 
 def _files(raw: Path, word: str) -> list[Path]:
-    return sorted(p for pattern in (f"*{word}*.jsonl", f"*{word}*.jsonl.gz") for p in raw.rglob(pattern))
-
-
-def _below(raw: Path, manifest: Path, source: str) -> str:
-    """A recording's path relative to `raw`: as written, or from where the manifest lies, wherever it is found.
-
-    Lists name their audio from the directory in which somebody once ran a script (download/librilight/...), so leading
-    folders are dropped until something is there.
-    """
-    parts = Path(source).parts
-    for base in (raw, manifest.parent):
-        for first in range(len(parts)):
-            place = base.joinpath(*parts[first:])
-            if place.is_file():
-                return os.path.relpath(place, raw)
-    return source.lstrip("/")
+    found = [raw / name for name in files_below(raw)[0] if name.endswith((".jsonl", ".jsonl.gz"))]
+    return [path for path in found if word in path.name]
 
 
 def lhotse(raw: Path, kind: str) -> Scan:
     """Cuts, or else recordings with supervisions, in JSONL files anywhere below the folder.
 
-    Of a cut, id, recording, start, duration and the first supervision's speaker and text are taken; files whose names
-    hold dev, test or valid are held out.
+    Of a cut, id, recording, channel, start, duration and what its supervisions say (see `foreign.said_of`) are taken;
+    files whose names say dev, test or valid are held out. Recordings that perturb_speed has changed are read at their
+    speed; cuts that it has changed are refused, since --speed-perturb makes such copies.
+
+    What is no stretch of one channel of a recording in a file is refused, one by one.
 
     Raises:
-        DataError: neither is there, or an object lacks what it needs.
+        DataError: supervisions without a file of recordings, or a file that cannot be read.
     """
-    found = Scan([], [], has_manifest=True)
+    manifests = []
     cuts = _files(raw, "cuts")
-    try:
-        for path in cuts:
-            for cut in _lines(path):
-                if cut["recording"].get("transforms"):
-                    reason = "not a recording as it is stored, but changed by lhotse's transforms (see --speed-perturb)"
-                    found.refused.append({"id": cut["id"], "path": path.name, "reason": reason})
-                else:
-                    found.entries.append(_of_cut(raw, path, cut, kind))
-        if not cuts:
-            for path in _files(raw, "supervisions"):
-                recordings = _recordings(raw, path)
-                for segment in _lines(path):
-                    recording = recordings[segment["recording_id"]]
-                    found.entries.append(_of_cut(raw, path, segment | {"recording": recording}, kind, segment))
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path} with an object that is no cut ({type(error).__name__}: {error})",
-            "lhotse cuts, or supervisions beside recordings, as JSONL",
-            "write them again with lhotse",
-        ) from error
-    return found
+    for path in cuts:
+        manifest = _Manifest(path, kind)
+        for cut in foreign.iterate(path, Cut, "a cut", manifest.refuse):
+            manifest.take(cut.id, _of_cut, cut)
+        manifests.append(manifest)
+    for path in [] if cuts else _files(raw, "supervisions"):
+        manifest = _Manifest(path, kind)
+        recordings = _recordings(path, manifest)
+        for segment in foreign.iterate(path, Supervision, "a supervision", manifest.refuse):
+            manifest.take(segment.id, _of_supervision, segment, recordings)
+        manifests.append(manifest)
+    return _scan(raw, manifests)
 
 
-def _recordings(raw: Path, supervisions: Path) -> dict[str, dict]:
+def _recordings(supervisions: Path, manifest: _Manifest) -> dict[str, Recording]:
     path = supervisions.with_name(supervisions.name.replace("supervisions", "recordings"))
     if not path.exists():
         raise DataError(f"{supervisions} without {path.name}", "both, as lhotse prepare writes them", "copy it there")
-    return {recording["id"]: recording for recording in _lines(path)}
+    return {one.id: one for one in foreign.iterate(path, Recording, "a recording", manifest.refuse)}
 
 
-def _of_cut(raw: Path, manifest: Path, cut: dict, kind: str, supervision: dict | None = None) -> Entry:
-    recording = cut["recording"]
-    supervision = supervision or (cut.get("supervisions") or [{}])[0]
-    whole = cut["start"] == 0 and abs(cut["duration"] - recording["duration"]) < 1e-3
-    custom = {**(supervision.get("custom") or {}), **(cut.get("custom") or {})}
-    texts = custom.get("texts")  # of Libriheavy: with punctuation and case, and without
-    return Entry(
-        cut["id"],
-        _below(raw, manifest, recording["sources"][0]["source"]),
-        custom["kind"] if custom.get("kind") in DOMAIN_OF_KIND else kind,
-        duration_seconds=float(cut["duration"]),
-        speaker=supervision.get("speaker"),
-        text=supervision.get("text") or (texts[0] if texts else None),
-        start_seconds=None if whole else float(cut["start"]),
-        recording=recording["id"],
-        heldout=any(word in manifest.name for word in _HELD_OUT),
+def _of_supervision(manifest: _Manifest, segment: Supervision, recordings: dict[str, Recording]) -> Entry:
+    if segment.recording_id not in recordings:
+        raise DataError(
+            f"a supervision of the recording {segment.recording_id!r}, which is not listed",
+            "one of the recordings beside it",
+            "add it to the recordings",
+        )
+    if segment.duration is None or not segment.id:
+        raise DataError("a supervision without id or duration", "both", "write it again with lhotse")
+    cut = Cut(
+        segment.id,
+        segment.start,
+        segment.duration,
+        recordings[segment.recording_id],
+        0 if segment.channel is None else segment.channel,  # lhotse's default
+        [msgspec.structs.replace(segment, start=0.0)],
     )
+    return _of_cut(manifest, cut, copies=True)
+
+
+def _of_cut(manifest: _Manifest, cut: Cut, copies: bool = False) -> Entry:
+    """The entry of a cut.
+
+    Raises:
+        DataError: it is not what can be read; says why.
+    """
+    own, recording = cut.custom or {}, cut.recording
+    audio = foreign.audio_of(recording, cut.channel, mean="task_splits" in own)
+    if audio.speed != 1 and not copies:
+        raise DataError(
+            "not a recording as it is stored, but a copy that perturb_speed made",
+            "cuts at their own speed",
+            "leave copies out, and make them with --speed-perturb",
+        )
+    start, duration = foreign.clamp(cut.start, cut.duration)
+    said = foreign.said_of(cut.supervisions, duration)
+    custom = {**said.custom, **own}
+    texts = custom.get("texts")  # of Libriheavy: with punctuation and case, and without
+    text = said.text or (texts[0] if isinstance(texts, list) and texts and isinstance(texts[0], str) else None)
+    whole = start == 0 and recording.duration is not None and abs(duration - recording.duration) < 1e-3
+    several = len(recording.sources) > 1  # files that are one recording to lhotse, and several to us
+    return Entry(
+        cut.id,
+        audio.source,
+        custom["kind"] if custom.get("kind") in tuple(DOMAIN_OF_KIND) else manifest.kind,
+        duration_seconds=duration,
+        speaker=said.speaker,
+        text=text,
+        start_seconds=None if whole else start,
+        recording=f"{recording.id}-{Path(audio.source).stem}" if several else recording.id or None,
+        heldout=manifest.heldout,
+        channel=audio.channel,
+        speed=audio.speed,
+    )
+
+
+# NeMo --------------------------------------------------------------------------------------------------------------
 
 
 def nemo(raw: Path, kind: str) -> Scan:
     """NeMo's manifests: {"audio_filepath", "duration", "offset", "text"}, as YODAS-Granary has them.
 
-    The id is the manifest's own (`id` or `utt_id`) or the audio's name with its offset in milliseconds.
+    The id is the manifest's own (`id` or `utt_id`) or the audio's name with its offset in milliseconds. Numbers may be
+    texts; without a duration, a stretch lasts to the end of its recording. Lines that cannot be used (such as those
+    with a list of files) are refused, one by one.
 
     Raises:
-        DataError: no such manifest, or a line lacks audio_filepath.
+        DataError: a JSON file without one line of this kind.
     """
-    found = Scan([], [], has_manifest=True)
-    for path in sorted(raw.rglob("*.json*")):
-        if not path.name.endswith((".json", ".jsonl", ".jsonl.gz", ".json.gz")):
+    manifests = []
+    for name in files_below(raw)[0]:
+        if not name.endswith((".json", ".jsonl", ".jsonl.gz", ".json.gz")):
             continue
-        for number, line in enumerate(_lines(path), 1):
-            if not isinstance(line, dict) or "audio_filepath" not in line:
-                raise DataError(
-                    f"line {number} of {path} without audio_filepath", "a manifest of NeMo", "move other files away"
-                )
-            source, offset = line["audio_filepath"], line.get("offset")
-            place = f"-{round(1000 * offset):08d}" if offset is not None else ""
-            found.entries.append(
-                Entry(
-                    str(line.get("id") or line.get("utt_id") or Path(source).with_suffix("").as_posix() + place),
-                    _below(raw, path, source),
-                    kind,
-                    duration_seconds=float(line["duration"]) if line.get("duration") else None,
-                    speaker=line.get("speaker"),
-                    text=line.get("text"),
-                    start_seconds=None if offset is None else float(offset),
-                    recording=source if offset is not None else None,
-                    heldout=any(word in path.name for word in _HELD_OUT),
-                )
+        path = raw / name
+        manifest = _Manifest(path, kind)
+        for line in foreign.iterate(path, NemoLine, "a line", manifest.refuse):
+            manifest.take(_nemo_id(line, None), _of_line, line)
+        if not manifest.entries and manifest.refused:
+            raise DataError(
+                f"{path} without a line that can be used, such as {manifest.refused[0]['reason']}",
+                "a manifest of NeMo, one JSON object with audio_filepath a line",
+                "correct it, or move other files away",
             )
-    return found
+        manifests.append(manifest)
+    return _scan(raw, manifests)
+
+
+def _nemo_id(line: NemoLine, offset: float | None) -> str:
+    place = f"-{round(1000 * offset):08d}" if offset is not None else ""
+    own = next((str(found) for found in (line.id, line.utt_id) if found not in (None, "")), "")
+    return own or Path(line.audio_filepath or "-").with_suffix("").as_posix() + place
+
+
+def _of_line(manifest: _Manifest, line: NemoLine) -> Entry:
+    if problem := foreign.place_problem(line.audio_filepath):
+        raise DataError(problem, "a recording in a file", "correct audio_filepath")
+    offset, duration = _seconds(line.offset, "offset"), _seconds(line.duration, "duration")
+    if offset is not None:
+        start, end = foreign.clamp(offset, math.inf if duration is None else duration)
+        offset, duration = start, None if end == math.inf else end
+    if duration is not None and duration <= 0:
+        raise DataError(f"a duration of {duration:g} s", "more than 0", "correct the line")
+    return Entry(
+        _nemo_id(line, offset),
+        line.audio_filepath,
+        manifest.kind,
+        duration_seconds=duration,
+        speaker=None if line.speaker in (None, "") else str(line.speaker),
+        text=None if line.text in (None, "") else str(line.text),
+        start_seconds=offset,
+        recording=line.audio_filepath if offset is not None else None,
+        heldout=manifest.heldout,
+    )
+
+
+def _seconds(value: float | str | None, name: str) -> float | None:
+    """A time of NeMo's, which some tools write as text; an empty one is none.
+
+    Raises:
+        DataError: it is no finite number.
+    """
+    if value is None or value == "":
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise DataError(f"{name} {str(value)[:40]!r}", "a number of seconds", "correct the line")
+    return seconds

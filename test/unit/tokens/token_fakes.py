@@ -80,6 +80,7 @@ class Cut:
     domain: str = "speech"
     start_seconds: float = 0.0
     speed: float = 1.0
+    channel: int | None = None
 
 
 def make_cuts(directory: Path, count: int, seed: int = 0) -> list[Cut]:
