@@ -5,8 +5,10 @@ to it are listed by name with their digests, so that one mechanism covers checkp
 and cards. What older versions wrote without a seal can still be read; that is said once for each directory.
 """
 
+import contextlib
 import re
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,35 @@ def read_json(path: str | Path, fix: str = "copy it again, or run the stage that
     if len(found) != 1 or fs.sha256_bytes(_SEALED.sub(f'"{KEY}": ""', text).encode()) != found[0]:
         raise DataError(f"{path} was changed or damaged after it was written (its seal does not fit)", "the file", fix)
     return values
+
+
+@contextlib.contextmanager
+def while_reading(path: str | Path, digest: str | None, fix: str = "copy the directory again") -> Iterator[None]:
+    """Compares a file with its digest in a thread of its own, while the block reads it.
+
+    Args:
+        path: of the file.
+        digest: its SHA-256; None when nobody knows it: then nothing is compared.
+        fix: what to do about another file.
+
+    Raises:
+        DataError: after the block, or instead of an error in it: the file is not the one that was written.
+    """
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(fs.sha256_file(path)), name="checksum")
+    if digest is not None:
+        thread.start()
+    error = None
+    try:
+        yield
+    except Exception as raised:  # what is wrong with a damaged file is its damage
+        error = raised
+    if digest is not None:
+        thread.join()
+        if found != [digest]:
+            raise DataError(f"{path} is truncated or altered", f"the file with SHA-256 {digest[:12]}", fix) from error
+    if error is not None:
+        raise error
 
 
 def digests(directory: str | Path, names: Iterable[str]) -> dict[str, str]:

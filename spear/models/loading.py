@@ -9,8 +9,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from spear import fs, weights
-from spear.errors import CheckpointError, ConfigError
+from spear import fs, records, seal, weights
+from spear.errors import CheckpointError, ConfigError, DataError
 from spear.models.config import SpearConfig
 from spear.models.inference import infer_config
 from spear.models.spear import SpearModel
@@ -19,6 +19,7 @@ ENCODER_PREFIXES = ("encoder_embed.", "encoder.")
 # Companions in research and released checkpoints that the encoder does without.
 _COMPANIONS = ("mask_emb", "heads.", "codebook_loss", "audio_tagging_proj.")
 _ANCHOR = "encoder_embed.out.weight"
+_SEAL = "seal.json"  # of what `save_model` writes: the released folders' own files leave no place for digests
 _WEIGHTS = ("model_avg.safetensors", "model.safetensors", "pytorch_model.bin")
 
 
@@ -46,16 +47,23 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> SpearMod
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"nothing at {path}", "a checkpoint file or directory", "correct the path")
-    weights_file, config = _find(path) if path.is_dir() else (path, _config_beside(path))
-    state = _encoder_tensors(weights.read_tensors(weights_file), weights_file)
-    if config is None:
-        config = infer_config(state, weights_file)
-    model = _build(config, state, weights_file)
+    weights_file = _find(path) if path.is_dir() else path
+    try:
+        digests = _digests_beside(weights_file)
+        with seal.while_reading(weights_file, digests.get(weights_file.name)):
+            config = _config_beside(weights_file, digests)
+            state = _encoder_tensors(weights.read_tensors(weights_file), weights_file)
+            model = _build(config or infer_config(state, weights_file), state, weights_file)
+    except CheckpointError:
+        raise
+    except DataError as error:
+        fix = f"copy the checkpoint again; if you changed it on purpose, delete {_SEAL} (or checkpoint.json) beside it"
+        raise CheckpointError(error.found, error.expected, fix) from error
     return model.eval().to(device)
 
 
 def save_model(model: SpearModel, directory: str | Path) -> Path:
-    """Writes config.json and model.safetensors (the encoder's tensors only), which `load_model` reads.
+    """Writes config.json, model.safetensors (the encoder's tensors only) and their seal, which `load_model` reads.
 
     Each file appears whole or not at all. Returns the directory.
     """
@@ -65,18 +73,20 @@ def save_model(model: SpearModel, directory: str | Path) -> Path:
         for name, tensor in model.state_dict().items()
         if name.startswith(ENCODER_PREFIXES)
     }
+    (directory / _SEAL).unlink(missing_ok=True)  # never an old seal beside new tensors
     with fs.atomic(directory / "model.safetensors") as temporary:
         safetensors.torch.save_file(state, temporary, metadata={"format": "pt"})
     fs.write_json(directory / "config.json", {"model_type": "spear", **model.config.to_dict()})
+    seal.write_json(directory / _SEAL, {"files": seal.digests(directory, ("config.json", "model.safetensors"))})
     return directory
 
 
-def _find(directory: Path) -> tuple[Path, SpearConfig | None]:
-    """The weights file of a directory and the configuration that goes with it."""
+def _find(directory: Path) -> Path:
+    """The weights file of a directory."""
     for place in (directory, directory / "final"):
         file = next((place / name for name in _WEIGHTS if (place / name).is_file()), None)
         if file is not None:
-            return file, _config_beside(file)
+            return file
     raise CheckpointError(
         f"{directory} without model.safetensors or pytorch_model.bin (and without final/)",
         "a checkpoint directory, an experiment directory with final/, or a released model's folder",
@@ -84,14 +94,30 @@ def _find(directory: Path) -> tuple[Path, SpearConfig | None]:
     )
 
 
-def _config_beside(weights_file: Path) -> SpearConfig | None:
+def _digests_beside(weights_file: Path) -> dict[str, str]:
+    """SHA-256 by name of the files in the weights' directory, where whoever wrote them left a list.
+
+    Raises:
+        DataError: the list is damaged.
+    """
+    for name in ("checkpoint.json", _SEAL):
+        if (path := weights_file.with_name(name)).is_file():
+            weights.read_settings(path)  # refuses what is huge, a pointer or no JSON
+            return records.convert(seal.read_json(path).get("files", {}), dict[str, str], str(path))
+    return {}
+
+
+def _config_beside(weights_file: Path, digests: dict[str, str]) -> SpearConfig | None:
     """The configuration in checkpoint.json or config.json beside the weights; None when there is neither."""
     ours, released = (weights_file.with_name(name) for name in ("checkpoint.json", "config.json"))
     try:
         if ours.is_file():
             return SpearConfig.from_dict(weights.read_settings(ours).get("model_config"))
         if weights_file.suffix in (".safetensors", ".bin") and released.is_file():
-            return SpearConfig.from_dict(weights.read_settings(released))
+            settings = weights.read_settings(released)
+            if released.name in digests:
+                seal.check_files(released.parent, {released.name: digests[released.name]})
+            return SpearConfig.from_dict(settings)
     except (weights.WeightsError, ConfigError) as error:
         raise CheckpointError(
             f"an unreadable configuration beside {weights_file} ({error.found})",

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 import spear
 from spear.errors import CheckpointError
 from spear.models.loading import load_model, save_model
+from spear.train import checkpoint
 
 SIZES = dict(
     encoder_dim="16,24,24,32,24,24,16",
@@ -92,11 +93,32 @@ def test_truncated_files(model, tmp_path, part):
     save_model(model, tmp_path)
     content = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(content[: int(part * len(content))])
+    refuse(tmp_path, "model.safetensors is truncated or altered")
+    (tmp_path / "seal.json").unlink()
     refuse(tmp_path, "cannot be read")
     torch.save({"model": model.state_dict()}, tmp_path / "a.pt")
     content = (tmp_path / "a.pt").read_bytes()
     (tmp_path / "a.pt").write_bytes(content[: int(part * len(content))])
     refuse(tmp_path / "a.pt", "a.pt cannot be read")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "seal.json"])
+def test_one_other_bit_is_refused_by_name(model, tmp_path, file):
+    save_model(model, tmp_path)
+    content = bytearray((tmp_path / file).read_bytes())
+    content[-1000 if file == "model.safetensors" else len(content) // 2] ^= 1
+    (tmp_path / file).write_bytes(content)
+    refuse(tmp_path, file)
+
+
+def test_one_other_bit_of_a_final_model_is_refused_by_name(model, tmp_path):
+    final = checkpoint.save(tmp_path / "final", {"model": model.state_dict()}, {"step": 1, "model_config": {}})
+    assert "altered" not in str(pytest.raises(CheckpointError, load_model, tmp_path).value)  # whole, of another size
+    for file in ("model.safetensors", "checkpoint.json"):
+        content = (final / file).read_bytes()
+        (final / file).write_bytes(content[:-40] + bytes([content[-40] ^ 1]) + content[-39:])
+        refuse(tmp_path, file)
+        (final / file).write_bytes(content)
 
 
 def test_files_that_could_run_code(tmp_path):
@@ -107,6 +129,7 @@ def test_files_that_could_run_code(tmp_path):
 def test_foreign_and_unfitting_tensors(model, tmp_path):
     state = model.state_dict()
     save_model(model, tmp_path)
+    (tmp_path / "seal.json").unlink()
 
     def write(changed):
         save_file(changed, tmp_path / "model.safetensors")
