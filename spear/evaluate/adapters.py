@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spear import fs
-from spear.errors import ConfigError, DataError
+from spear import fs, weights
+from spear.errors import ConfigError, DataError, SpearError
 from spear.seeds import torch_rng
 from spear.teachers import load_teacher
 from spear.teachers.base import TeacherSpec
@@ -116,7 +116,15 @@ class CallableUpstream:
     @torch.no_grad()
     def extract(self, waves_BS: Tensor, lengths_B: Tensor) -> tuple[list[Tensor], Tensor]:
         """[(B, T, D)] in float32 and frame counts."""
-        output = self.encoder(waves_BS, lengths_B)
+        try:
+            output = self.encoder(waves_BS, lengths_B)
+        except Exception as error:  # the user's own code
+            raise DataError(
+                f"encoder {self.name} failed on {len(waves_BS)} recordings: {type(error).__name__}: "
+                f"{weights.shown(str(error))}",
+                "hidden states",
+                "correct the encoder; SPEAR_TRACEBACK=1 shows where it failed",
+            ) from error
         if isinstance(output, dict):
             output = output["hidden_states"], output.get("lengths")
         elif hasattr(output, "hidden_states"):
@@ -141,7 +149,7 @@ def load_callable(spec: str, name: str) -> CallableUpstream:
     """The upstream of `MODULE:FACTORY`.
 
     Raises:
-        ConfigError: no such module or name in it.
+        ConfigError: no such module or name in it, or one that fails.
     """
     module_name, _, attribute = spec.partition(":")
     try:
@@ -150,5 +158,19 @@ def load_callable(spec: str, name: str) -> CallableUpstream:
         raise ConfigError(
             f"upstream 'python:{spec}' ({error})", "python:MODULE:FACTORY", "put the module's folder on PYTHONPATH"
         ) from error
-    made = found() if inspect.isclass(found) or not hasattr(found, "sample_rate") else found
-    return CallableUpstream(made, name)
+    except Exception as error:  # the module is the user's own code, which may raise anything
+        raise _failed(spec, "importing the module", error) from error
+    try:
+        return CallableUpstream(found() if inspect.isclass(found) or not hasattr(found, "sample_rate") else found, name)
+    except SpearError:
+        raise
+    except Exception as error:
+        raise _failed(spec, "making the encoder and trying it", error) from error
+
+
+def _failed(spec: str, doing: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"upstream 'python:{spec}': {doing} failed: {type(error).__name__}: {weights.shown(str(error))}",
+        "FACTORY() to give an encoder with sample_rate that takes (waves_BS, lengths_B)",
+        "correct the module; SPEAR_TRACEBACK=1 shows where it failed",
+    )

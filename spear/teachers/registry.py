@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from spear.errors import ConfigError
+from spear import weights
+from spear.errors import ConfigError, DataError, SpearError
 from spear.teachers.base import Teacher, TeacherSpec
 
 _FACTORIES: dict[str, str | Callable[..., Teacher]] = {
@@ -53,6 +54,7 @@ def load_teacher(
     Raises:
         ConfigError: unknown name (with the nearest one) or option.
         MissingPackageError: the adapter needs a package that is not installed.
+        DataError: weights that are no such teacher's, or an adapter that fails for any other reason.
     """
     if any(mark in name for mark in ":@,"):
         spec = TeacherSpec.parse(name)
@@ -69,7 +71,17 @@ def load_teacher(
         )
     if layer is not None:
         options["layer"] = layer
-    return factory(path=path, device=device, **options)
+    try:
+        return factory(path=path, device=device, **options)
+    except SpearError:
+        raise
+    except Exception as error:  # weights and code of others can fail in any way
+        raise DataError(
+            f"teacher '{name}' at {path or 'its default place'} failed: {type(error).__name__}: "
+            f"{weights.shown(str(error))}",
+            "weights that its adapter can load",
+            "download them again; SPEAR_TRACEBACK=1 shows where it failed",
+        ) from error
 
 
 def _factory(name: str) -> Callable[..., Teacher]:

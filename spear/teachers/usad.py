@@ -16,7 +16,7 @@ from spear.errors import ConfigError
 from spear.teachers.align import expected_frames
 from spear.teachers.base import weights_sha256
 from spear.teachers.frozen import DTYPES, FrozenTeacher
-from spear.teachers.hub import load_pretrained, transformers_for
+from spear.teachers.hub import load_with_code, transformers_for
 
 
 class UsadTeacher(FrozenTeacher):
@@ -53,7 +53,7 @@ class UsadTeacher(FrozenTeacher):
                 "a decision to run them",
                 "read them, then add ,trust_remote_code=true to the teacher's spec",
             )
-        self._model = load_pretrained(transformers.AutoModel, path, self.name, trust_remote_code=True).to(self.device)
+        self._model = load_with_code(transformers.AutoModel, path, self.name).to(self.device)
         self._weights_sha256 = weights_sha256(self._model.state_dict())
         self.dim = self._run(torch.zeros(16000, device=self.device)).shape[1]
 

@@ -21,11 +21,11 @@ import warnings
 import torch
 from torch import Tensor
 
+from spear import weights
 from spear.errors import ConfigError
-from spear.fs import read_json
 from spear.teachers.base import weights_sha256
 from spear.teachers.frozen import BlockTap, FrozenTeacher, PerUtterance, canonical_state, check_layer
-from spear.teachers.hub import check_folder, load_pretrained, preprocessor, transformers_for
+from spear.teachers.hub import load_pretrained, preprocessor, read_config, transformers_for
 
 _CONVOLUTIONS = ((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2))
 _MEANING = "the residual stream after a block (0: before the first), or -1 for the encoder's output"
@@ -66,12 +66,6 @@ class Wav2Vec2Teacher(FrozenTeacher):
         path = str(path) or self.default_path
         self._model = self._load(path)
         config = self._model.config
-        if (tuple(config.conv_kernel), tuple(config.conv_stride)) != _CONVOLUTIONS:
-            raise ConfigError(
-                f"convolutions {config.conv_kernel} with strides {config.conv_stride} in {path}",
-                f"{list(_CONVOLUTIONS[0])} with {list(_CONVOLUTIONS[1])}, as all released models have",
-                "write an adapter with a frame rule of its own (spear.teachers.align.register_frame_rule)",
-            )
         self._weights_sha256 = weights_sha256(canonical_state(self._model.state_dict().items()))
         self.dim = config.hidden_size
         blocks = self._model.encoder.layers
@@ -92,8 +86,19 @@ class Wav2Vec2Teacher(FrozenTeacher):
 
     def _load(self, path: str):
         transformers = transformers_for(self.name)
-        check_folder(path, self.model_types, self.name)
-        return load_pretrained(getattr(transformers, self.model_class), path, self.name)
+        values = self._values(path)
+        found = [values.get(key, default) for key, default in zip(("conv_kernel", "conv_stride"), _CONVOLUTIONS)]
+        if not all(isinstance(numbers, list | tuple) for numbers in found) or tuple(map(tuple, found)) != _CONVOLUTIONS:
+            raise ConfigError(
+                f"convolutions {weights.shown(str(found[0]))} with strides {weights.shown(str(found[1]))} in {path}",
+                f"{list(_CONVOLUTIONS[0])} with {list(_CONVOLUTIONS[1])}, as all released models have",
+                "write an adapter with a frame rule of its own (spear.teachers.align.register_frame_rule)",
+            )
+        return load_pretrained(getattr(transformers, self.model_class), path, values, self.name)
+
+    def _values(self, path: str) -> dict:
+        """Content of config.json."""
+        return read_config(path, self.model_types, self.name)
 
     def _wants_normalisation(self, path: str, asked: str) -> bool:
         if str(asked).lower() not in ("", "true", "false"):
@@ -102,7 +107,14 @@ class Wav2Vec2Teacher(FrozenTeacher):
             return str(asked).lower() == "true"
         # Without the file: the models with layer norms in the front end were trained on normalised audio.
         default = self._norm == "layer"
-        return bool(preprocessor(path, self.name).get("do_normalize", default))
+        found = preprocessor(path, self.name).get("do_normalize", default)
+        if not isinstance(found, bool):
+            raise ConfigError(
+                f"do_normalize = {weights.shown(repr(found))} in preprocessor_config.json of {path}",
+                "true or false",
+                "correct the file, or say normalise=true or normalise=false in the teacher's spec",
+            )
+        return found
 
     def settings(self) -> dict:
         """Windows, and whether utterances are normalised."""
@@ -167,19 +179,15 @@ class MertTeacher(Wav2Vec2Teacher):
     default_path = "m-a-p/MERT-v1-95M"
     sample_rate, frame_rate, frame_rule = 24000, 75.0, "mert-75hz"
 
-    def _load(self, path: str):
-        transformers = transformers_for(self.name)
-        check_folder(path, self.model_types, self.name)
-        values = self._config(transformers, path)
+    def _values(self, path: str) -> dict:
+        values = super()._values(path)
         for key in ("feature_extractor_cqt", "deepnorm"):
             if values.get(key):
                 raise ConfigError(f"{path} with {key}", "a MERT that is a HuBERT, such as v1-95M", "choose another")
-        self.sample_rate = int(values.get("sample_rate", self.sample_rate))
-        values = {key: value for key, value in values.items() if key not in ("auto_map", "architectures", "model_type")}
-        config = transformers.HubertConfig(**values)
-        return load_pretrained(transformers.HubertModel, path, self.name, config=config)
-
-    @staticmethod
-    def _config(transformers, path: str) -> dict:
-        file = transformers.utils.cached_file(path, "config.json")
-        return read_json(file)
+        rate = values.get("sample_rate", self.sample_rate)
+        if type(rate) is not int or not 8000 <= rate <= 192_000:
+            raise ConfigError(
+                f"{path} with sample_rate = {weights.shown(repr(rate))}", "8000 to 192000", "download it again"
+            )
+        self.sample_rate = rate
+        return values

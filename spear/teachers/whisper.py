@@ -11,9 +11,11 @@ first); -1 is the encoder's output, with it. 50 frames a second.
 import torch
 from torch import Tensor
 
+from spear import weights
+from spear.errors import ConfigError
 from spear.teachers.base import weights_sha256
 from spear.teachers.frozen import BlockTap, FrozenTeacher, check_layer
-from spear.teachers.hub import check_folder, load_pretrained, transformers_for
+from spear.teachers.hub import load_pretrained, read_config, transformers_for
 
 
 class WhisperTeacher(FrozenTeacher):
@@ -41,10 +43,16 @@ class WhisperTeacher(FrozenTeacher):
     ):
         transformers = transformers_for(self.name)
         path = str(path) or "openai/whisper-large-v3"
-        check_folder(path, ("whisper",), self.name)
-        model = load_pretrained(transformers.WhisperModel, path, self.name, unused=("decoder",))
+        values = read_config(path, ("whisper",), self.name)
+        positions = values.get("max_source_positions", 1500)
+        if type(positions) is not int or not 50 <= positions <= 6000:
+            raise ConfigError(
+                f"{path} with max_source_positions = {weights.shown(repr(positions))}",
+                "1500, for the 30 s of all released models (50 to 6000 are taken)",
+                "download it again",
+            )
+        model = load_pretrained(transformers.WhisperModel, path, values, self.name, unused=("decoder",))
         self._model = model.get_encoder()
-        positions = self._model.config.max_source_positions
         super().__init__(layer, device, dtype, positions / 50, overlap_seconds)
         self._weights_sha256 = weights_sha256(self._model.state_dict())
         self.dim = self._model.config.d_model

@@ -10,7 +10,7 @@ from corpus import TinyEncoder
 from torch import nn
 
 from spear import teachers
-from spear.errors import ConfigError, DataError
+from spear.errors import ConfigError, DataError, SpearError
 from spear.evaluate.adapters import CallableUpstream
 from spear.evaluate.cache import FeatureCache, item_key
 from spear.evaluate.tasks import read_all_items
@@ -82,6 +82,25 @@ def test_encoders_are_found_by_module_and_name(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="no_such_model"):
         load_upstream("python:no_such_model:Encoder")
     sys.modules.pop("their_model", None)
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("raise RuntimeError('no licence')", "importing the module failed: RuntimeError: no licence"),
+        ("class Encoder:\n    def __init__(self): 1 / 0", "ZeroDivisionError"),
+        ("def Encoder(): raise KeyError('weights')", "KeyError"),
+        ("class Encoder:\n    sample_rate = 16000\n    def __call__(self, *_): raise MemoryError", "MemoryError"),
+        ("class Encoder:\n    sample_rate = 16000\n    def __call__(self, *_): return 3", "TypeError"),
+    ],
+)
+def test_encoders_that_fail_end_in_three_parts(tmp_path, monkeypatch, code, found):
+    (tmp_path / "failing_model.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "failing_model", raising=False)
+    with pytest.raises(SpearError, match=found) as caught:
+        load_upstream("python:failing_model:Encoder")
+    assert "SPEAR_TRACEBACK=1" in caught.value.fix
 
 
 class BlockTeacher:
