@@ -1,12 +1,14 @@
 # The stages of a recipe on corpora with teachers from outside: raw audio -> manifests -> features -> embeddings ->
 # quantizers -> tokens. A prepare.sh states its options, sources parse_options.sh and this file, and calls
 #
-#   prepare "librispeech audioset" "speech audio"      # corpora and streams; both may be empty
+#   prepare "librispeech audioset" "speech audio" "musan"      # corpora, streams, noise; all may be empty
 #
+# Corpora of noise are listed by stage 1 and mixed in by training, and take no part in the rest.
 # A corpus C is found in ${C}_dir (linked to data/raw/C) or in data/raw/C; its layout is ${C}_layout or C itself
-# (`spear manifests` knows layouts), its domain ${C}_domain or what is usual for it. A stream S has ${S}_teacher (a spec
-# such as wavlm:FOLDER@21), ${S}_codebooks, ${S}_normalise, ${S}_sample (corpora whose frames train its quantizer; those
-# of its domain if none of them is there) and ${S}_domains (of cuts that get its tokens; all when empty).
+# (`spear manifests` knows layouts), its domain ${C}_domain and its longest window ${C}_window_seconds, or what is usual
+# for it. A stream S has ${S}_teacher (a spec such as wavlm:FOLDER@21), ${S}_codebooks, ${S}_normalise, ${S}_sample
+# (corpora whose frames train its quantizer; those of its domain if none of them is there) and ${S}_domains (of cuts that
+# get its tokens; all when empty).
 # Nothing that took long is ever deleted here: corpora may be added, and what other settings have made is refused by its
 # card unless $overwrite is true.
 # Uses $here, $stage, $stop_stage, $dry_run, $data_dir, $num_jobs, $executor, $nproc_per_node, $on_the_fly, $decode,
@@ -23,7 +25,7 @@ _value() { # NAME [DEFAULT]: the value of a variable, or the default when it is 
 
 domain_of() { # CORPUS
   case "$1" in
-    audioset | vggsound | fsd50k | freesound | bbc | mtg_jamendo | music4all) _value "$1_domain" audio ;;
+    audioset | vggsound | fsd50k | freesound | bbc | mtg_jamendo | music4all | musan) _value "$1_domain" audio ;;
     *) _value "$1_domain" speech ;;
   esac
 }
@@ -38,8 +40,24 @@ licence_of() { # CORPUS
     fsd50k | freesound) echo "Creative Commons, clip by clip (some for non-commercial use only)" ;;
     bbc) echo "BBC RemArc: personal, educational and research use" ;;
     mtg_jamendo) echo "Creative Commons, track by track" ;;
+    musan) echo "CC BY 4.0; its recordings are of the public domain or Creative Commons" ;;
     music4all) echo "for research, by agreement with its authors" ;;
     *) echo "that of the recordings" ;;
+  esac
+}
+
+present() { # CORPUS...: those whose directory is given or linked
+  local corpus found=()
+  for corpus in "$@"; do
+    if [[ -n "$(_value "${corpus}_dir")" || -e "${data_dir:-$here/data}/raw/$corpus" ]]; then found+=("$corpus"); fi
+  done
+  echo "${found[*]:-}"
+}
+
+window_seconds_of() { # CORPUS: longer recordings are cut into equal windows of at most this length
+  case "$1" in
+    freesound | bbc | mtg_jamendo) _value "$1_window_seconds" 10 ;; # as SPEAR was trained
+    *) _value "$1_window_seconds" 30 ;;
   esac
 }
 
@@ -83,7 +101,7 @@ link_corpora() {
   local corpus place raw
   mkdir -p "$data_dir/raw"
   spear doctor --brief --directory "$data_dir"
-  for corpus in $corpora; do
+  for corpus in $corpora $noises; do
     place="$(_value "${corpus}_dir")" raw="$data_dir/raw/$corpus"
     if [[ -n "$place" ]]; then
       [[ -d "$place" ]] || _absent "no directory $place" "the corpus $corpus" "correct --${corpus//_/-}-dir"
@@ -100,11 +118,16 @@ link_corpora() {
 
 make_manifests() {
   local corpus
-  for corpus in $corpora; do
+  for corpus in $corpora $noises; do
     spear manifests --raw "$data_dir/raw/$corpus" --corpus "$(_value "${corpus}_layout" "$corpus")" --name "$corpus" \
-      --kind "$(_value "${corpus}_kind")" --output "$data_dir/manifests" --max-seconds 30 --decode "$decode" \
-      --max-bad-fraction "$max_bad_fraction" --executor "$executor" --num-jobs "$num_jobs"
+      --kind "$(_value "${corpus}_kind")" --output "$data_dir/manifests" --decode "$decode" \
+      --max-seconds "$(window_seconds_of "$corpus")" --max-bad-fraction "$max_bad_fraction" \
+      --executor "$executor" --num-jobs "$num_jobs"
   done
+  if [[ -n "${musan_dir+option}" && ! -e "$data_dir/manifests/noise_musan.jsonl" ]]; then
+    echo "no MUSAN (--musan-dir DIR): manifests/noise_musan.jsonl is empty, and training mixes in none of its noise"
+    : >"$data_dir/manifests/noise_musan.jsonl"
+  fi
 }
 
 make_fbank() {
@@ -158,14 +181,14 @@ extract_tokens() {
   spear verify-tokens --tokens "$data_dir/tokens" --cuts "${cuts[@]}"
 }
 
-prepare() { # CORPORA STREAMS: the stages
+prepare() { # CORPORA STREAMS [NOISES]: the stages
   local corpus stream places=() teachers=() quantizers=()
-  corpora="$1" streams="$2"
+  corpora="$1" streams="$2" noises="${3:-}"
   data_dir="${data_dir:-$here/data}"
   if [[ "$data_dir" != /* ]]; then data_dir="$PWD/$data_dir"; fi
   stage_dir="$data_dir/.stages"
   [[ -n "$corpora" ]] || _absent "no corpus" "at least one" "see $(basename "$0") --help"
-  for corpus in $corpora; do places+=("$corpus=$(_value "${corpus}_dir")"); done
+  for corpus in $corpora $noises; do places+=("$corpus=$(_value "${corpus}_dir")"); done
   for stream in $streams; do
     teachers+=("$stream=$(_value "${stream}_teacher")" "$(_value "${stream}_sample")")
     quantizers+=("$stream" "$(_value "${stream}_codebooks")" "$(_value "${stream}_normalise")")
@@ -174,7 +197,7 @@ prepare() { # CORPORA STREAMS: the stages
   run_stage 0 "environment and data" "links $corpora below $data_dir/raw; nothing is copied" \
     link_corpora "${places[@]}"
   run_stage 1 "manifests" "lists and checks every recording (--decode false: headers only); 1 kB a cut" \
-    make_manifests "$corpora" "$decode"
+    make_manifests "$corpora $noises" "$decode"
   run_stage 2 "fbank" "durations and statistics; with --on-the-fly false also features, 0.2 GB an hour of audio" \
     make_fbank "$on_the_fly" "$corpora"
   if [[ -z "$streams" ]]; then

@@ -38,7 +38,7 @@ class PretrainDataset:
         seed: of all random decisions.
         limits: of a batch; headroom for mixing is added to it.
         mixing: None for none.
-        noises: cuts that are mixed in as noise; None for the audio cuts of `sources`.
+        noises: cuts that are mixed in as noise, see `load_noises`; None for no noise.
         features: directory of stored features (row shards, one row per frame), used for cuts that are not mixed.
             Audio is read where there is none.
         plan_dir: where plans are kept (one directory for each epoch), memory-mapped; None to keep them in memory.
@@ -63,16 +63,14 @@ class PretrainDataset:
         limits = limits or PlanLimits()
         headroom = max(limits.headroom_seconds, mixing.headroom_seconds if mixing else 0.0)
         self.limits = dataclasses.replace(limits, headroom_seconds=headroom)
-        self.noises, self._noise_rows = noises, None
-        if noises is None:
-            self.noises, self._noise_rows = self.cuts, np.flatnonzero(~self.cuts.is_speech)
+        self.noises = noises
         self.fbank = Fbank()
         self._features = _open_features(features, self.fbank) if features else None
 
     @property
     def num_noises(self) -> int:
         """Recordings that noise is drawn from."""
-        return len(self.noises) if self._noise_rows is None else len(self._noise_rows)
+        return 0 if self.noises is None else len(self.noises)
 
     def plan(self, epoch: int, world_size: int = 1, accumulation: int = 1) -> Plan:
         """The plan of an epoch; stored and reused where `plan_dir` is given.
@@ -183,7 +181,7 @@ class PretrainDataset:
         """Pieces of noise, each from a random place, until they are as long as the cut; fewer when reading fails."""
         pieces, missing = [], len(work.waves[row])
         for index in work.decisions.noises_BK[row]:
-            noise = self.noises[index if self._noise_rows is None else self._noise_rows[index]]
+            noise = self.noises[index]
             if missing <= 0 or noise.id == work.cuts[row].id:
                 continue
             seconds = min(noise.duration_seconds, missing / SAMPLE_RATE_HZ)

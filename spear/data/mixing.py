@@ -32,6 +32,8 @@ class MixingConfig:
             "inside": a random piece of the partner, `overlap` of the cut's length, anywhere inside the cut.
         max_offset_seconds: latest start of the partner in "max".
         overlap: range of the piece's share of the cut in "inside".
+        noises: manifests of what is mixed in as noise (below the data directory), such as manifests/noise_musan.jsonl.
+            They are lists of their own: without any there is no noise, whatever else is trained on.
     """
 
     probability: float = 0.5
@@ -43,6 +45,7 @@ class MixingConfig:
     mode: str = "max"
     max_offset_seconds: float = 2.0
     overlap: tuple[float, float] = (0.2, 0.5)
+    noises: tuple[str, ...] = ()
 
     def __post_init__(self):
         for name in ("probability", "noise_probability", "audio_noise_probability"):
@@ -59,6 +62,10 @@ class MixingConfig:
     def speech_mode(self) -> str:
         """The mode in force: preserved targets need a partner inside the cut."""
         return self.mode if self.token_mixing else "inside"
+
+    def noise_share(self, domain: str) -> float:
+        """Share of a domain's cuts that noise is meant for."""
+        return self.probability * self.noise_probability if domain == "speech" else self.audio_noise_probability
 
     @property
     def headroom_seconds(self) -> float:

@@ -1,11 +1,12 @@
 """Stage 1: a folder of recordings -> validated lhotse cuts, quarantine, resolved tasks and a summary.
 
 Leaves in the output folder: `cuts_speech_train.jsonl` and `cuts_audio_train.jsonl` (pre-training),
-`cuts_heldout.jsonl` (dev and test of any task), `tasks.yaml`, `quarantine.jsonl` and `summary.json`. Recordings are
-named relative to the folder above the output, when they lie below it (`data/raw` may be a link), else absolutely.
+`cuts_heldout.jsonl` (dev and test of any task), `noise.jsonl` (training cuts that may be mixed in as noise, by their
+labels), `tasks.yaml`, `quarantine.jsonl` and `summary.json`. Recordings are named relative to the folder above the
+output, when they lie below it (`data/raw` may be a link), else absolutely.
 
 Several corpora share an output when each has a `name`: then these files are `cuts_NAME_train.jsonl`,
-`cuts_NAME_heldout.jsonl`, `tasks_NAME.yaml`, `quarantine_NAME.jsonl` and `summary_NAME.json`.
+`cuts_NAME_heldout.jsonl`, `noise_NAME.jsonl`, `tasks_NAME.yaml`, `quarantine_NAME.jsonl` and `summary_NAME.json`.
 """
 
 import re
@@ -18,7 +19,8 @@ import spear
 from spear import config, fs, log
 from spear.errors import ConfigError, DataError
 from spear.executor import run_units
-from spear.manifest.corpora import scan_corpus
+from spear.manifest.corpora import CORPORA, scan_corpus
+from spear.manifest.corpora.labels import may_be_noise
 from spear.manifest.examine import examine_unit
 from spear.manifest.item import DOMAIN_OF_KIND, original_id, read_items
 from spear.manifest.scan import Entry, Scan, is_text
@@ -75,7 +77,9 @@ class ManifestsConfig:
 
     @property
     def cuts(self) -> dict[str, Path]:
-        """Files of cuts by what is in them."""
+        """Files of cuts by what is in them: none for a corpus that is noise and nothing else."""
+        if CORPORA[self.corpus].only_noise:
+            return {}
         if not self.name:
             return {name: Path(self.output) / f"{name}.jsonl" for name in CUTS}
         return {part: Path(self.output) / f"cuts_{self.name}_{part}.jsonl" for part in ("train", "heldout")}
@@ -111,6 +115,7 @@ def make_manifests(settings: ManifestsConfig) -> dict:
     with fs.together() as place:
         summary_place = place(settings.file("summary", ".json"))
         cuts = {name: place(path) for name, path in settings.cuts.items()}
+        cuts["noise"] = place(settings.file("noise"))
         _write_cuts(settings, usable, tasks, cuts, set(foreign))
         notes = _write_tasks(place(settings.file("tasks", ".yaml")), tasks)
         summary = _summary(found, quarantine, missing, bad, usable, cuts)
@@ -236,7 +241,8 @@ def _write_cuts(
     for task in tasks:
         for item, split in task.splits.items() if not task.skipped else ():
             splits.setdefault(item, {})[task.spec.name] = split
-    files: dict[str, list[dict]] = {name: [] for name in settings.cuts}
+    files: dict[str, list[dict]] = {name: [] for name in places}
+    only_noise = CORPORA[settings.corpus].only_noise
     base, raw = Path(settings.output).absolute().parent, Path(settings.raw).absolute()
     for entry, result in usable:
         path = raw / entry.path
@@ -247,6 +253,10 @@ def _write_cuts(
         speeds = settings.speed_perturb if split == "train" and entry.kind == "speech" and entry.speed == 1 else []
         speeds = [speed for speed in speeds if f"{entry.id}_sp{speed}" not in known]  # the corpus has copies of its own
         cuts = make_cuts(entry, result, source, split, splits.get(entry.id, {}), speeds)
+        if only_noise or (split == "train" and not entry.text and may_be_noise(entry.kind, entry.labels)):
+            files["noise"] += cuts
+        if only_noise:
+            continue
         files[name] += [
             cut for cut in cuts if not cut["recording"].get("transforms") or cut["duration"] <= settings.max_seconds
         ]
@@ -288,7 +298,7 @@ def _notes_on_training(summary: dict) -> list[str]:
 
 
 def _summary(found: Scan, quarantine: list, missing: int, bad: int, usable: list, cuts: dict[str, Path]) -> dict:
-    items = [item for path in cuts.values() for item in read_items(path)]
+    items = [item for name, path in cuts.items() if name != "noise" or len(cuts) == 1 for item in read_items(path)]
     listed = len(found.entries) + len(found.refused)
     coverage = {"listed": listed, "usable": len(usable), "usable_fraction": round(len(usable) / listed, 4)}
     windowed = sum(len(result["windows"]) > 1 for _, result in usable)
@@ -299,4 +309,5 @@ def _summary(found: Scan, quarantine: list, missing: int, bad: int, usable: list
         "windowed_recordings": windowed,
         "silent_windows": sum(result["silent_windows"] for _, result in usable),
         "ignored_files": found.ignored_files,
+        "noise_cuts": sum(1 for _ in fs.iter_lines(cuts["noise"])),
     }

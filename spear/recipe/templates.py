@@ -237,6 +237,8 @@ def _conf(facts: Facts, domain: str) -> str:
         "optimizer": {"base_lr": 0.045, "lr_hours": 1000 if small else 10_000},
         "num_workers": 0 if small else 8,
     }
+    if not speech:  # of these recordings, those whose labels name neither people nor music
+        values["mixing"]["noises"] = [f"manifests/noise_{facts.name}.jsonl"]
     if small:
         values["optimizer"] |= {"lr_batches": 3000, "warmup_batches": 50, "reference_seconds": 3}
         values |= {"valid_every_steps": 500, "checkpoint_every_steps": 500, "average_every_steps": 20}

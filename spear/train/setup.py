@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from spear import config as configuration
-from spear.data import PlanLimits, PretrainDataset, load_sources
+from spear.data import CutTable, PlanLimits, PretrainDataset, load_noises, load_sources
 from spear.data.cuts import NUM_DRAWS
 from spear.data.sources import read_source
 from spear.data.streams import StreamConfig as TokenStreamConfig
@@ -70,6 +70,7 @@ def load_data(config: TrainConfig, num_ranks: int = 1) -> RunData:
         seed=config.seed,
         limits=limits,
         mixing=config.mixing,
+        noises=_noises(config, data_dir, loaded.cuts),
         features=features,
         plan_dir=Path(config.exp_dir) / "plan",
     )
@@ -84,6 +85,24 @@ def load_data(config: TrainConfig, num_ranks: int = 1) -> RunData:
         except DataError as error:
             logger.warning("no validation: %s", error.found)
     return RunData(train, valid, loaded.summary)
+
+
+def _noises(config: TrainConfig, data_dir: Path, cuts: CutTable) -> CutTable | None:
+    """What is mixed in as noise, with a warning where noise is asked for and there is none."""
+    paths = [data_dir / path for path in config.mixing.noises]
+    noises = load_noises(paths, trained_on=[data_dir / source.cuts for source in config.sources])
+    present = {"speech": cuts.is_speech.any(), "audio": not cuts.is_speech.all()}
+    wanted = [f"{config.mixing.noise_share(name):.0%} of {name}" for name in present if present[name]]
+    wanted = [share for share in wanted if not share.startswith("0%")]
+    if wanted and not len(noises):
+        logger.warning(
+            "mixing asks for noise in %s, but mixing.noises %s: these cuts stay as they are. State lists such as "
+            "manifests/noise_musan.jsonl or manifests/noise_audioset.jsonl of stage 1, or set the probability to 0 "
+            "(versions before took noise from all audio that was trained on)",
+            " and ".join(wanted),
+            f"({', '.join(config.mixing.noises)}) holds no cut" if paths else "is empty",
+        )
+    return noises
 
 
 def _token_streams(config: TrainConfig, data_dir: Path) -> list[TokenStreamConfig]:

@@ -43,7 +43,7 @@ CONFIG = {
         {"name": "audio", "cuts": "manifests/cuts_audio_train.jsonl", "weight": 1.5},
     ],
     "plan": {"max_seconds": 12},
-    "mixing": {"probability": 0.5, "noise_probability": 0.5},
+    "mixing": {"probability": 0.5, "noise_probability": 0.5, "noises": ["manifests/noise.jsonl"]},
     "optimizer": {"warmup_batches": 2, "reference_seconds": 10},
     "valid_fraction": 0.1,
     "num_workers": 0,
@@ -68,7 +68,8 @@ def data_dir(tmp_path_factory) -> Path:
         kind = "speech" if number % 3 else "event"
         samples = rng.normal(0, 0.05, rng.integers(8000, 32000)).cumsum() * 0.02
         soundfile.write(raw / f"cut{number}.wav", np.clip(samples, -0.9, 0.9), 16000)
-        rows.append(f"cut{number}\tcut{number}.wav\t{len(samples) / 16000:.4f}\t{kind}\t\t\t")
+        label = "" if kind == "speech" else "class=rain"
+        rows.append(f"cut{number}\tcut{number}.wav\t{len(samples) / 16000:.4f}\t{kind}\t\t\t{label}")
     (raw / "manifest.tsv").write_text("\n".join(rows) + "\n")
     make_manifests(ManifestsConfig(raw=str(raw), output=str(folder / "manifests"), num_jobs=1))
 

@@ -3,6 +3,7 @@
 #
 #   ./prepare.sh --librispeech-dir DIR                        # the folder with train-clean-100, ..., or the one above it
 #   ./prepare.sh --librispeech-dir DIR --speech-teacher wavlm:FOLDER@21        # weights on disk, no network
+#   ./prepare.sh --librispeech-dir DIR --musan-dir DIR        # with noise to mix in: MUSAN's folder
 #   ./prepare.sh --download true --nproc-per-node 8           # download first; stages 3 and 5 on 8 GPUs
 # Stages: 0 environment and data, 1 manifests, 2 fbank, 3 embeddings of a sample, 4 quantizers, 5 tokens. A second run
 # skips what is done; an interrupted one goes on. A part of the corpus, or damaged files, are normal: stage 1 reports.
@@ -14,6 +15,7 @@ here="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/shared/corpora_options.sh"
 
 librispeech_dir=
+musan_dir=
 download=false
 speech_teacher=wavlm:microsoft/wavlm-large@21
 speech_codebooks=16
@@ -22,4 +24,4 @@ speech_normalise=true
 . "$here/shared/parse_options.sh"
 . "$here/shared/corpora.sh"
 
-prepare "librispeech" "speech"
+prepare "librispeech" "speech" "$(present musan)"

@@ -108,7 +108,7 @@ extract_tokens() {
 run_stage 0 "environment and data" "makes or links $data_dir/raw; 30 s; 2 GB of disk should be free" \
   obtain_data "$(fingerprint "$audio_dir")" "$seed" "$corpus_options"
 run_stage 1 "manifests" "reads data/raw once; writes data/manifests with quarantine.jsonl; about 15 s, 5 MB" \
-  make_manifests "$tasks" "$kind" "$speed_perturb"
+  make_manifests "$tasks" "$kind" "$speed_perturb" "noise.jsonl"
 run_stage 2 "fbank" "statistics; with --on-the-fly false features to data/fbank, 0.2 GB an hour of audio" \
   make_fbank "$on_the_fly"
 run_stage 3 "teachers" "pre-trains one for each domain, embeds $max_frames frames; 3 to 7 minutes (long: 10), 50 MB" \

@@ -5,6 +5,8 @@
 #   ./prepare.sh --libriheavy-dir DIR --gigaspeech-dir DIR --voxpopuli-dir DIR --audioset-dir DIR ... --decode false
 # A corpus takes part when its directory is given (or linked as data/raw/NAME). Speech: librispeech, libriheavy,
 # gigaspeech, voxpopuli, yodas-granary. Audio: audioset, freesound, bbc, vggsound, mtg-jamendo, music4all, fsd50k.
+# Noise for mixing: musan (--musan-dir DIR), and what of AudioSet's labels names neither people nor music.
+# Freesound, BBC and MTG-Jamendo are cut into windows of 10 s (data prepared before: --freesound-window-seconds 30 ...).
 # Audio gets both token streams, speech only WavLM's. Corpora may be added later: their cuts and tokens come beside those
 # that are there. Copies may be partial or damaged: stage 1 reports. --decode false reads headers only in stage 1.
 # Stages: 0 environment and data, 1 manifests, 2 fbank, 3 embeddings of samples, 4 quantizers, 5 tokens. A second run
@@ -26,6 +28,10 @@ vggsound_dir=
 mtg_jamendo_dir=
 music4all_dir=
 fsd50k_dir=
+musan_dir=
+freesound_window_seconds=10
+bbc_window_seconds=10
+mtg_jamendo_window_seconds=10
 speech_teacher=wavlm:microsoft/wavlm-large@21
 speech_codebooks=16
 speech_normalise=true
@@ -40,11 +46,6 @@ speech_sample=librispeech
 audio_sample=audioset
 audio_domains=audio
 
-present=""
-for corpus in librispeech libriheavy gigaspeech voxpopuli yodas_granary audioset freesound bbc vggsound mtg_jamendo \
-  music4all fsd50k; do
-  place="${corpus}_dir"
-  if [[ -n "${!place}" || -e "${data_dir:-$here/data}/raw/$corpus" ]]; then present+=" $corpus"; fi
-done
-
-prepare "${present# }" "speech audio"
+corpora="$(present librispeech libriheavy gigaspeech voxpopuli yodas_granary \
+  audioset freesound bbc vggsound mtg_jamendo music4all fsd50k)"
+prepare "$corpora" "speech audio" "$(present musan)"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from spear.errors import ConfigError, DataError
 from spear.manifest.corpora import lists, segmented, tables
+from spear.manifest.corpora.musan import musan
 from spear.manifest.scan import Entry, Scan, is_text, scan
 from spear.names import id_problem
 
@@ -27,6 +28,7 @@ class Corpus:
         about: what it is and what its folder holds, in a line.
         own_ids: ids come from the corpus; else the corpus' name is put before them.
         outside: its lists may name recordings outside its folder.
+        only_noise: it is mixed in as noise, and never trained on.
     """
 
     reader: Callable[[Path, str], Scan]
@@ -34,6 +36,7 @@ class Corpus:
     about: str
     own_ids: bool = True
     outside: bool = False
+    only_noise: bool = False
 
 
 CORPORA: dict[str, Corpus] = {
@@ -60,6 +63,7 @@ CORPORA: dict[str, Corpus] = {
     "bbc": Corpus(scan, "event", "a folder of BBC sound effects", False),
     "mtg_jamendo": Corpus(tables.mtg_jamendo, "music", "raw*.tsv and 00/ to 99/ with mp3 files, or only those", False),
     "music4all": Corpus(tables.music4all, "music", "id_information.csv and audios/"),
+    "musan": Corpus(musan, "event", "MUSAN: noise/, beside music/ and speech/, which are left out", only_noise=True),
 }
 
 

@@ -13,6 +13,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as DataLo
 
 from spear.audio import LOG_FLOOR, Fbank, FbankConfig, load_audio
 from spear.data import (
+    CutTable,
     MixingConfig,
     PlanLimits,
     PretrainDataset,
@@ -42,7 +43,9 @@ def streams(corpus, write_stream, tmp_path_factory):
 
 def make(corpus, streams=(), mixing=None, **options):
     sources = load_sources([SourceConfig("all", "")], list(streams), items={"all": corpus})
-    return PretrainDataset(sources, seed=3, limits=options.pop("limits", LIMITS), mixing=mixing, **options)
+    noises = options.pop("noises", CutTable([item for item in corpus if item.domain == "audio"]))
+    limits = options.pop("limits", LIMITS)
+    return PretrainDataset(sources, seed=3, limits=limits, mixing=mixing, noises=noises, **options)
 
 
 def equal(first, second):
@@ -223,6 +226,12 @@ def test_a_batch_of_which_nothing_is_readable_is_still_a_batch(corpus, streams):
     assert batch.ids == [""] and len(batch.skipped) > 1
     assert batch.features_BTF.shape == (1, 100, 128) and batch.features_BTF.isfinite().all()
     assert (batch.targets["speech"] == -100).all() and batch.targets["audio"].shape == (1, 25, 2)
+
+
+def test_audio_that_is_trained_on_is_no_noise_by_itself(corpus):
+    """In a corpus of sounds people speak and sing: noise comes from lists of its own, or there is none."""
+    batches = list(make_loader(make(corpus, (), ALWAYS, noises=None), 0))
+    assert {kind for batch in batches for kind in batch.mix_kinds} == {"none", "speech"}
 
 
 def test_no_streams_and_no_noise_are_allowed(corpus):
