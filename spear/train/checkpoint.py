@@ -10,12 +10,14 @@ There is no random state in it: every stream is derived from (seed, purpose, epo
 """
 
 import os
+import re
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -34,6 +36,14 @@ class _Meta:
 
     step: records.Count
     files: dict[str, records.Sha256]
+
+
+class Run(Protocol):
+    """Whose checkpoints are meant; `spear.train.runs.Run`."""
+
+    def owns(self, directory: Path) -> bool:
+        """Whether a checkpoint is this run's."""
+        ...
 
 
 def directory_of(exp_dir: str | Path, step: int) -> Path:
@@ -178,23 +188,29 @@ def read_tensors(directory: str | Path, stem: str) -> dict[str, Tensor]:
     return load_file(Path(directory) / f"{stem}.safetensors")
 
 
-def steps(exp_dir: str | Path) -> list[int]:
-    """Optimizer steps of the checkpoints below `exp_dir`, oldest first; damaged ones included."""
-    names = (Path(exp_dir) / "checkpoints").glob("step-*")
-    return sorted(int(path.name.removeprefix("step-")) for path in names)
+def directories(exp_dir: str | Path) -> list[Path]:
+    """Checkpoints below `exp_dir`, oldest first, damaged ones included; copies with other names are not among them."""
+    found = (Path(exp_dir) / "checkpoints").glob("step-*")
+    return sorted(path for path in found if re.fullmatch("step-[0-9]{8}", path.name) and path.is_dir())
 
 
-def newest(exp_dir: str | Path) -> tuple[Path, dict] | None:
-    """The newest checkpoint that is whole, with its description; damaged ones are reported and passed over."""
-    return _first_whole(exp_dir, reversed(steps(exp_dir)))
+def steps(exp_dir: str | Path, run: Run | None = None) -> list[int]:
+    """Optimizer steps of the checkpoints of a run (None: of all), oldest first."""
+    owned = [path for path in directories(exp_dir) if run is None or run.owns(path)]
+    return [int(path.name.removeprefix("step-")) for path in owned]
 
 
-def nearest(exp_dir: str | Path, step: int, before: int) -> tuple[Path, dict] | None:
+def newest(exp_dir: str | Path, run: Run | None = None) -> tuple[Path, dict] | None:
+    """A run's newest checkpoint that is whole, with its description; damaged ones are reported and passed over."""
+    return _first_whole(exp_dir, reversed(steps(exp_dir, run)))
+
+
+def nearest(exp_dir: str | Path, step: int, before: int, run: Run | None = None) -> tuple[Path, dict] | None:
     """The whole checkpoint nearest to `step` among those of steps below `before`.
 
     It is another than that of `step` when `num_steps` was changed on the way, or when that one is damaged.
     """
-    candidates = sorted((each for each in steps(exp_dir) if each < before), key=lambda each: abs(each - step))
+    candidates = sorted((each for each in steps(exp_dir, run) if each < before), key=lambda each: abs(each - step))
     found = _first_whole(exp_dir, candidates)
     if found is None or found[0] != directory_of(exp_dir, step):
         instead = f"from {found[0].name} on" if found else "not at all"
@@ -218,8 +234,8 @@ def remove_unfinished(exp_dir: str | Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def prune(exp_dir: str | Path, keep: int, always: set[int]) -> None:
-    """Deletes all but the newest `keep` checkpoints and those in `always`."""
-    for step in steps(exp_dir)[:-keep] if keep else []:
+def prune(exp_dir: str | Path, keep: int, always: set[int], run: Run | None = None) -> None:
+    """Deletes all but the newest `keep` checkpoints of a run and those in `always`."""
+    for step in steps(exp_dir, run)[:-keep] if keep else []:
         if step not in always:
             shutil.rmtree(directory_of(exp_dir, step), ignore_errors=True)

@@ -21,7 +21,7 @@ from spear.models.mask import sample_masks
 from spear.nn import kept_whitening_memory, scheduled_floats
 from spear.optim import Eden, ScaledAdam, parameter_groups
 from spear.seeds import numpy_rng, seed_global
-from spear.train import collapse, setup, sharding, startup
+from spear.train import collapse, runs, setup, sharding, startup
 from spear.train.averaging import RunningAverage
 from spear.train.config import TrainConfig
 from spear.train.global_batch import settle_accumulation
@@ -97,6 +97,7 @@ class Trainer:
         self.stop.install()
         if self.world.device.type == "cpu":
             keep_freed_memory()
+        self.identity = runs.identify(self.config, self.world)
         self._resolve_auto()
         settle_accumulation(self.config, self.world.size)
         self.saver = Saver(self)
@@ -105,12 +106,18 @@ class Trainer:
             setup.start_from(self.model, self.config.init_from)
         self._compare_ranks()
         if self.world.is_main:  # after the resume: a run that is refused must not overwrite the settings of the old one
+            runs.write(self.config.exp_dir, self.identity)
             configuration.dump_yaml(self.config, Path(self.config.exp_dir) / "config.yaml")
         self._describe()
         self._rehearse()
         self.wrapped = self._wrap()
         self.log = MetricsLog(
-            self.config.exp_dir, self.world.is_main, self.config.num_steps, self.step, self.config.tensorboard
+            self.config.exp_dir,
+            self.world.is_main,
+            self.config.num_steps,
+            self.step,
+            self.config.tensorboard,
+            self.identity.run_id,
         )
         self.window = Window(list(self.objectives), self.world.device)
         if self.valid_pending:
@@ -141,7 +148,7 @@ class Trainer:
         """Replaces `plan.max_seconds: auto` by what the memory holds."""
         if self.config.plan.max_seconds == "auto":
             with kept_whitening_memory(self.model):
-                limits = resolve_auto(self.config, self.data.train, self._rehearser())
+                limits = resolve_auto(self.config, self.data.train, self._rehearser(), self.identity)
             self.data.train.limits = limits
             self.config.plan = dataclasses.replace(self.config.plan, max_seconds=limits.max_seconds)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from spear import dist, fs
+from spear.errors import DataError
 from spear.log import get_logger, human_seconds
 
 logger = get_logger(__name__)
@@ -75,9 +76,19 @@ class MetricsLog:
         num_steps: for the remaining time.
         resume_step: rows of later steps, from a run that was killed, are dropped.
         tensorboard: write event files too.
+        run_id: stands in every row; rows of other runs are dropped.
     """
 
-    def __init__(self, exp_dir: str | Path, is_main: bool, num_steps: int, resume_step: int, tensorboard: bool):
+    def __init__(
+        self,
+        exp_dir: str | Path,
+        is_main: bool,
+        num_steps: int,
+        resume_step: int,
+        tensorboard: bool,
+        run_id: str = "",
+    ):
+        self.run = {"run_id": run_id} if run_id else {}
         self.is_main, self.num_steps, self.resume_step = is_main, num_steps, resume_step
         self.start = time.perf_counter()
         self.writer = None
@@ -85,7 +96,7 @@ class MetricsLog:
             return
         self.path = Path(exp_dir) / "metrics.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_rows_after(self.path, resume_step)
+        _drop_rows(self.path, resume_step, run_id)
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and optional
 
@@ -97,7 +108,7 @@ class MetricsLog:
             return
         named = {f"{prefix}{name}": value for name, value in row.items()}
         with open(self.path, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps({"step": step, **named}) + "\n")
+            handle.write(json.dumps({"step": step, **self.run, **named}) + "\n")
         for name, value in named.items():
             if self.writer and isinstance(value, int | float):
                 self.writer.add_scalar(name, value, step)
@@ -137,16 +148,18 @@ def _probe_words(row: dict[str, float]) -> str:
     return ", ".join(words)
 
 
-def _drop_rows_after(path: Path, step: int) -> None:
-    """Removes rows of steps that will be done again, and a half-written last line."""
+def _drop_rows(path: Path, last_step: int, run_id: str) -> None:
+    """Removes rows of steps that will be done again, of other runs, and what is no row: half a last line."""
     if not path.exists():
         return
     kept = []
-    for _, line in fs.iter_lines(path, escape=True):
+    for number, line in fs.iter_lines(path, escape=True):
         try:
             line.encode()  # of a damaged file, too, the good lines stay
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError, RecursionError):
+            row = fs.parse_json(line, f"line {number} of {path}")
+        except (DataError, UnicodeEncodeError):
             continue
+        step = row.get("step") if isinstance(row, dict) else None
+        if isinstance(step, int) and step <= last_step and row.get("run_id", run_id) == run_id:
+            kept.append(line)
     fs.write_text(path, "".join(line + "\n" for line in kept))

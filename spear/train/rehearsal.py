@@ -4,6 +4,7 @@ The memory of a step is a constant (parameters, optimizer, average) and a part t
 its batch. Two batches of the longest cuts show both; nothing has to fail to find the limit.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import os
@@ -15,11 +16,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from spear import dist, env, fs
+from spear import dist, env, fs, records, seal
 from spear.data import Plan, PlanLimits, PretrainDataset
-from spear.errors import ConfigError
+from spear.errors import ConfigError, DataError, SpearError
 from spear.log import get_logger
+from spear.train import checkpoint
 from spear.train.config import TrainConfig
+from spear.train.runs import Run
 from spear.train.throughput import matmul_flops
 
 logger = get_logger(__name__)
@@ -192,19 +195,41 @@ def _status_bytes(key: str) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), 0)
 
 
-def resolve_auto(config: TrainConfig, data: PretrainDataset, rehearser: Rehearser) -> PlanLimits:
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+    """What auto_limits.json holds; older versions wrote no run."""
+
+    max_seconds: records.Positive
+    run_id: str = ""
+
+
+def resolve_auto(config: TrainConfig, data: PretrainDataset, rehearser: Rehearser, run: Run) -> PlanLimits:
     """Replaces `plan.max_seconds: auto` by the smallest of what fits the ranks; a run keeps what it found first."""
-    kept = Path(config.exp_dir) / "auto_limits.json"
-    if kept.exists():
-        found = fs.read_json(kept)["max_seconds"]
-    else:
+    kept, is_main = Path(config.exp_dir) / "auto_limits.json", rehearser.world.is_main
+    found = dist.gather_objects(_kept_seconds(kept, config, run) if is_main else None)[0]
+    if found is None:
         found = min(dist.gather_objects(rehearser.fitting_seconds()))
-        if rehearser.world.is_main:
-            fs.write_json(kept, {"max_seconds": found, "limit_bytes": rehearser.limit_bytes})
+        if is_main:
+            values = {"max_seconds": found, "limit_bytes": rehearser.limit_bytes, "run_id": run.run_id}
+            fs.write_json(kept, values)
     dist.barrier()
     limit = fs.human_bytes(rehearser.limit_bytes)
     logger.info("plan.max_seconds: auto is %g padded seconds (%s usable; kept in %s)", found, limit, kept)
     return dataclasses.replace(data.limits, max_seconds=found)
+
+
+def _kept_seconds(kept: Path, config: TrainConfig, run: Run) -> float | None:
+    """What the run found when it began: by its checkpoints, else by the file."""
+    for step in checkpoint.steps(config.exp_dir, run):
+        with contextlib.suppress(SpearError, KeyError, TypeError, ValueError):
+            description = seal.read_json(checkpoint.directory_of(config.exp_dir, step) / "checkpoint.json")
+            return float(description["config"]["plan"]["max_seconds"])
+    try:
+        found = records.read(kept, _Kept) if kept.exists() else None
+    except DataError as error:
+        logger.warning("%s; plan.max_seconds: auto is measured again", error.found)
+        return None
+    return found.max_seconds if found and found.run_id == run.run_id else None
 
 
 def _is_out_of_memory(error: Exception) -> bool:

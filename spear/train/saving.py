@@ -3,8 +3,12 @@
 import functools
 from pathlib import Path
 
+import torch
+from safetensors import SafetensorError
+
 from spear import __version__, dist, env
 from spear import config as configuration
+from spear.errors import CheckpointError
 from spear.log import get_logger
 from spear.nn import set_whitening_memory, whitening_memory
 from spear.optim import load_optimizer_tensors, optimizer_tensors
@@ -88,10 +92,22 @@ class Saver:
         trainer = self.trainer
         if trainer.world.is_main:
             checkpoint.remove_unfinished(self.config.exp_dir)
-        found = checkpoint.newest(self.config.exp_dir)
+        found = checkpoint.newest(self.config.exp_dir, trainer.identity)
         if found is None:
             return
-        directory, meta = found
+        try:
+            self._restore(*found)
+        except (LookupError, AttributeError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
+            if dist.is_broken_collective(error) or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise CheckpointError(
+                f"{found[0]} does not hold the state of this run ({type(error).__name__}: {error})",
+                "a checkpoint that spear train wrote, of these sizes",
+                f"delete {found[0]} to go on from an older one, or choose another exp_dir for a new run",
+            ) from error
+
+    def _restore(self, directory: Path, meta: dict) -> None:
+        trainer = self.trainer
         setup.check_resumable(self.config, meta, trainer.world.size, setup.token_cards(trainer.data))
         load_whole(trainer.model, checkpoint.read_tensors(directory, "model"))
         trainer.average.load(checkpoint.read_tensors(directory, "model_avg"), meta["average_count"])
@@ -118,7 +134,9 @@ class Saver:
         if is_main:
             state = {name: value.float() for name, value in state.items()}
             start, count = self._window_start(), trainer.average.count
-            found = checkpoint.nearest(self.config.exp_dir, start, self.config.num_steps) if start > 0 else None
+            found = None
+            if start > 0:
+                found = checkpoint.nearest(self.config.exp_dir, start, self.config.num_steps, trainer.identity)
             if found:
                 directory, meta = found
                 if count > meta["average_count"]:
@@ -135,7 +153,8 @@ class Saver:
         return dist.gather_objects(whitening_memory(self.trainer.model)) if exact else []
 
     def _prune(self) -> None:
-        checkpoint.prune(self.config.exp_dir, self.config.keep_checkpoints, {self._window_start()})
+        always = {self._window_start()}
+        checkpoint.prune(self.config.exp_dir, self.config.keep_checkpoints, always, self.trainer.identity)
 
     def _position(self) -> tuple[int, int, int]:
         return self.trainer.step, self.trainer.epoch, self.trainer.batch
@@ -149,6 +168,7 @@ class Saver:
     def _provenance(self) -> dict:
         """What a reader of the checkpoint wants to know, and what `spear.load_model` needs."""
         return {
+            "run_id": self.trainer.identity.run_id,
             "model_config": configuration.to_dict(self.config.model),
             "config": configuration.to_dict(self.config),
             "cards": setup.token_cards(self.trainer.data),

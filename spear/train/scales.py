@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spear import compat, dist, fs
 from spear.nn.layer import ZipformerLayer
-from spear.train import checkpoint
+from spear.train import checkpoint, runs
 from spear.train.config import TrainConfig
 from spear.train.loop import Trainer
 from spear.train.sharding import load_whole
@@ -125,7 +125,7 @@ def report(config: TrainConfig, world: dist.World) -> str:
         SpearError: whatever would stop the run at its start.
     """
     trainer = Trainer(config, world)
-    found = checkpoint.newest(config.exp_dir)
+    found = checkpoint.newest(config.exp_dir, runs.find(config.exp_dir))
     step = found[1]["step"] if found else 0
     if found:
         load_whole(trainer.model, checkpoint.read_tensors(found[0], "model"))

@@ -222,7 +222,7 @@ def check_resumable(config: TrainConfig, meta: dict, world_size: int, cards: dic
         saved[key] = present[key]
     saved |= {key: defaults[key] for key in present if key not in saved and key in defaults}
     for key in sorted({*saved, *present}):
-        if key in _FREE or key.endswith(_FREE_SUFFIX) or saved.get(key) == present.get(key):
+        if _is_free(key) or saved.get(key) == present.get(key):
             continue
         raise CheckpointError(
             f"{key} = {present.get(key)!r}, but the checkpoint in {config.exp_dir} was trained with {saved.get(key)!r}",
@@ -243,6 +243,15 @@ def check_resumable(config: TrainConfig, meta: dict, world_size: int, cards: dic
             world_size,
             meta["world_size"],
         )
+
+
+def deciding(config: TrainConfig) -> dict:
+    """The settings by dotted name that decide what is trained."""
+    return {key: value for key, value in flatten(configuration.to_dict(config)).items() if not _is_free(key)}
+
+
+def _is_free(key: str) -> bool:
+    return key in _FREE or key.endswith(_FREE_SUFFIX)
 
 
 def flatten(values, prefix: str = "") -> dict:
