@@ -83,7 +83,7 @@ class _BalancerFunction(torch.autograd.Function):
             changed[..., channels] = fused.balance(part, grad[..., channels], a, b)
             return changed, *nothing
         # Block by block, so that a CPU's cache holds what lies between the three passes.
-        frames = max(1, _BLOCK // grad.shape[-1])
+        frames = grad.numel() if x.is_cuda else max(1, _BLOCK // grad.shape[-1])
         pieces = (tensor[..., channels].flatten(0, -2).split(frames) for tensor in (x, grad, changed))
         for x_NC, grad_NC, changed_NC in zip(*pieces):
             penalty_NC = torch.addcmul(a, x_NC.float(), b)
