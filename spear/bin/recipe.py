@@ -6,14 +6,16 @@ spear recipe verify egs/mine/spear
 
 import argparse
 import shlex
+from collections import Counter
 
 from spear.recipe import NewRecipe, new_recipe, verify_recipe
 from spear.recipe.inventory import shown
 from spear.recipe.templates import SIZES
+from spear.recipe.verify import DEFAULT_SECONDS
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parses the arguments; the code of `verify` is 1 when there is a problem."""
+    """Parses the arguments; the code of `verify` is 1 with a problem, or with code that is not spear's own."""
     parser = argparse.ArgumentParser(
         prog="spear recipe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -29,9 +31,10 @@ def main(argv: list[str] | None = None) -> int:
     new.add_argument("--num-codebooks", type=int, default=8, help="bytes of a frame of targets (default: 8)")
     verify = actions.add_parser("verify", help="examine a recipe without running anything of it")
     verify.add_argument("path", help="directory of the recipe")
+    verify.add_argument("--max-seconds", type=float, default=DEFAULT_SECONDS, help="to look for (default: 8)")
     arguments = vars(parser.parse_args(argv))
     action = arguments.pop("action")
-    return _verify(arguments["path"]) if action == "verify" else _new(NewRecipe(**arguments))
+    return _verify(**arguments) if action == "verify" else _new(NewRecipe(**arguments))
 
 
 def _new(settings: NewRecipe) -> int:
@@ -43,10 +46,12 @@ def _new(settings: NewRecipe) -> int:
     return 0
 
 
-def _verify(path: str) -> int:
-    findings = verify_recipe(path)
+def _verify(path: str, max_seconds: float) -> int:
+    findings = verify_recipe(path, max_seconds)
     for finding in findings:
         print(f"{finding.kind}: {finding.where}: {finding.what}")
-    problems = sum(finding.kind == "problem" for finding in findings)
-    print(f"{path}: {problems} problems, {len(findings) - problems} notes")
-    return 1 if problems else 0
+    count = Counter(finding.kind for finding in findings)
+    print(f"{shown(path)}: {count['problem']} problems, {count['code']} of code, {count['note']} notes")
+    if count["code"]:
+        print("what can be run and is not spear's own was listed, not judged: read it before you run anything here")
+    return 1 if count["problem"] or count["code"] else 0

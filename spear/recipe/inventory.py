@@ -174,8 +174,9 @@ class Inventory:
         suffix = os.path.splitext(name)[1]
         if suffix in _SUFFIXES:
             return _SUFFIXES[suffix]
-        if {"site-packages", "__pycache__", ".git"} & set(entry.parts[:-1]):
-            return "run by Python or git when it is found"
+        if ".git" in entry.parts:  # what git runs by itself, or reads commands from
+            by_git = entry.parts[-2] == "hooks" and not name.endswith(".sample")
+            return "run by git" if by_git else ""
         head = self.head(entry) if entry.size_bytes else b""
         for magic, what in _MAGIC.items():
             if head.startswith(magic):

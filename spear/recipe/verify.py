@@ -1,148 +1,227 @@
-"""`spear recipe verify`: what is wrong with a recipe that somebody else made, before any of it is run, and offline."""
+"""`spear recipe verify`: what is wrong with a recipe that somebody else made, before any of it is run, and offline.
+
+It is judged by its structure: whatever can be run and is not spear's own file, byte by byte, is listed, as is every
+link. Lists of suspicious words find only what their author thought of; they point to lines here, and decide nothing.
+"""
 
 import ast
+import os
 import re
 import subprocess
-from dataclasses import dataclass
-from pathlib import Path
+import warnings
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
-from spear import config, fs
-from spear.errors import SpearError
-from spear.tokens import TokenCard
-from spear.train.config import TrainConfig
+import spear
+from spear import fs
+from spear.recipe.inventory import Entry, Inventory, shown
+from spear.recipe.origin import ROOT, Origin, shared_files
+from spear.recipe.verify_data import check_ready, check_settings
+from spear.teachers import TeacherSpec, teacher_names
 
-_NOT_THE_RECIPE = ("data", "exp")
+DEFAULT_SECONDS = 8.0
+KINDS = ("problem", "code", "note")
 _PARTS = ("README.md", "prepare.sh", "train.py", "conf", "shared")
+_LISTED_IN_A_FOLDER = 20
+_HARMLESS_OPTIONS = {"dtype", "frame_rate_hz", "window_seconds", "overlap_seconds"}
+# In data/ and exp/ these are not opened: there may be millions.
+_DATA = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph", ".npy", ".json", ".jsonl", ".yaml", ".tsv", ".csv", ".txt"}
+_DATA |= {".safetensors", ".gz", ".log", ".done", ".md"}
 _HOME = re.compile(r"(?<![\w.$}])/(?:" + "home|Users|" + "root|scratch|mnt)" + r"/[\w.-]+")
 _WORTH_READING = {
-    r"\b(curl|wget|scp|rsync|ssh|aws|gsutil)\b": "reaches the network",
+    r"\b(curl|wget|scp|rsync|ssh|aws|gsutil|nc|urllib|requests|socket)\b": "reaches the network",
     r"\bpip3? install\b": "installs software",
     r"\bsudo\b": "asks for the rights of the administrator",
-    r"\brm\s+-\w*r": "deletes directories",
+    r"\brm\s+-\w*r|\brmtree\b": "deletes directories",
     r"\b(eval|exec)\b(?!\s*\))": "runs text as code",
-    r"trust_remote_code=true": "runs code that comes with weights",
-    r"\b(pickle|subprocess|os\.system)\b": "can run anything",
+    r"trust_remote_code\W+true": "runs code that comes with weights",
+    r"\b(pickle|subprocess|os\.system|popen|ctypes|importlib|__import__)\b|torch\.load": "can run anything",
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One remark: `problem` (it cannot work, or is not what it says), or `note` (read this before you run it)."""
+    """One remark.
+
+    Attributes:
+        kind: `problem` (it cannot work, or is not what it says), `code` (can be run and is not spear's own: read it
+            before you run anything) or `note`.
+        where: file, with a line; what is not printable is escaped.
+        what: in words.
+    """
 
     kind: str
     where: str
     what: str
 
 
-def verify_recipe(recipe: str | Path) -> list[Finding]:
-    """Looks at a recipe's files, its settings, and what has been prepared in it; runs nothing of it.
+def verify_recipe(recipe: str | Path, max_seconds: float = DEFAULT_SECONDS) -> list[Finding]:
+    """Looks at a recipe's files, its settings, and what has been prepared in it; runs nothing and follows no link.
 
-    Checks: the parts of a recipe; links that lead out of it or nowhere; syntax of scripts; every conf/*.yaml (those in
-    its folders are parts of others) against this version's settings; paths of somebody's home; lines that reach the
-    network, install, delete or run text as code; and, where there are data, that manifests, tokens, cards and
-    quantizers are those of one another.
+    Lists: every file that is not spear's own, by comparison with what this version ships and what `recipe new` would
+    have written; everything that can be run, in data/ and exp/ too; every link, pipe, socket and device; wrong syntax
+    and settings; paths of somebody's home; and whether manifests, tokens, cards and quantizers fit one another. Only
+    regular files of a bounded size are read.
+
+    Args:
+        recipe: its directory.
+        max_seconds: after which it ends and says what it has not looked at.
     """
-    recipe, findings = Path(recipe), []
-    if not recipe.is_dir():
-        return [Finding("problem", str(recipe), "no such directory")]
-    for name in _PARTS:
-        if not (recipe / name).exists():
-            findings.append(Finding("problem", name, "missing"))
-    files = _files(recipe, findings)
-    for path in files:
-        _check_file(path, path.relative_to(recipe).as_posix(), findings)
-    for path in sorted((recipe / "conf").glob("*.yaml")):
-        _check_settings(recipe, path, findings)
-    _check_data(recipe, findings)
-    return sorted(findings, key=lambda finding: (finding.kind != "problem", finding.where))
+    if not Path(recipe).is_dir():
+        return [Finding("problem", shown(str(recipe)), "no such directory")]
+    return _Verification(Path(recipe), max_seconds).findings()
 
 
-def _files(recipe: Path, findings: list[Finding]) -> list[Path]:
-    files = []
-    for path in sorted(recipe.rglob("*")):
-        parts = path.relative_to(recipe).parts
-        if parts[0].split("_")[0] in _NOT_THE_RECIPE or "__pycache__" in parts:
-            continue
-        if path.is_symlink():
-            inside = recipe.resolve() in path.resolve().parents
-            if not path.exists():
-                findings.append(Finding("problem", "/".join(parts), "a link to nothing"))
-            elif not inside and parts != ("shared",):
-                findings.append(Finding("problem", "/".join(parts), "a link out of the recipe"))
-        elif path.is_file() and parts[0] != "shared":
-            files.append(path)
-    return files
+class _Verification:
+    def __init__(self, recipe: Path, max_seconds: float):
+        self.recipe, self.max_seconds = recipe, max_seconds
+        self.inventory = Inventory(recipe, max_seconds)
+        self.origin = Origin(self.inventory)
+        self.found: list[Finding] = []
 
+    def add(self, kind: str, where: str, what: str) -> None:
+        self.found.append(Finding(kind, shown(where), shown(what, 400)))
 
-def _check_file(path: Path, name: str, findings: list[Finding]) -> None:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        findings.append(Finding("note", name, f"not text, {fs.human_bytes(path.stat().st_size)}"))
-        return
-    if path.suffix == ".py":
+    def findings(self) -> list[Finding]:
+        for name in _PARTS:
+            if name not in self.inventory.entries:
+                self.add("problem", name, "missing")
+        self._origin()
+        for entry in self.inventory.entries.values():
+            if entry.type == "link":
+                self._link(entry)
+            elif entry.type == "file":
+                self._file(entry)
+            elif entry.type != "directory":
+                self.add("problem", entry.name, f"{entry.type}, which no recipe needs")
+            if self.inventory.late:
+                break
+        check_settings(self.inventory, self.add)
+        check_ready(self.inventory, self.add)
+        for name, why in self.inventory.unread:
+            self.add("problem", name, why)
+        if self.inventory.late:
+            more = f"not all was looked at in {self.max_seconds:g} s; --max-seconds gives it more"
+            self.add("problem", ".", more)
+        return _condensed(self.found)
+
+    def _origin(self) -> None:
+        origin, here = self.origin, spear.__version__
+        if origin.problem:
+            self.add("problem", "recipe.json", origin.problem)
+        if not shared_files():
+            self.add("problem", "shared", "this spear has no shared/ to compare with; use one from a checkout")
+        if not origin.version:
+            self.add("note", ".", f"does not say which spear it was made with; compared with {here}")
+        elif origin.version != here:
+            self.add("note", ".", f"says it was made with spear {origin.version}; compared with {here}")
+        if ".git" in self.inventory.entries:
+            self.add("note", ".git", "a git repository, whose settings git obeys: clone it rather than take it over")
+        if self.inventory.is_directory("shared"):
+            for name in shared_files():
+                if f"shared/{name}" not in self.inventory.entries:
+                    self.add("problem", f"shared/{name}", "missing")
+        if origin.facts and origin.facts.teacher:
+            spec = TeacherSpec.parse(origin.facts.teacher)
+            if set(spec.options) - _HARMLESS_OPTIONS or spec.name not in teacher_names():
+                self.add("code", "recipe.json", f"the teacher {spec} may run code that comes with it")
+
+    def _link(self, entry: Entry) -> None:
+        path = self.recipe / entry.name
         try:
-            ast.parse(text)
+            inside = path.resolve().is_relative_to(self.recipe.resolve())
+            there = path.exists()
+            ours = there and os.path.samefile(path, ROOT / "shared")
+        except (OSError, RuntimeError):
+            inside = there = ours = False
+        target = os.readlink(path)
+        beside_code = _of_data(entry) and (len(entry.parts) == 1 or entry.parts[1] == "raw")
+        if not there:
+            self.add("problem", entry.name, "a link to nothing")
+        elif entry.name == "shared" and not ours:
+            self.add("problem", entry.name, "a link out of the recipe" if not inside else "a link, not spear's shared/")
+        elif entry.name == "shared":
+            self.add("note", entry.name, "a link to the shared/ of this spear")
+        elif inside:
+            self.add("note", entry.name, f"a link within the recipe, to {target}")
+        elif beside_code:
+            self.add("note", entry.name, f"a link out of the recipe, to {target}; what is there was not looked at")
+        else:
+            self.add("problem", entry.name, "a link out of the recipe")
+
+    def _file(self, entry: Entry) -> None:
+        of_data = _of_data(entry)
+        suffix = PurePosixPath(entry.name).suffix.lower()
+        if of_data and suffix in _DATA and not entry.mode & 0o111:
+            return
+        runnable = self.inventory.runnable(entry)
+        if of_data:
+            if runnable:
+                self.add("note" if runnable == "a pickle" else "code", entry.name, f"{runnable} among the data")
+            return
+        difference = self.origin.difference(entry)
+        if difference:
+            kind = "problem" if entry.parts[0] == "shared" else "code" if runnable else "note"
+            size = fs.human_bytes(entry.size_bytes)
+            self.add(kind, entry.name, "; ".join(filter(None, [runnable, difference, size])))
+        if entry.names > 1:
+            self.add("note", entry.name, f"a hard link: the file has {entry.names} names")
+        data = self.inventory.read(entry)
+        if data is not None and b"\0" not in data[:4096]:
+            self._text(entry, data, suffix, bool(difference))
+
+    def _text(self, entry: Entry, data: bytes, suffix: str, foreign: bool) -> None:
+        if foreign and suffix == ".py":
+            self._python(entry, data)
+        if foreign and suffix == ".sh":
+            self._shell(entry, data)
+        quote = entry.names == 1  # else it may be a file of somebody else's, under another name
+        for number, line in enumerate(data.decode(errors="replace").split("\n"), 1):
+            where, text = f"{entry.name}:{number}", f": {line.strip()[:80]}" if quote else ""
+            line = line[:2000]
+            if _HOME.search(line):
+                self.add("problem", where, f"a path of another machine{text}")
+            if foreign and suffix != ".md" and not line.lstrip().startswith("#"):
+                for pattern, why in _WORTH_READING.items():
+                    if re.search(pattern, line, re.IGNORECASE):
+                        self.add("note", where, f"{why}{text}")
+
+    def _python(self, entry: Entry, data: bytes) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ast.parse(data)
         except SyntaxError as error:
-            findings.append(Finding("problem", name, f"line {error.lineno}: {error.msg}"))
-    if path.suffix == ".sh":
-        done = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True)
+            self.add("problem", entry.name, f"line {error.lineno}: {error.msg}")
+        except (ValueError, RecursionError, MemoryError) as error:
+            self.add("problem", entry.name, f"not Python ({type(error).__name__})")
+
+    def _shell(self, entry: Entry, data: bytes) -> None:
+        try:  # -n: bash reads, and runs nothing
+            done = subprocess.run(["bash", "--norc", "-n"], input=data, capture_output=True, timeout=5)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            self.add("note", entry.name, f"its syntax was not checked ({type(error).__name__})")
+            return
         if done.returncode:
-            findings.append(Finding("problem", name, done.stderr.strip().splitlines()[0][-120:]))
-    for number, line in enumerate(text.splitlines(), 1):
-        if _HOME.search(line):
-            findings.append(Finding("problem", f"{name}:{number}", f"a path of another machine: {line.strip()[:80]}"))
-        if path.suffix in (".sh", ".py") and not line.lstrip().startswith("#"):
-            for pattern, why in _WORTH_READING.items():
-                if re.search(pattern, line):
-                    findings.append(Finding("note", f"{name}:{number}", f"{why}: {line.strip()[:80]}"))
+            self.add("problem", entry.name, (done.stderr.decode(errors="replace").splitlines() or ["wrong"])[0][-120:])
 
 
-def _check_settings(recipe: Path, path: Path, findings: list[Finding]) -> None:
-    name = path.relative_to(recipe).as_posix()
-    try:
-        values = config.load_yaml(path)
-        if set(values) & {"tasks", "skipped"}:
-            return  # a list of tasks, not a training run
-        settings = config.from_dict(TrainConfig, values, name)
-    except SpearError as error:
-        findings.append(Finding("problem", name, f"{error.found}; expected {error.expected}"))
-        return
-    for source in settings.sources:
-        for stream in settings.streams:
-            try:
-                if source.domain:
-                    settings.stream_weight(stream, source.domain)
-            except SpearError as error:
-                findings.append(Finding("problem", name, error.found))
+def _of_data(entry: Entry) -> bool:
+    """Whether it lies in data*, exp* or .git: what spear or git has written, and not the recipe itself."""
+    return entry.parts[0].split("_")[0] in ("data", "exp", ".git")
 
 
-def _check_data(recipe: Path, findings: list[Finding]) -> None:
-    """Whether what stage 5 declared ready is still what it was, by hashes of the small files."""
-    data = recipe / "data"
-    ready = data / "READY"
-    if not ready.exists():
-        findings.append(Finding("note", "data", "not prepared here; run prepare.sh"))
-        return
-    declared = fs.read_json(ready)
-    for name, cuts in declared.get("cuts", {}).items():
-        path = data / "manifests" / name
-        if not path.exists():
-            findings.append(Finding("problem", f"data/manifests/{name}", "missing, and READY names it"))
-        elif fs.sha256_file(path) != cuts["sha256"]:
-            findings.append(Finding("problem", f"data/manifests/{name}", "changed since the tokens were verified"))
-    for stream, content in declared.get("streams", {}).items():
-        where = f"data/tokens/{stream}"
-        try:
-            card = TokenCard.load(data / "tokens" / stream)
-        except SpearError as error:
-            findings.append(Finding("problem", where, error.found))
-            continue
-        if card.sha256 != content["card_sha256"]:
-            findings.append(Finding("problem", where, "its card changed since the tokens were verified"))
-        quantizer = data / "quantizer" / stream / "card.json"
-        if quantizer.exists():
-            found, wanted = fs.read_json(quantizer)["content_sha256"], card.quantizer["content_sha256"]
-            if found != wanted:
-                what = f"quantizer {found[:12]}, but the tokens were made with {wanted[:12]}"
-                findings.append(Finding("problem", f"data/quantizer/{stream}", what))
+def _condensed(found: list[Finding]) -> list[Finding]:
+    """Sorted by kind and place; of many alike in one directory the first few, and how many there are."""
+    groups: dict[tuple, list[Finding]] = defaultdict(list)
+    for finding in sorted(set(found), key=lambda finding: (KINDS.index(finding.kind), finding.where)):
+        groups[finding.kind, os.path.dirname(finding.where)].append(finding)
+    result = []
+    for group in groups.values():
+        result += group[:_LISTED_IN_A_FOLDER]
+        if len(group) > _LISTED_IN_A_FOLDER:
+            folder = os.path.dirname(group[0].where) or "."
+            more = f"{len(group) - _LISTED_IN_A_FOLDER} more like the {_LISTED_IN_A_FOLDER} listed of this folder"
+            result.append(replace(group[0], where=folder, what=more))
+    return result

@@ -49,9 +49,9 @@ def test_two_commands_from_a_folder_to_a_model(audio, tmp_path):
     place = tmp_path / "mine" / "spear"
     place.parent.mkdir()
     text = new(place, audio)
-    assert f"{place}/prepare.sh" in text and [f.what for f in verify_recipe(place)] == [
-        "not prepared here; run prepare.sh"
-    ]
+    found = {(f.kind, f.where): f.what for f in verify_recipe(place)}
+    assert f"{place}/prepare.sh" in text and found.pop(("note", "data")) == "not prepared here; run prepare.sh"
+    assert list(found) == [("note", "data/raw/my_recordings")]  # the link to the recordings
     prepared = succeed("bash", place / "prepare.sh", "--num-jobs", "1", cwd="/")
     assert "18 of 20 recordings found are usable" in prepared and "there is no teacher" in prepared
     summary = fs.read_json(place / "data/manifests/summary_my_recordings.json")
@@ -107,6 +107,7 @@ def test_what_is_wrong_with_a_received_recipe(audio, tmp_path, monkeypatch):
     assert findings["problem", "local"] == "a link to nothing"
     assert findings["problem", "outside"] == "a link out of the recipe"
     assert findings["problem", "README.md"] == "missing"
+    assert "differs from what `recipe new` writes" in findings["code", "prepare.sh"]
     assert recipe.main(["verify", str(place)]) == 1
 
 
