@@ -2,6 +2,9 @@
 
 spear recipe new egs/mine/spear --audio DIR [--kind speech|event|music] [--teacher wavlm:FOLDER@21]
 spear recipe verify egs/mine/spear
+
+`verify` runs nothing and follows no link. It lists what cannot work or is not what it says (problem), what can be run
+and is not spear's own file (code), and what else differs from spear's (note).
 """
 
 import argparse

@@ -15,6 +15,7 @@ from pathlib import Path
 
 MAX_TEXT_BYTES = 1 << 20
 MAX_ENTRIES = 1_000_000
+NO_TIME = "not looked at: no time was left; --max-seconds gives it more"
 _PIECE_BYTES = 1 << 20
 _TYPES = {
     stat.S_IFIFO: "a pipe (FIFO)",
@@ -83,12 +84,12 @@ class Inventory:
 
     Args:
         root: the directory.
-        max_seconds: after which no more is listed or read.
+        max_seconds: of computing (of waiting for a busy machine, four times as much), after which no more is read.
     """
 
     def __init__(self, root: str | Path, max_seconds: float):
         self.root = Path(root)
-        self.deadline = time.monotonic() + max_seconds
+        self.max_seconds, self.begin = max_seconds, (time.process_time(), time.monotonic())
         self.entries: dict[str, Entry] = {}
         self.unread: list[tuple[str, str]] = []
         self._list()
@@ -96,7 +97,12 @@ class Inventory:
     @property
     def late(self) -> bool:
         """Whether the time is over."""
-        return time.monotonic() > self.deadline
+        cpu_seconds, seconds = time.process_time() - self.begin[0], time.monotonic() - self.begin[1]
+        return cpu_seconds > self.max_seconds or seconds > 4 * self.max_seconds
+
+    def leave(self, name: str, why: str = NO_TIME) -> None:
+        """Notes what was not looked at, to be said at the end."""
+        self.unread.append((name, why))
 
     def _list(self) -> None:
         waiting = [""]
@@ -106,14 +112,14 @@ class Inventory:
                 with os.scandir(self.root / folder) as scan:
                     for found in scan:
                         if len(self.entries) >= MAX_ENTRIES or self.late:
-                            self.unread.append((folder or ".", "more entries than could be looked at"))
+                            self.leave(folder or ".", "more entries than could be looked at")
                             return
                         entry = self._entry(f"{folder}/{found.name}".lstrip("/"), found)
                         self.entries[entry.name] = entry
                         if entry.type == "directory":
                             waiting.append(entry.name)
             except OSError as error:
-                self.unread.append((folder or ".", f"cannot be looked into: {error.strerror}"))
+                self.leave(folder or ".", f"cannot be looked into: {error.strerror}")
         self.entries = dict(sorted(self.entries.items()))
 
     @staticmethod

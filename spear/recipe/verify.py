@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import spear
 from spear import fs
-from spear.recipe.inventory import Entry, Inventory, shown
+from spear.recipe.inventory import NO_TIME, Entry, Inventory, shown
 from spear.recipe.origin import ROOT, Origin, shared_files
 from spear.recipe.verify_data import check_ready, check_settings
 from spear.teachers import TeacherSpec, teacher_names
@@ -66,7 +66,7 @@ def verify_recipe(recipe: str | Path, max_seconds: float = DEFAULT_SECONDS) -> l
 
     Args:
         recipe: its directory.
-        max_seconds: after which it ends and says what it has not looked at.
+        max_seconds: of computing, after which it ends and says that it has not looked at everything.
     """
     if not Path(recipe).is_dir():
         return [Finding("problem", shown(str(recipe)), "no such directory")]
@@ -75,10 +75,11 @@ def verify_recipe(recipe: str | Path, max_seconds: float = DEFAULT_SECONDS) -> l
 
 class _Verification:
     def __init__(self, recipe: Path, max_seconds: float):
-        self.recipe, self.max_seconds = recipe, max_seconds
+        self.recipe = recipe
         self.inventory = Inventory(recipe, max_seconds)
         self.origin = Origin(self.inventory)
         self.found: list[Finding] = []
+        self.own: set[str] = set()  # files that are spear's
 
     def add(self, kind: str, where: str, what: str) -> None:
         self.found.append(Finding(kind, shown(where), shown(what, 400)))
@@ -96,14 +97,12 @@ class _Verification:
             elif entry.type != "directory":
                 self.add("problem", entry.name, f"{entry.type}, which no recipe needs")
             if self.inventory.late:
+                self.inventory.leave(entry.name, f"what follows it was {NO_TIME}")
                 break
-        check_settings(self.inventory, self.add)
+        check_settings(self.inventory, self.add, self.own)
         check_ready(self.inventory, self.add)
         for name, why in self.inventory.unread:
             self.add("problem", name, why)
-        if self.inventory.late:
-            more = f"not all was looked at in {self.max_seconds:g} s; --max-seconds gives it more"
-            self.add("problem", ".", more)
         return _condensed(self.found)
 
     def _origin(self) -> None:
@@ -165,6 +164,8 @@ class _Verification:
             kind = "problem" if entry.parts[0] == "shared" else "code" if runnable else "note"
             size = fs.human_bytes(entry.size_bytes)
             self.add(kind, entry.name, "; ".join(filter(None, [runnable, difference, size])))
+        else:
+            self.own.add(entry.name)
         if entry.names > 1:
             self.add("note", entry.name, f"a hard link: the file has {entry.names} names")
         data = self.inventory.read(entry)

@@ -1,6 +1,6 @@
 """Settings and prepared data of a received recipe: whether they can be used, and fit one another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -41,21 +41,26 @@ class _QuantizerCard:
     content_sha256: str
 
 
-def check_settings(inventory: Inventory, add: Add) -> None:
+def check_settings(inventory: Inventory, add: Add, own: Collection[str]) -> None:
     """Every YAML file below conf/ against this version's settings, or as a list of tasks.
 
     Args:
         inventory: of the recipe.
         add: takes kind, place and words of a finding.
+        own: files that are spear's, which come last and are left out when there is no time.
     """
-    for entry in inventory.entries.values():
-        is_yaml = PurePosixPath(entry.name).suffix.lower() in (".yaml", ".yml")
-        if entry.parts[0] == "conf" and entry.type == "file" and is_yaml and not inventory.late:
-            try:
-                _check_settings(inventory, entry, add)
-            except _BROKEN as error:
-                expected = f"; expected {error.expected}" if isinstance(error, SpearError) else ""
-                add("problem", entry.name, f"{getattr(error, 'found', error)}{expected}")
+    entries = [entry for entry in inventory.entries.values() if entry.parts[0] == "conf" and entry.type == "file"]
+    entries = [entry for entry in entries if PurePosixPath(entry.name).suffix.lower() in (".yaml", ".yml")]
+    for entry in sorted(entries, key=lambda entry: entry.name in own):
+        if inventory.late:
+            if entry.name not in own:
+                inventory.leave(entry.name)
+            continue
+        try:
+            _check_settings(inventory, entry, add)
+        except _BROKEN as error:
+            expected = f"; expected {error.expected}" if isinstance(error, SpearError) else ""
+            add("problem", entry.name, f"{getattr(error, 'found', error)}{expected}")
 
 
 def _check_settings(inventory: Inventory, entry: Entry, add: Add) -> None:
@@ -139,9 +144,10 @@ def check_ready(inventory: Inventory, add: Add) -> None:
                 "problem", where, "missing, and READY names it" if _is_plain(name) else "READY names no file of its own"
             )
         elif (found := inventory.sha256(entry)) != content.sha256:
-            changed = "changed since the tokens were verified"
-            size = fs.human_bytes(entry.size_bytes)
-            add(*(("problem", where, changed) if found else ("note", where, f"{size}, not compared: no time was left")))
+            if found:
+                add("problem", where, "changed since the tokens were verified")
+            else:
+                inventory.leave(where)
     for stream, content in declared.streams.items():
         if not _is_plain(stream):
             add("problem", f"data/tokens/{stream}", "READY names no stream of its own")
