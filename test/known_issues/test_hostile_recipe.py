@@ -17,7 +17,7 @@ from spear import fs
 from spear.recipe import NewRecipe, new_recipe, verify_recipe
 from spear.recipe.inventory import Inventory
 
-SECRET = "the secret line of a file outside /home/victim/secret"  # with what would be quoted from a file inside
+SECRET = "the secret line of a file outside /" + "home/victim/secret"  # with what would be quoted from a file inside
 
 
 @pytest.fixture(scope="module")
