@@ -2,8 +2,8 @@
 
 Leaves in the output folder: `cuts_speech_train.jsonl` and `cuts_audio_train.jsonl` (pre-training),
 `cuts_heldout.jsonl` (dev and test of any task), `noise.jsonl` (training cuts that may be mixed in as noise, by their
-labels), `tasks.yaml`, `quarantine.jsonl` and `summary.json`. Recordings are named relative to the folder above the
-output, when they lie below it (`data/raw` may be a link), else absolutely.
+labels), `tasks.yaml`, `quarantine.jsonl`, `recordings_sample.json` and `summary.json`. Recordings are named relative
+to the folder above the output, when they lie below it (`data/raw` may be a link), else absolutely.
 
 Several corpora share an output when each has a `name`: then these files are `cuts_NAME_train.jsonl`,
 `cuts_NAME_heldout.jsonl`, `noise_NAME.jsonl`, `tasks_NAME.yaml`, `quarantine_NAME.jsonl` and `summary_NAME.json`.
@@ -22,6 +22,7 @@ from spear.executor import run_units
 from spear.manifest.corpora import CORPORA, scan_corpus
 from spear.manifest.corpora.labels import may_be_noise
 from spear.manifest.examine import examine_unit
+from spear.manifest.fingerprints import write_sample
 from spear.manifest.item import DOMAIN_OF_KIND, original_id, read_items
 from spear.manifest.scan import Entry, Scan, is_text
 from spear.manifest.splits import ResolvedTask, foreign_splits, held_out, resolve_task
@@ -117,6 +118,8 @@ def make_manifests(settings: ManifestsConfig) -> dict:
         cuts = {name: place(path) for name, path in settings.cuts.items()}
         cuts["noise"] = place(settings.file("noise"))
         _write_cuts(settings, usable, tasks, cuts, set(foreign))
+        sources = (_source(settings, entry) for entry, _ in usable)
+        write_sample(place(settings.file("recordings_sample", ".json")), output.absolute().parent, sources)
         notes = _write_tasks(place(settings.file("tasks", ".yaml")), tasks)
         summary = _summary(found, quarantine, missing, bad, usable, cuts)
         notes += _notes_on_training(summary)
@@ -243,10 +246,8 @@ def _write_cuts(
             splits.setdefault(item, {})[task.spec.name] = split
     files: dict[str, list[dict]] = {name: [] for name in places}
     only_noise = CORPORA[settings.corpus].only_noise
-    base, raw = Path(settings.output).absolute().parent, Path(settings.raw).absolute()
     for entry, result in usable:
-        path = raw / entry.path
-        source = path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
+        source = _source(settings, entry)
         split = "heldout" if entry.id in away else "train"
         name = split if settings.name else f"cuts_{DOMAIN_OF_KIND[entry.kind]}_train"
         name = "cuts_heldout" if split == "heldout" and not settings.name else name
@@ -262,6 +263,12 @@ def _write_cuts(
         ]
     for name, cuts in files.items():
         fs.write_jsonl(places[name], cuts)
+
+
+def _source(settings: ManifestsConfig, entry: Entry) -> str:
+    """A recording's name in the manifests: below the folder above them where it lies there, else absolute."""
+    base, path = Path(settings.output).absolute().parent, Path(settings.raw).absolute() / entry.path
+    return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
 
 
 # Tasks and summary -------------------------------------------------------------------------------------------------

@@ -181,7 +181,7 @@ def _by_teacher(streams: Sequence[Stream]) -> list[tuple[Teacher, list[Stream]]]
     return list(groups.values())
 
 
-def _read(item: Item, sample_rates: set[int]) -> dict[int, np.ndarray] | str:
+def read_audio(item: Item, sample_rates: set[int]) -> dict[int, np.ndarray] | str:
     """The item's audio at each rate, or the reason why it cannot be used."""
     try:
         segment = item.start_seconds, item.duration_seconds, item.speed, item.channel
@@ -198,7 +198,7 @@ def _read_ahead(batches: list[list[Item]], streams, pool) -> Iterator[list[tuple
     try:
         while True:
             while len(queue) < 3 and (batch := next(waiting, None)) is not None:
-                queue.append((batch, [pool.submit(_read, item, rates) for item in batch]))
+                queue.append((batch, [pool.submit(read_audio, item, rates) for item in batch]))
             if not queue:
                 return
             batch, futures = queue.popleft()

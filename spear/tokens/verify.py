@@ -11,10 +11,12 @@ import spear
 from spear import seal
 from spear.audio import FbankConfig
 from spear.errors import SpearError
-from spear.fs import sha256_file, sha256_json
+from spear.fs import sha256_file
 from spear.shards import ShardStore, read_index, verify_shards
 from spear.tokens.card import TokenCard
 from spear.tokens.extract import MAX_FRAME_DIFFERENCE
+from spear.tokens.ready import shards_sha256
+from spear.tokens.recompute import Agreement
 from spear.tokens.units import Item, ids_sha256, item_frames, read_cuts
 
 _MIN_USE = 0.25  # of the codebook size: a lower perplexity is worth a warning
@@ -59,6 +61,10 @@ class VerifyReport:
     streams: list[StreamReport] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
+
+    def add(self, agreement: Agreement) -> None:
+        """Takes in what tokens that were made again have shown."""
+        self.problems += [Problem(agreement.stream, "recomputed", line) for line in agreement.problems()[:10]]
 
     def table(self) -> str:
         """The streams, then what is wrong with them, as text for the terminal."""
@@ -132,7 +138,7 @@ def _verify_stream(directory: Path, items: list[Item], expected: Mapping, report
     _check_use(store, card, result, report)
     result.content = {
         "card_sha256": card.sha256,
-        "shards_sha256": sha256_json([read_index(directory, shard)["sha256"] for shard in store.shards]),
+        "shards_sha256": shards_sha256(directory),
         "items": result.items,
         "rows": result.rows,
         "quarantined": result.quarantined,

@@ -98,6 +98,7 @@ class Trainer:
         if self.world.device.type == "cpu":
             keep_freed_memory()
         self.identity = runs.identify(self.config, self.world)
+        startup.check_data(self.config, self.world)
         self._resolve_auto()
         settle_accumulation(self.config, self.world.size)
         self.saver = Saver(self)

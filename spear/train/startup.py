@@ -7,10 +7,13 @@ import torch
 
 from spear import config as configuration
 from spear import dist, env, fs
-from spear.errors import ConfigError
+from spear.errors import ConfigError, DataError
+from spear.log import get_logger
+from spear.tokens.ready import check_ready
 from spear.train.config import TrainConfig
 
 # Settings that may differ between the ranks of one run: nodes may keep the data in different places.
+logger = get_logger(__name__)
 _LOCAL = ("data_dir", "num_workers", "device")
 
 
@@ -62,6 +65,35 @@ def check_ranks(mine: dict[str, str]) -> None:
         "the same configuration, batch plan, code, weights and position on all ranks",
         _remedy(differing),
     )
+
+
+def check_data(config: TrainConfig, world: dist.World) -> None:
+    """Compares the data with what stage 5 verified, on rank 0, and says what is not compared; see `check_ready`.
+
+    Raises:
+        DataError: something is not what it was, on every rank alike.
+    """
+    found = None
+    if world.is_main:
+        data_dir = Path(config.data_dir)
+        streams = {
+            name: data_dir / (stream.tokens or f"tokens/{name}")
+            for name, stream in config.streams.items()
+            if stream.objective == "tokens"
+        }
+        manifests = [*(source.cuts for source in config.sources), *config.mixing.noises]
+        found = check_ready(data_dir, [data_dir / manifest for manifest in manifests], streams)
+        logger.info("data: compared %s", ", ".join(found.compared) or "nothing")
+        logger.info("data: not compared: %s", "; ".join(found.not_compared))
+        if streams and not (data_dir / "READY").is_file():
+            logger.warning("no READY in %s: nobody verified that tokens and manifests fit", data_dir)
+    problems = dist.gather_objects(found.problems if found else [])[0]
+    if problems:
+        raise DataError(
+            "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else ""),
+            f"the data that {Path(config.data_dir) / 'READY'} and the manifests were written for",
+            "restore them, or run the stages after the change again (prepare.sh --stage 1, or spear verify-tokens)",
+        )
 
 
 def table(names: list[str], ranks: list[dict[str, str]], most: int = 16) -> str:

@@ -10,6 +10,7 @@ from spear import seal
 from spear.bin import verify_tokens as command
 from spear.shards import ShardStore, ShardWriter, read_index
 from spear.tokens.extract import ExtractSettings, extract
+from spear.tokens.recompute import recompute
 from spear.tokens.units import plan_units, read_cuts
 from spear.tokens.verify import codebook_use, verify_tokens
 
@@ -137,3 +138,26 @@ def test_dry_run_writes_nothing(extracted):
     tokens, files = extracted
     assert command.main(["--tokens", str(tokens), "--cuts", *map(str, files), "--dry-run"]) == 0
     assert not (tokens.parent / "READY").exists()
+
+
+# Tokens made again from the audio ------------------------------------------------------------------------------------
+
+
+def test_recomputed_tokens_are_those_that_were_stored(extracted):
+    tokens, files = extracted
+    for stream in make_streams(tokens):
+        found = recompute(stream, [item for group in read_cuts(files).values() for item in group], 6)
+        assert len(found.shares) == 6 and found.mean == 1 and found.problems() == []
+
+
+def test_exchanged_audio_and_other_teachers_are_found_by_recomputing(extracted):
+    tokens, files = extracted
+    items = [item for group in read_cuts(files).values() for item in group]
+    (first, second), stream = items[:2], make_streams(tokens)[0]
+    audio = [item.path.read_bytes() for item in (first, second)]
+    first.path.write_bytes(audio[1]), second.path.write_bytes(audio[0])
+    problems = recompute(stream, items, len(items)).problems()
+    assert problems and {line.split(":")[0] for line in problems} <= {first.id, second.id}
+    first.path.write_bytes(audio[0]), second.path.write_bytes(audio[1])
+    stream.teacher.projection = stream.teacher.projection.flip(0)
+    assert recompute(stream, items, 6).problems()
