@@ -48,6 +48,8 @@ def convert(value: Any, record: type[Record], where: str, fix: str = "correct th
         ) from error
     except RecursionError as error:
         raise DataError(f"{where}: values nested too deeply", "a flat record", fix) from error
+    except UnicodeEncodeError as error:  # half a character, as JSON can escape it, or a byte that `iter_lines` escaped
+        raise DataError(f"{where}: text that is not UTF-8", "text in UTF-8", fix) from error
 
 
 def read(path: str | Path, record: type[Record], fix: str = "run the stage that writes it again") -> Record:

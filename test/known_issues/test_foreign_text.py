@@ -5,6 +5,7 @@ another encoding ends everything; a quote in a title swallows the rest of a tabl
 without a look into them; "validated" is taken for held-out data and nothing is left to train on.
 """
 
+import gzip
 import os
 
 import miniatures
@@ -103,6 +104,15 @@ def test_ids_that_lead_elsewhere_are_refused(tmp_path, item_id):
     assert [row["id"] for row in found.refused] == [item_id] and "id" in found.refused[0]["reason"]
 
 
+@pytest.mark.parametrize("place", ["{folder}/x/a.wav", "../{name}/x/a.wav", "./x//a.wav", "x/a.wav"])
+def test_ids_of_nemo_are_paths_that_lead_nowhere(tmp_path, place):
+    miniatures.noise(tmp_path / "x/a.wav", 0.3)
+    row = {"audio_filepath": place.format(folder=tmp_path, name=tmp_path.name), "duration": 0.3}
+    miniatures.write_jsonl(tmp_path / "train.jsonl", [row, {"audio_filepath": "/", "duration": 1.0}])
+    (entry,) = [entry for entry in scan_corpus("nemo", tmp_path).entries if entry.id.endswith("x/a")]
+    assert ".." not in entry.id and not entry.id.startswith("/")
+
+
 def test_a_path_that_no_file_can_have_is_listed(tmp_path):
     miniatures.noise(tmp_path / "raw/a.wav", 0.3)
     (tmp_path / "raw/folder.wav").mkdir()
@@ -145,6 +155,7 @@ def test_quotes_in_tables_with_tabs_are_characters(tmp_path):
 def test_a_quote_that_is_never_closed_costs_one_row(tmp_path):
     rows = ['abcdefghijk,30,"people, talking",train', 'bbcdefghijk,1,"dog,train', b"cbcdefghijk,2,caf\xe9,train"]
     rows += ["dbcdefghijk,3,cat,Test", "../../../x,4,cat,train", "ebcdefghijk,²,cat,train", "# a comment"]
+    rows += [f"fbcdefghijk,{'9' * 5000},cat,train"]
     lines = [row if isinstance(row, bytes) else row.encode() for row in rows]
     (tmp_path / "vggsound.csv").write_bytes(b"\n".join(lines) + b"\n")
     found = scan_corpus("vggsound", tmp_path)
@@ -153,7 +164,7 @@ def test_a_quote_that_is_never_closed_costs_one_row(tmp_path):
         "vgg-dbcdefghijk_000003": True,
     }
     reasons = [row["reason"] for row in found.refused]
-    assert "line 2: not a row of a table (unexpected end of data)" in reasons and len(reasons) == 4
+    assert "line 2: not a row of a table (unexpected end of data)" in reasons and len(reasons) == 5
     assert any("0xe9" in reason for reason in reasons) and any("'..' as a part" in reason for reason in reasons)
 
 
@@ -168,6 +179,17 @@ def test_tables_without_their_columns_are_named(tmp_path, corpus, name, text):
         scan_corpus(corpus, tmp_path)
 
 
+def test_names_that_are_absolute_paths(tmp_path):
+    (tmp_path / "FSD50K.ground_truth").mkdir()
+    (tmp_path / "FSD50K.ground_truth/dev.csv").write_text("fname,labels,mids,split\n/1,A,m,train\n../../2,A,m,train\n")
+    found = scan_corpus("fsd50k", tmp_path)
+    assert [entry.path for entry in found.entries] == ["FSD50K.dev_audio//1.wav"] and len(found.refused) == 1
+    (tmp_path / "train-x/1/2").mkdir(parents=True)
+    (tmp_path / "train-x/1/2/1-2.trans.txt").write_text("/etc/x TEXT\n../../../../x TEXT\n1-2-0 TEXT\n")
+    found = scan_corpus("librispeech", tmp_path)
+    assert [entry.id for entry in found.entries] == ["1-2-0"] and len(found.refused) == 2
+
+
 def test_segments_of_gigaspeech_are_refused_one_by_one(tmp_path):
     segments = [{"sid": "a", "begin_time": 0.0, "end_time": 1.0}, {"sid": "b", "begin_time": "x"}, 5]
     segments += [{"sid": "c", "begin_time": -1.0, "end_time": 1.0}]
@@ -176,6 +198,24 @@ def test_segments_of_gigaspeech_are_refused_one_by_one(tmp_path):
     found = scan_corpus("gigaspeech", tmp_path)
     assert [entry.id for entry in found.entries] == ["a"] and len(found.refused) == 5
     assert any("begin_time" in row["reason"] and row["id"] == "c" for row in found.refused)
+
+
+def test_damaged_and_false_gzip(tmp_path):
+    for name in ("whole", "cut", "plain"):
+        (tmp_path / name).mkdir()
+        miniatures.noise(tmp_path / name / "a.wav", 0.3)
+    recording = {"id": "r", "sampling_rate": 16000, "num_samples": 4800, "duration": 0.3}
+    recording["sources"] = [{"type": "file", "channels": [0], "source": "a.wav"}]
+    cut = {"id": "x", "start": 0, "duration": 0.3, "channel": 0, "type": "MonoCut", "recording": recording}
+    miniatures.write_jsonl(tmp_path / "cuts.jsonl", [cut | {"supervisions": []}])
+    text = (tmp_path / "cuts.jsonl").read_bytes()
+    (tmp_path / "whole/cuts.jsonl.gz").write_bytes(gzip.compress(text))
+    (tmp_path / "plain/cuts.jsonl.gz").write_bytes(text)
+    (tmp_path / "cut/cuts.jsonl.gz").write_bytes(gzip.compress(text)[:-20])
+    for name in ("whole", "plain"):
+        assert [entry.id for entry in scan_corpus("lhotse", tmp_path / name).entries] == ["x"]
+    with pytest.raises(DataError, match="damaged gzip"):
+        scan_corpus("lhotse", tmp_path / "cut")
 
 
 # Which split is it? --------------------------------------------------------------------------------------------------
@@ -198,6 +238,22 @@ def test_segments_of_gigaspeech_are_refused_one_by_one(tmp_path):
 )
 def test_only_whole_words_hold_out(name, held):
     assert is_held_out(name) is held
+
+
+def test_validated_is_training_data(tmp_path):
+    raw = tmp_path / "raw"
+    for name in ("validated", "latest", "device1", "dev"):
+        miniatures.noise(raw / f"{name}.wav", 0.3)
+        recording = {"id": name, "sampling_rate": 16000, "num_samples": 4800, "duration": 0.3}
+        recording["sources"] = [{"type": "file", "channels": [0], "source": f"{name}.wav"}]
+        cut = {"id": name, "start": 0, "duration": 0.3, "channel": 0, "type": "MonoCut", "recording": recording}
+        miniatures.write_jsonl(raw / f"cuts_{name}.jsonl", [cut | {"supervisions": []}])
+    train, held, _, summary = stage_1(raw, tmp_path / "data/manifests", "--corpus", "lhotse")
+    assert set(train) == {"validated", "latest", "device1"} and held == ["dev"] and not summary["notes"]
+    for name in ("validated", "latest", "device1"):
+        (raw / f"cuts_{name}.jsonl").unlink()
+    train, held, _, summary = stage_1(raw, tmp_path / "other/manifests", "--corpus", "lhotse")
+    assert not train and held == ["dev"] and "nothing is left to train on" in summary["notes"][0]
 
 
 TASKS = """

@@ -239,7 +239,9 @@ def nemo(raw: Path, kind: str) -> Scan:
 def _nemo_id(line: NemoLine, offset: float | None) -> str:
     place = f"-{round(1000 * offset):08d}" if offset is not None else ""
     own = next((str(found) for found in (line.id, line.utt_id) if found not in (None, "")), "")
-    return own or Path(line.audio_filepath or "-").with_suffix("").as_posix() + place
+    # Without what leads to another folder: ids may become parts of paths.
+    parts = [part for part in os.path.splitext(line.audio_filepath)[0].split("/") if part not in ("", ".", "..")]
+    return own or "/".join(parts) + place
 
 
 def _of_line(manifest: _Manifest, line: NemoLine) -> Entry:

@@ -52,7 +52,7 @@ def librispeech(raw: Path, kind: str) -> Scan:
                     place = transcript.relative_to(raw).as_posix()
                     found.refused.append({"id": item, "path": place, "reason": f"line {number}: {reason}"})
                 elif item:
-                    path = (transcript.parent / f"{item}.flac").relative_to(raw).as_posix()
+                    path = f"{transcript.parent.relative_to(raw).as_posix()}/{item}.flac"
                     columns, heldout = {"part": part.name}, part.name.startswith(_HELD_OUT)
                     speaker = item.split("-")[0]
                     found.entries.append(

@@ -115,7 +115,7 @@ def vggsound(raw: Path, kind: str) -> Scan:
     found, clips = Scan([], [], has_manifest=True), _clips(raw)
     for path in _tables(raw, "vggsound*.csv", "vggsound.csv"):
         for number, row in _rows(path, found, 4):
-            if not (row[1].isascii() and row[1].isdigit()):
+            if not (row[1].isascii() and row[1].isdigit() and len(row[1]) < 10):
                 found.refused.append(
                     {"id": row[0], "path": path.name, "reason": f"line {number}: not id, start, label, split"}
                 )
@@ -137,9 +137,9 @@ def fsd50k(raw: Path, kind: str) -> Scan:
     for path in _tables(raw, "FSD50K.ground_truth/*.csv", "FSD50K.ground_truth/dev.csv and eval.csv"):
         if path.stem not in ("dev", "eval"):
             continue
-        folder = path.parents[1] / f"FSD50K.{path.stem}_audio"
+        folder = (path.parents[1] / f"FSD50K.{path.stem}_audio").relative_to(raw).as_posix()
         for row in _records(path, found, ["fname"]):
-            clip = (folder / f"{row['fname']}.wav").relative_to(raw).as_posix()
+            clip = f"{folder}/{row['fname']}.wav"
             heldout = path.stem == "eval" or is_held_out(row.get("split", ""))
             labels = {"labels": row.get("labels", "")}
             found.entries.append(Entry(f"fsd-{row['fname']}", clip, kind, labels=labels, heldout=heldout))
@@ -158,12 +158,9 @@ def mtg_jamendo(raw: Path, kind: str) -> Scan:
             track = row["PATH"]
             if track not in listed:
                 listed.add(track)
-                path = next(
-                    (clips[stem] for stem in (Path(track).stem, f"{Path(track).stem}.low") if stem in clips), track
-                )
-                found.entries.append(
-                    Entry(Path(track).with_suffix("").as_posix(), path, kind, speaker=row.get("ARTIST_ID"))
-                )
+                stem = Path(track).stem
+                path = next((clips[name] for name in (stem, f"{stem}.low") if name in clips), track)
+                found.entries.append(Entry(os.path.splitext(track)[0], path, kind, speaker=row.get("ARTIST_ID")))
     return found
 
 
