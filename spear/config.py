@@ -298,7 +298,7 @@ class _Settings:
         origin = next((self.origins[p] for p in _ancestors(path) if p in self.origins), "the defaults")
         raise ConfigError(
             f"{_clipped(path)}: {_clipped(found)} (from {origin})",
-            expected,
+            _clipped(expected, 1000),
             "correct the value; --help shows types and defaults",
         )
 
