@@ -47,7 +47,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> SpearMod
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"nothing at {path}", "a checkpoint file or directory", "correct the path")
-    weights_file = _find(path) if path.is_dir() else path
+    weights_file = weights.check_file(_find(path) if path.is_dir() else path)
     try:
         digests = _digests_beside(weights_file)
         with seal.while_reading(weights_file, digests.get(weights_file.name)):

@@ -40,6 +40,11 @@ def model():
     return spear.SpearModel(spear.SpearConfig(**SIZES)).eval()
 
 
+def released(model, folder):
+    """A folder without checksums, as released models are."""
+    (save_model(model, folder) / "seal.json").unlink()
+
+
 def same(one, other):
     return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 
@@ -145,7 +150,7 @@ def test_only_the_model_is_read_from_a_training_checkpoint(model, tmp_path):
 
 @pytest.mark.parametrize("with_config", [True, False])
 def test_a_released_folder_with_pytorch_model_bin(model, tmp_path, with_config):
-    save_model(model, tmp_path)
+    released(model, tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     if not with_config:
@@ -165,7 +170,7 @@ def test_a_released_folder_with_pytorch_model_bin(model, tmp_path, with_config):
     ],
 )
 def test_what_stands_in_for_a_file_is_named(model, tmp_path, name, content, found, fix):
-    save_model(model, tmp_path)
+    released(model, tmp_path)
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / name).write_bytes(content)
     message = refuse(tmp_path / name, found)
@@ -343,8 +348,8 @@ def test_absurd_sizes_are_refused_before_anything_is_built(change):
     "content", ['{"num_encoder_layers": 1000000}', "[1]", "[" * 100_000, '{"pos_dim": ' + "9" * 5000]
 )
 def test_absurd_files_beside_weights_are_named(model, tmp_path, content):
-    save_model(model, tmp_path)
+    released(model, tmp_path)
     (tmp_path / "config.json").write_text(content)
     refuse(tmp_path, r"unreadable configuration beside .*model\.safetensors")
     (tmp_path / "checkpoint.json").write_text(f'{{"model_config": {content}}}')
-    refuse(tmp_path, r"unreadable configuration beside .*model\.safetensors")
+    refuse(tmp_path, r"unreadable configuration beside .*model\.safetensors|checkpoint\.json")
