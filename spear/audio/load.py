@@ -5,11 +5,12 @@ with soxr (HQ).
 Files are decoded and resampled in blocks, and a segment is decoded alone, so memory depends on what is asked for and
 not on the file. A segment equals the same samples of the whole recording.
 
-Files that would quietly become wrong training data are refused: empty, truncated, not audio, not finite.
+Files that would quietly become wrong training data are refused: empty, truncated, holding more than their header says
+(see `spear.audio.containers`), not audio, not finite, of an impossible rate.
 """
 
 import math
-import struct
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,13 +21,17 @@ import soundfile
 import soxr
 
 from spear import fs
+from spear.audio.compressed import compressed_layout
+from spear.audio.containers import Layout, View, container_layout, joined, truncated
 from spear.errors import ConfigError, DataError
 
 _BLOCK_FRAMES = 1 << 18
-_UNKNOWN_FRAMES = 1 << 60  # headers of streamed files give no length; libsndfile then reports a huge one
+_LARGEST_FRAMES = 1 << 60  # libsndfile's way to say that it does not know
+_RATES_HZ = (1000, 768_000)
 _MARGIN_SECONDS = 0.1  # decoded around a segment, so that the resampling filter sees its surroundings
 _TOLERANCE_SECONDS = 0.025  # manifests round durations
-_ESTIMATING_FORMATS = {"MP3", "MPEG"}  # the length in their headers may be an estimate
+_EXTRA_SECONDS = 0.1  # behind the samples; less is taken for padding
+_MP3_KEPT = 0.98  # decoders leave out damaged frames
 
 
 @dataclass(frozen=True)
@@ -45,16 +50,18 @@ def num_resampled(num_samples: int, from_hz: int, to_hz: int) -> int:
 
 
 def probe(path: str | Path) -> AudioInfo:
-    """Reads the header (and decodes the file only if the header gives no length).
+    """Reads headers, of frames as well where those are needed to know the length; nothing is decoded.
 
     Raises:
-        DataError: no such file, not audio, empty, or a WAV shorter than its header says.
+        DataError: no such file, not audio, empty, shorter or longer than its header says, or of an impossible rate.
     """
-    with _open(path) as sound:
-        frames = sound.frames
-        if frames >= _UNKNOWN_FRAMES:
-            frames = sum(len(block) for block in _decode(sound, path, 0, None))
-        return AudioInfo(sound.samplerate, frames, frames / sound.samplerate, sound.channels)
+    with open_sound(path, thorough=True) as sound:
+        return info_of(sound)
+
+
+def info_of(sound: soundfile.SoundFile) -> AudioInfo:
+    """What is known of an open recording."""
+    return AudioInfo(sound.samplerate, sound.frames, sound.frames / sound.samplerate, sound.channels)
 
 
 def load_audio(
@@ -92,24 +99,21 @@ def load_audio(
         )
     start = round(start_seconds * sample_rate_hz)
     stop = None if duration_seconds is None else start + max(1, round(duration_seconds * sample_rate_hz))
-    with _open(path) as sound:
+    with open_sound(path) as sound:
         if channel is not None and not 0 <= channel < sound.channels:
             raise DataError(
                 f"channel {channel} of {path}, which has {sound.channels}",
                 f"a channel from 0 to {sound.channels - 1}",
                 "correct the channel in the manifest",
             )
-        rate, known = max(1, round(sound.samplerate * speed)), sound.frames < _UNKNOWN_FRAMES
-        if known:
-            available = num_resampled(sound.frames, rate, sample_rate_hz)
-            _check_segment(path, start, stop, available, sample_rate_hz)
-            stop = available if stop is None else min(stop, available)
+        rate = max(1, round(sound.samplerate * speed))
+        available = num_resampled(sound.frames, rate, sample_rate_hz)
+        _check_segment(path, start, stop, available, sample_rate_hz)
+        stop = available if stop is None else min(stop, available)
         if rate == sample_rate_hz:
-            samples = _concatenate(_decode(sound, path, start, None if stop is None else stop - start, channel))
+            samples = _concatenate(_decode(sound, path, start, stop - start, channel))
         else:
             samples = _resampled_segment(sound, path, start, stop, rate, sample_rate_hz, channel)
-        if not known:
-            _check_segment(path, start, stop, start + len(samples), sample_rate_hz)
     if not np.isfinite(samples).all():
         bad = int(len(samples) - np.isfinite(samples).sum())
         raise DataError(
@@ -146,62 +150,55 @@ def save_audio(path: str | Path, samples: np.ndarray, sample_rate_hz: int) -> No
 
 
 @contextmanager
-def _open(path: str | Path) -> Iterator[soundfile.SoundFile]:
+def open_sound(path: str | Path, thorough: bool = False) -> Iterator[soundfile.SoundFile]:
+    """An open recording whose length is known and true.
+
+    Args:
+        path: the file.
+        thorough: look for more behind its end too, which reads all of a compressed file.
+
+    Raises:
+        DataError: see `probe`.
+    """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"no file {path}", "a recording", "correct the path in the manifest, or get the file")
-    size = path.stat().st_size
-    try:
-        sound = soundfile.SoundFile(path)
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        raise DataError(
-            f"{path} ({size} bytes) cannot be read as audio: {error}",
-            "a sound file that libsndfile reads (WAV, FLAC, OGG, MP3, AIFF, SPHERE, ...)",
-            "convert it (for example: ffmpeg -i IN OUT.flac) or leave it out",
-        ) from error
-    with sound:
-        if sound.frames == 0:
-            raise DataError(f"{path} holds no samples", "at least one sample", "leave the file out or fetch it again")
-        if sound.format in ("WAV", "WAVEX", "AIFF"):
-            _check_chunks(path, size)
-        if sound.frames < _UNKNOWN_FRAMES:
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        layout = container_layout(file, path, size)
+        if layout == Layout():
+            layout = compressed_layout(file, path, size, thorough)
+        file.seek(0)
+        try:
+            # By number: libsndfile knows headerless formats by the name of a file, and would read a text as such.
+            sound = soundfile.SoundFile(View(file, layout.parts) if layout.parts else file.fileno(), closefd=False)
+        except (soundfile.SoundFileError, RuntimeError) as error:
+            raise DataError(
+                f"{path} ({size} bytes) cannot be read as audio: {getattr(error, 'error_string', error)}",
+                "a sound file that libsndfile reads (WAV, FLAC, OGG, MP3, AIFF, SPHERE, ...)",
+                "convert it (for example: ffmpeg -i IN OUT.flac) or leave it out",
+            ) from error
+        with sound:
+            _check_header(sound, path, layout)
             yield sound
-        else:
-            with _Streamed(path) as streamed:
-                yield streamed
 
 
-class _Streamed(soundfile.SoundFile):
-    """A file without a length: soundfile's positioning after each read would fail."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-def _check_chunks(path: Path, size: int) -> None:
-    """libsndfile silently adapts to a shortened WAV or AIFF file; the sizes in the file's header tell the truth."""
-    with open(path, "rb") as handle:
-        kind = handle.read(12)[:4]
-        order = {b"RIFF": "<I", b"FORM": ">I"}.get(kind)
-        if order is None:
-            return
-        while len(chunk := handle.read(8)) == 8:
-            length = struct.unpack(order, chunk[4:])[0]
-            if chunk[:4] in (b"data", b"SSND"):
-                break
-            handle.seek(length + length % 2, 1)
-        else:
-            return
-        present = size - handle.tell()
-    # Programs that write to a pipe cannot know the length and leave about 2^31 or 2^32 there.
-    if present < length < 0x7FFFF000:
-        raise _truncated(path, f"{present} bytes of samples", f"{length} bytes")
-
-
-def _truncated(path: str | Path, found: str, promised: str) -> DataError:
-    return DataError(
-        f"{path} is truncated: {found}", f"{promised}, as its header promises", "fetch or make the file again"
-    )
+def _check_header(sound: soundfile.SoundFile, path: Path, layout: Layout) -> None:
+    frames, rate = sound.frames, sound.samplerate
+    if frames == 0:
+        raise DataError(f"{path} holds no samples", "at least one sample", "leave the file out or fetch it again")
+    if not _RATES_HZ[0] <= rate <= _RATES_HZ[1]:
+        raise DataError(
+            f"{path} has {rate} samples per second by its header",
+            f"{_RATES_HZ[0]} to {_RATES_HZ[1]}",
+            "write the file anew with its true rate (for example: sox -r RATE IN OUT.flac)",
+        )
+    if frames >= _LARGEST_FRAMES:
+        raise DataError(f"{path} does not say how long it is", "a length", "convert it (ffmpeg -i IN OUT.flac)")
+    if layout.promised and (layout.extra / layout.promised * frames / rate) > _EXTRA_SECONDS:
+        there = frames / rate * (1 + layout.extra / layout.promised)
+        promised = f"{frames / rate:.3f} s, {layout.promised} bytes"
+        raise joined(path, promised, f"{there:.3f} s, {layout.promised + layout.extra} bytes")
 
 
 def _check_segment(path: str | Path, start: int, stop: int | None, available: int, rate: int) -> None:
@@ -217,37 +214,38 @@ def _check_segment(path: str | Path, start: int, stop: int | None, available: in
         )
 
 
-def _decode(
-    sound: soundfile.SoundFile, path: str | Path, start: int, count: int | None, channel: int | None = None
-) -> Iterator[np.ndarray]:
-    """Yields mono float32 blocks: `count` frames from frame `start` at the file's rate, or all of them."""
-    frames = sound.frames
-    if count is None and frames < _UNKNOWN_FRAMES:
-        count = frames - start
-    done = 0
+def blocks(sound: soundfile.SoundFile, path: str | Path, start: int, count: int) -> Iterator[np.ndarray]:
+    """Yields (T, channels) float32: `count` frames from frame `start`, at the file's rate.
+
+    Raises:
+        DataError: fewer can be decoded.
+    """
+    done, frames = 0, sound.frames
     try:
-        if start and frames < _UNKNOWN_FRAMES:
+        if sound.tell() != start:
             sound.seek(start)
-        elif start:
-            for first in range(0, start, _BLOCK_FRAMES):
-                sound.read(min(_BLOCK_FRAMES, start - first), dtype="float32")
-        while count is None or done < count:
-            want = _BLOCK_FRAMES if count is None else min(_BLOCK_FRAMES, count - done)
-            block = sound.read(want, dtype="float32", always_2d=True)
+        while done < count:
+            block = sound.read(min(_BLOCK_FRAMES, count - done), dtype="float32", always_2d=True)
             if len(block) == 0:
                 break
             done += len(block)
-            if channel is None:
-                yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
-            else:
-                yield block[:, channel]
+            yield block
     except (soundfile.SoundFileError, RuntimeError) as error:
-        raise _truncated(path, f"decoding fails after {start + done} frames ({error})", f"{frames} frames") from error
-    if count is not None and done < count:
-        estimated = sound.format in _ESTIMATING_FORMATS and start + done > 0.95 * frames
-        if frames >= _UNKNOWN_FRAMES or estimated:
-            return
-        raise _truncated(path, f"{start + done} frames decoded", f"{frames} frames")
+        reason = getattr(error, "error_string", error)
+        raise truncated(path, f"decoding fails after {start + done} frames ({reason})", f"{frames} frames") from error
+    if done < count and not (sound.format in ("MP3", "MPEG") and start + done > _MP3_KEPT * frames):
+        raise truncated(path, f"{start + done} frames decoded", f"{frames} frames")
+
+
+def _decode(
+    sound: soundfile.SoundFile, path: str | Path, start: int, count: int, channel: int | None = None
+) -> Iterator[np.ndarray]:
+    """Yields mono float32 blocks: `count` frames from frame `start` at the file's rate."""
+    for block in blocks(sound, path, start, count):
+        if channel is None:
+            yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+        else:
+            yield block[:, channel]
 
 
 def _concatenate(blocks: Iterator[np.ndarray]) -> np.ndarray:
@@ -259,7 +257,7 @@ def _resampled_segment(
     sound: soundfile.SoundFile,
     path: str | Path,
     start: int,
-    stop: int | None,
+    stop: int,
     from_hz: int,
     to_hz: int,
     channel: int | None = None,
@@ -270,12 +268,8 @@ def _resampled_segment(
     step_in, step_out = from_hz // divisor, to_hz // divisor
     step = max(0, start - math.ceil(_MARGIN_SECONDS * to_hz)) // step_out
     first_in, first_out = step * step_in, step * step_out
-    count = None
-    if sound.frames < _UNKNOWN_FRAMES:
-        count = sound.frames - first_in
-        if stop is not None:
-            last_in = math.ceil(stop * from_hz / to_hz) + math.ceil(_MARGIN_SECONDS * from_hz)
-            count = min(count, last_in - first_in)
+    last_in = math.ceil(stop * from_hz / to_hz) + math.ceil(_MARGIN_SECONDS * from_hz)
+    count = min(sound.frames, last_in) - first_in
     stream = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality="HQ")
     decoded = 0
     parts = []
@@ -287,4 +281,4 @@ def _resampled_segment(
     # soxr may return one sample more or less than the rounded count at the end of the recording.
     total = num_resampled(decoded, from_hz, to_hz)
     samples = np.pad(samples, (0, max(0, total - len(samples))))[:total]
-    return np.ascontiguousarray(samples[start - first_out : None if stop is None else stop - first_out])
+    return np.ascontiguousarray(samples[start - first_out : stop - first_out])
