@@ -32,6 +32,7 @@ from spear.shards import ShardStore
 
 logger = get_logger(__name__)
 STORAGE_TYPE = "spear_tokens"
+_MAX_MEMBER_BYTES = 1 << 28
 _OF_ARRAYS = {"array", "storage_type"}  # keys that tell an array's JSON
 
 
@@ -65,6 +66,7 @@ class CutArray(NamedTuple):
         problem: why it cannot be used at all; empty where it can.
         frame_shift_seconds: of a row, where the manifest states it.
         padded: the cut was padded, so that its array may be longer.
+        place: where it is stored; with another one, it is another array.
     """
 
     id: str
@@ -74,6 +76,7 @@ class CutArray(NamedTuple):
     problem: str = ""
     frame_shift_seconds: float | None = None
     padded: bool = False
+    place: tuple = ()
 
 
 def read_arrays(source: str | Path, field: str) -> Iterator[CutArray]:
@@ -137,11 +140,14 @@ def _cut_array(cut: foreign.Cut, padded: bool, value: Any, packed: Callable[[], 
             array = foreign.convert(value, foreign.ArrayRecord, "an array")
         if packed is None and (problem := foreign.storage_problem(array.storage_type, array.storage_path)):
             raise DataError(problem, "an array in a file", "store it as one (numpy_files)")
+        if problem := foreign.text_problem(cut.id) or ("" if cut.id else "a cut without an id"):
+            raise DataError(problem, "an id in UTF-8", "correct the cut")
         if temporal is not None:
             _check_span(cut, temporal, padded)
     except DataError as error:
-        return made(_nothing, problem=foreign.reason_of(error))
-    return made(functools.partial(_load, cut, array, temporal, packed), frame_shift_seconds=shift)
+        return made(_nothing, problem=error.found)
+    place = (array.storage_path, array.storage_key, array.shape, shift)
+    return made(functools.partial(_load, cut, array, temporal, packed), frame_shift_seconds=shift, place=place)
 
 
 def _nothing() -> np.ndarray:
@@ -213,7 +219,7 @@ def _shar_rows(directory: Path, field: str) -> Iterator[tuple[Any, Callable[[], 
             yield from ((row, None) for row in fs.iter_jsonl(part))
             continue
         try:
-            with tarfile.open(tars[0], "r:*") as tar:
+            with tarfile.open(tars[0], "r:gz" if tars[0].suffix == ".gz" else "r:") as tar:
                 members = iter(tar)
                 for row in fs.iter_jsonl(part):
                     yield _shar_row(row, field, tar, members, tars[0])
@@ -234,9 +240,12 @@ def _shar_row(row: dict, field: str, tar: tarfile.TarFile, members: Iterator, pa
         )
     if data.name.endswith(".nodata"):
         return row, None
+    if max(data.size, meta.size) > _MAX_MEMBER_BYTES:
+        raise DataError(f"{data.name[:80]} in {path} of {data.size} bytes", "an array of tokens", "copy it again")
     content = [handle.read() if (handle := tar.extractfile(member)) else b"" for member in (data, meta)]
     array = fs.parse_json(content[1].decode(errors="replace"), f"{meta.name} in {path}")
-    row = {**row, "custom": {**(row.get("custom") or {}), field: _without_place(array)}}
+    custom = row.get("custom") if isinstance(row.get("custom"), dict) else {}
+    row = {**row, "custom": {**custom, field: _without_place(array)}}
     return row, functools.partial(_packed, data.name, content[0])
 
 

@@ -5,11 +5,11 @@ Kaldi's archives), what a server sends, or a pickle. Nothing of this is followed
 files of a format that holds nothing but numbers. Every door through which such an object enters uses this module.
 """
 
-import math
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -29,7 +29,14 @@ STORAGE_TYPES = (
 )
 CLAMPED_SECONDS = 0.01  # a frame: tools round starts, and a cut may then begin just before its recording
 SHORTEST_SUPERVISION_SECONDS = 0.1  # shorter ones are slips of an alignment
+LONGEST_SECONDS = 1e7  # nothing that was recorded lasts four months
+SPEEDS = (0.01, 100.0)
+MAX_CHANNELS = 1024
+_MAX_PLACE_BYTES = 4096
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+
+Place = Annotated[float, msgspec.Meta(ge=-LONGEST_SECONDS, le=LONGEST_SECONDS)]
+Length = Annotated[float, msgspec.Meta(gt=0, le=LONGEST_SECONDS)]
 
 
 class Source(msgspec.Struct):
@@ -37,7 +44,9 @@ class Source(msgspec.Struct):
 
     type: str
     source: Any
-    channels: list[int] = msgspec.field(default_factory=lambda: [0])
+    channels: Annotated[list[int], msgspec.Meta(min_length=1, max_length=MAX_CHANNELS)] = msgspec.field(
+        default_factory=lambda: [0]
+    )
 
 
 class Transform(msgspec.Struct):
@@ -52,7 +61,7 @@ class Recording(msgspec.Struct):
 
     sources: list[Source]
     id: str = ""
-    duration: records.Positive | None = None
+    duration: Length | None = None
     transforms: list[Transform] | None = None
 
 
@@ -61,8 +70,8 @@ class Supervision(msgspec.Struct):
 
     id: str = ""
     recording_id: str = ""
-    start: records.Finite = 0.0
-    duration: records.NotNegative | None = None
+    start: Place = 0.0
+    duration: Annotated[float, msgspec.Meta(ge=0, le=LONGEST_SECONDS)] | None = None
     channel: int | list[int] | None = None
     text: str | int | float | None = None
     speaker: str | int | float | None = None
@@ -73,8 +82,8 @@ class Cut(msgspec.Struct):
     """A stretch of a recording."""
 
     id: str
-    start: records.Finite
-    duration: records.Positive
+    start: Place
+    duration: Length
     recording: Recording | None = None
     channel: int | list[int] | None = None
     supervisions: list[Supervision] | None = None
@@ -95,8 +104,8 @@ class TemporalRecord(msgspec.Struct):
     """An array whose rows are `frame_shift` seconds of a recording, from `start` on."""
 
     array: ArrayRecord
-    frame_shift: records.Positive
-    start: records.Finite = 0.0
+    frame_shift: Annotated[float, msgspec.Meta(ge=1e-4, le=100)]
+    start: Place = 0.0
     temporal_dim: records.Count = 0
 
 
@@ -156,6 +165,15 @@ def iterate(path: Path, record: type, what: str, refuse: Callable[[str, str], No
             refuse(name_of(value, number), f"line {number}: {reason_of(error)}")
 
 
+def text_problem(*texts: str | None) -> str:
+    """Why texts cannot be written as UTF-8 (JSON may hold halves of characters); an empty text when they can."""
+    try:
+        "".join(text for text in texts if text).encode()
+        return ""
+    except UnicodeEncodeError:
+        return "text with half a character (a lone surrogate)"
+
+
 def name_of(value: Any, number: int) -> str:
     """A name for what stands in a line: its id if it has one."""
     found = value.get("id") if isinstance(value, dict) else None
@@ -213,7 +231,11 @@ def source_problem(kind: Any, place: Any) -> str:
 
 def place_problem(place: Any) -> str:
     """Why a place is not the name of a local file or folder; an empty text when it is."""
-    if not isinstance(place, str) or not place or "\0" in place:
+    try:
+        named = isinstance(place, str) and place and "\0" not in place and len(os.fsencode(place)) <= _MAX_PLACE_BYTES
+    except UnicodeEncodeError:  # half a character
+        named = False
+    if not named:
         return "a place that is no name of a file"
     if place == "-" or place.lstrip().startswith("pipe:") or (_URL.match(place) and "//" in place):
         return f"{place[:60]!r}, which is no file"
@@ -251,14 +273,17 @@ def _speed(recording: Recording) -> float:
     speed = 1.0
     for transform in recording.transforms or ():
         factor = transform.kwargs.get("factor")
-        if transform.name == "Speed" and isinstance(factor, int | float) and 0 < factor < math.inf:
+        if transform.name == "Speed" and isinstance(factor, int | float) and SPEEDS[0] <= factor <= SPEEDS[1]:
             speed *= factor
         elif transform.name != "Resample":  # audio is read at the rate that is wanted, whatever a manifest says
             raise DataError(
-                f"a recording with lhotse's transform {transform.name}",
-                "recordings as they are stored, or with perturb_speed",
+                f"a recording with lhotse's transform {transform.name[:40]}"
+                + (f" by {str(factor)[:20]}" if transform.name == "Speed" else ""),
+                "recordings as they are stored, or with perturb_speed by 0.01 to 100",
                 "store the changed audio (lhotse's CutSet.save_audios), or leave these cuts out",
             )
+    if not SPEEDS[0] <= speed <= SPEEDS[1]:
+        raise DataError(f"a recording at {speed:g} times its speed", "0.01 to 100 times", "correct its transforms")
     return speed
 
 

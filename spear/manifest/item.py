@@ -11,9 +11,9 @@ from spear import fs
 from spear.errors import DataError
 from spear.log import get_logger
 from spear.manifest import foreign
+from spear.manifest.foreign import LONGEST_SECONDS, MAX_CHANNELS, SPEEDS
 
 SAMPLE_RATE_HZ = 16000
-LONGEST_SECONDS = 1e7  # nothing that was recorded lasts four months
 DOMAIN_OF_KIND = {"speech": "speech", "event": "audio", "music": "audio"}
 DOMAINS = ("speech", "audio")
 _SPEED_SUFFIX = re.compile(r"_sp[\d.]+$")
@@ -67,8 +67,8 @@ class Item:
             ("start_seconds", self.start_seconds, 0 <= self.start_seconds < LONGEST_SECONDS, "0 to 1e7"),
             ("duration_seconds", self.duration_seconds, 0 <= self.duration_seconds < LONGEST_SECONDS, "0 to 1e7"),
             ("num_samples", self.num_samples, self.num_samples >= 0, "0 or more"),
-            ("speed", self.speed, 0.01 <= self.speed <= 100, "0.01 to 100"),
-            ("channel", self.channel, self.channel is None or self.channel >= 0, "0 or more, or none"),
+            ("speed", self.speed, SPEEDS[0] <= self.speed <= SPEEDS[1], "0.01 to 100"),
+            ("channel", self.channel, self.channel is None or 0 <= self.channel < MAX_CHANNELS, "0 to 1023, or none"),
             ("domain", self.domain, self.domain in DOMAINS, " or ".join(DOMAINS)),
             ("kind", self.kind, self.kind in DOMAIN_OF_KIND, ", ".join(DOMAIN_OF_KIND)),
         ):
@@ -149,6 +149,8 @@ def to_item(value: Any, root: Path) -> Item:
     cut = foreign.convert(value, foreign.Cut, "a cut")
     start, duration = foreign.clamp(cut.start, cut.duration)
     said, own = foreign.said_of(cut.supervisions, duration), cut.custom or {}
+    if not cut.id or (problem := foreign.text_problem(cut.id, said.text, said.speaker)):
+        raise DataError(problem if cut.id else "a cut without an id", "an id, and texts in UTF-8", "correct the cut")
     audio = foreign.audio_of(cut.recording, cut.channel, mean="task_splits" in own)
     custom = {**said.custom, **own}
     kind = custom.get("kind", "speech")

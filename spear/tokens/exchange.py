@@ -10,7 +10,7 @@ import numpy as np
 
 import spear
 from spear.audio import FbankConfig
-from spear.errors import CardError, DataError
+from spear.errors import CardError, DataError, SpearError
 from spear.fs import sha256_json
 from spear.log import get_logger
 from spear.manifest.item import SAMPLE_RATE_HZ
@@ -64,85 +64,90 @@ def import_tokens(arrays: Iterable, card: TokenCard, directory: Path, name: str)
         name: of where they come from.
 
     Raises:
-        CardError: the directory holds another stream. DataError: arrays of another width, codes that are too large, or
-            not one array that can be used (nothing is left behind then).
+        CardError: the directory holds another stream, or not one array of the first shard fits the card.
+        DataError: not one of them can be used for another reason. (Nothing is left behind in either case.)
     """
     fresh = not (directory / "card.json").exists()
-    if (directory / "card.json").exists():
+    if not fresh:
         TokenCard.load(directory).check_compatible(card, "this import", "choose another --output")
     card.save(directory)
     report, iterator = ImportReport(), iter(arrays)
-    written: list[str] = []
     for number in itertools.count():
         group = list(itertools.islice(iterator, _CUTS_PER_SHARD))
         if not group:
             break
         shard = f"imported-{name}-{number:05d}"
-        unit_sha256 = sha256_json([card.sha256, [[item.id, item.num_samples] for item in group]])
+        unit_sha256 = sha256_json([card.sha256, [[item.id, item.num_samples, *item.place] for item in group]])
         if is_complete(directory, shard, unit_sha256=unit_sha256):
             report.shards_before += 1
         else:
-            _write_shard(directory, shard, unit_sha256, group, card)
-            written.append(shard)
+            error = _write_shard(directory, shard, unit_sha256, group, card)
+            if error is not None and not report.cuts:  # the wrong quantizer, teacher or field: no need to read on
+                names = [f"{shard}.json", f"{shard}.npy", *(["card.json"] if fresh and not number else [])]
+                for path in names:
+                    (directory / path).unlink(missing_ok=True)
+                raise error
         index = read_index(directory, shard)
         report.cuts += len(index["ids"])
         report.rows += index["num_rows"]
         report.quarantined |= {entry["id"]: entry["reason"] for entry in index["quarantined"]}
-    if not report.cuts:
-        files = [directory / f"{shard}{suffix}" for shard in written for suffix in (".json", ".npy")]
-        for path in [*files, *([directory / "card.json"] if fresh else [])]:
-            path.unlink(missing_ok=True)
-        item, reason = next(iter(report.quarantined.items()), ("none", "there is no array"))
-        raise DataError(
-            f"no array of {len(report.quarantined)} cuts can be used; the first, {item}: {reason}",
-            "tokens of these cuts, as the teacher and the quantizer make them",
-            "correct the manifest, --teacher or --quantizer",
-        )
     return report
 
 
-def _write_shard(directory: Path, shard: str, unit_sha256: str, group: list, card: TokenCard) -> None:
+def _write_shard(directory: Path, shard: str, unit_sha256: str, group: list, card: TokenCard) -> SpearError | None:
+    """Writes a shard; returns what is wrong with the first of its arrays when none of them can be used."""
     extra = {"unit_sha256": unit_sha256, "quarantined": [], "trimmed": 0}
+    first, taken = None, set()
     with ShardWriter(directory, shard, np.uint8, card.num_codebooks, extra) as writer:
         for item in group:
-            rows, reason = _rows(item, card)
-            if reason:
-                logger.warning("left out %s: %s", item.id, reason)
+            try:
+                if item.id in taken:
+                    raise DataError("an id for the second time", "every id once", "remove the duplicate")
+                writer.add(item.id, _rows(item, card))
+                taken.add(item.id)
+            except SpearError as error:
+                reason = f"{error.found}; expected {error.expected}"
+                logger.warning("left out %a: %s", item.id, reason)
                 writer.extra["quarantined"].append({"id": item.id, "reason": reason})
-            else:
-                writer.add(item.id, rows)
+                first = first or type(error)(
+                    f"no array of {len(group)} cuts can be used: for cut {item.id!a}, {error.found}",
+                    error.expected,
+                    error.fix,
+                )
         writer.extra["quarantined"].sort(key=lambda entry: entry["id"])
+    return None if taken else first
 
 
-def _rows(item, card: TokenCard) -> tuple[np.ndarray, str]:
-    """A cut's tokens as they should be, or why they cannot be used."""
-    shift = item.frame_shift_seconds
+def _rows(item, card: TokenCard) -> np.ndarray:
+    """A cut's tokens, (frames, num_codebooks) uint8, as they should be.
+
+    Raises:
+        CardError: they are not what the quantizer makes. DataError: they cannot be used for another reason.
+    """
+    shift, fix = item.frame_shift_seconds, "give the quantizer that these tokens were made with"
     if item.problem:
-        return np.zeros(0), item.problem
+        raise DataError(item.problem, "tokens in a file", "correct the manifest")
     if shift is not None and abs(shift * card.frame_rate_hz - 1) > 0.01:
-        return np.zeros(0), f"states a frame shift of {shift:g} s; the card has {1 / card.frame_rate_hz:g} s"
+        found = f"a stated frame shift of {shift:g} s"
+        raise CardError(found, f"{1 / card.frame_rate_hz:g} s, as the card has", "name the teacher that made them")
     try:
         array = np.asarray(item.load())
-    except DataError as error:
-        return np.zeros(0), f"{error.found}; expected {error.expected}"
+    except SpearError:
+        raise
     except Exception as error:  # each storage of lhotse has errors of its own
-        return np.zeros(0), f"cannot be read ({type(error).__name__}: {str(error)[:100]})"
+        found = f"an array that cannot be read ({type(error).__name__}: {str(error)[:100]})"
+        raise DataError(found, "an array in a file", "look whether the file is there") from error
     if array.ndim != 2 or array.shape[1] != card.num_codebooks or array.dtype.kind not in "iu":
-        raise CardError(
-            f"an array of shape {array.shape} and type {array.dtype} for cut '{item.id}'",
-            f"(frames, {card.num_codebooks}) whole numbers, as the quantizer has {card.num_codebooks} codebooks",
-            "give the quantizer that these tokens were made with",
-        )
+        expected = f"(frames, {card.num_codebooks}) whole numbers, as the quantizer has {card.num_codebooks} codebooks"
+        raise CardError(f"an array of shape {array.shape} and type {array.dtype}", expected, fix)
     if array.size and not 0 <= int(array.min()) <= int(array.max()) < card.codebook_size:
-        raise DataError(
-            f"codes from {array.min()} to {array.max()} for cut '{item.id}'",
-            f"0 to {card.codebook_size - 1}",
-            "give the quantizer that these tokens were made with",
-        )
+        raise DataError(f"codes from {array.min()} to {array.max()}", f"0 to {card.codebook_size - 1}", fix)
     frames = expected_frames(resampled_samples(item.num_samples, card.sample_rate_hz), card.teacher)
     # More than a frame too few are of other audio, and so are rows that last longer than the audio does, unless the cut
     # was padded. (A teacher's last frames may lack: 2 s may be 100 rows of 0.02 s to one and 96 to another.)
     most = math.ceil(item.num_samples / SAMPLE_RATE_HZ * card.frame_rate_hz) + MAX_FRAME_DIFFERENCE
     if len(array) < frames - MAX_FRAME_DIFFERENCE or (len(array) > most and not item.padded):
-        return np.zeros(0), f"{len(array)} rows; its {item.num_samples} samples give {frames}"
-    return array[:frames].astype(np.uint8), ""
+        raise DataError(
+            f"{len(array)} rows", f"{frames} for {item.num_samples} samples", "make the tokens of this audio"
+        )
+    return array[:frames].astype(np.uint8)

@@ -17,7 +17,7 @@ import spear
 from spear.audio import save_audio
 from spear.bin import export_tokens, manifests
 from spear.data import SourceConfig, load_sources
-from spear.errors import DataError
+from spear.errors import CardError, DataError
 from spear.manifest import read_items
 from spear.manifest.exchange import read_arrays
 from spear.shards import ShardWriter
@@ -229,7 +229,7 @@ def test_an_export_of_nothing_is_an_error(card, tmp_path):
 def test_tokens_at_another_rate_are_refused(card, tmp_path):
     miniatures.write_jsonl(tmp_path / "cuts.jsonl", [a_cut(tmp_path, codes=stored(tmp_path, "u0", 200, shift=0.01))])
     output = tmp_path / "tokens" / "speech"
-    with pytest.raises(DataError, match=r"u0: states a frame shift of 0.01 s; the card has 0.02 s"):
+    with pytest.raises(CardError, match=r"'u0', a stated frame shift of 0.01 s\n  expected: 0.02 s"):
         take(tmp_path / "cuts.jsonl", card, output)
     assert not list(output.glob("*"))
     rows = [a_cut(tmp_path, codes=stored(tmp_path, "u0", 100))]

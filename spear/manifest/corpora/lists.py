@@ -16,6 +16,7 @@ from spear.manifest.scan import Entry, Scan, files_below
 from spear.manifest.splits import is_held_out
 
 _ENOUGH_FILES = 100  # found under a rule, which is then certain
+_MOST_DROPPED = 32  # leading parts of a name
 
 
 class NemoLine(msgspec.Struct):
@@ -69,7 +70,7 @@ def _rule(raw: Path, manifest: Path, sources: Iterable[str]) -> tuple[Path, int]
     """
     parts = {source: Path(source).parts for source in sources}
     common = os.path.commonprefix([found[:-1] for found in parts.values()])
-    rules = [(base, count) for count in range(len(common) + 1) for base in (raw, manifest.parent)]
+    rules = [(base, count) for count in range(min(len(common), _MOST_DROPPED) + 1) for base in (raw, manifest.parent)]
     hits: Counter = Counter()
     enough = 0
     for found in parts.values():
@@ -278,6 +279,6 @@ def _seconds(value: float | str | None, name: str) -> float | None:
         seconds = float(value)
     except ValueError:
         seconds = math.nan
-    if not math.isfinite(seconds):
-        raise DataError(f"{name} {str(value)[:40]!r}", "a number of seconds", "correct the line")
+    if not abs(seconds) < foreign.LONGEST_SECONDS:
+        raise DataError(f"{name} {str(value)[:40]!r}", "a number of seconds, within 1e7", "correct the line")
     return seconds
