@@ -7,6 +7,7 @@ compression to corrupt.
 """
 
 import contextlib
+import glob
 import hashlib
 import os
 import re
@@ -72,7 +73,7 @@ class ShardWriter(contextlib.AbstractContextManager):
         self._crc32: list[int] = []
         self.directory.mkdir(parents=True, exist_ok=True)
         # What a killed writer of this very shard left. A second living writer would fail at its rename, not mix data.
-        for stale in self.directory.glob(f".{prefix}.npy.*"):
+        for stale in self.directory.glob(f".{glob.escape(prefix)}.npy.*"):
             stale.unlink(missing_ok=True)
         self._stack = contextlib.ExitStack()
         temporary = self._stack.enter_context(atomic(self.directory / f"{prefix}.npy"))
@@ -114,11 +115,15 @@ class ShardWriter(contextlib.AbstractContextManager):
             twice = next(i for i in self._ids if i in seen or seen.add(i))
             self.abort()
             raise DataError(f"id '{twice}' twice in shard {self.prefix}", "unique ids", "remove the duplicate")
-        self._handle.seek(0)
-        self._handle.write(_header(self.dtype, self._offsets[-1], self.width))
-        self._handle.close()
         index_path = self.directory / f"{self.prefix}.json"
-        index_path.unlink(missing_ok=True)  # never an old index beside new rows
+        try:
+            self._handle.seek(0)
+            self._handle.write(_header(self.dtype, self._offsets[-1], self.width))
+            self._handle.close()
+            index_path.unlink(missing_ok=True)  # never an old index beside new rows
+        except OSError as error:  # a full disk shows when the last rows leave the buffer
+            self.abort(error)
+            raise
         self._stack.close()
         index = {
             **self.extra,
@@ -134,9 +139,12 @@ class ShardWriter(contextlib.AbstractContextManager):
         seal.write_json(index_path, index, indent=None)
         return index
 
-    def abort(self) -> None:
-        """Drops what was written."""
-        self._handle.close()
+    def abort(self, error: BaseException | None = None) -> None:
+        """Drops what was written; an `error` of the disk gets the name of the file."""
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(self.directory / f"{self.prefix}.npy")
+        with contextlib.suppress(OSError):
+            self._handle.close()
         # atomic() removes its temporary file when an exception passes through it.
         with contextlib.suppress(InterruptedError):
             self._stack.__exit__(InterruptedError, InterruptedError(), None)
@@ -145,7 +153,7 @@ class ShardWriter(contextlib.AbstractContextManager):
         if kind is None:
             self.close()
         else:
-            self.abort()
+            self.abort(value)
 
 
 def read_index(directory: str | Path, prefix: str) -> dict:

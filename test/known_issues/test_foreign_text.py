@@ -58,6 +58,15 @@ def test_line_separators_in_transcripts_of_librispeech(tmp_path):
     ]
 
 
+def test_a_transcript_in_another_encoding_does_not_end_the_others(tmp_path):
+    for speaker, data in (("1", b"1-2-0 GOOD\n"), ("2", "2-2-0 TEXT\n".encode("utf-16"))):
+        (tmp_path / f"train-x/{speaker}/2").mkdir(parents=True)
+        (tmp_path / f"train-x/{speaker}/2/{speaker}-2.trans.txt").write_bytes(data)
+    found = scan_corpus("librispeech", tmp_path)
+    assert [entry.path for entry in found.entries] == ["train-x/1/2/1-2-0.flac"]
+    assert [row["id"] for row in found.refused] == ["2-2.trans.txt"] and "UTF-16" in found.refused[0]["reason"]
+
+
 def test_a_byte_that_is_not_utf8_costs_one_row(tmp_path):
     for name in "abc":
         miniatures.noise(tmp_path / f"raw/{name}.wav", 0.3)

@@ -65,16 +65,41 @@ def test_a_full_disk_in_stage_1_leaves_no_half_of_it(tmp_path, prepared, capsys,
     assert {path: path.read_bytes() for path in (tmp_path / "data/manifests").glob("[a-z]*.*")} == before
 
 
-def test_a_limit_of_file_sizes_is_met_by_a_real_process(tmp_path):
-    """A limit of the shell (ulimit -f) refuses the same write as a full disk."""
-    text = (
-        "import resource, sys; from spear import fs; from spear.bin.main import guard\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "sys.exit(guard(lambda argv: fs.write_text(sys.argv[1], 'x' * 100000)))"
-    )
-    done = subprocess.run([sys.executable, "-c", text, str(tmp_path / "x.txt")], capture_output=True, text=True)
-    assert done.returncode == 1 and "no room to write" in done.stderr and "x.txt" in done.stderr
-    assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())
+WRITERS = {
+    "text": "fs.write_text(f'{out}/x.txt', 'x' * 100000)",
+    "shard": "writer.add('a', np.zeros((100000, 4), np.uint8))",
+    "shard whose last rows wait in a buffer": "writer.add('a', np.zeros((300, 4), np.uint8))",
+    "safetensors": "save()",
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS, ids=str)
+def test_a_limit_of_file_sizes_is_met_by_a_real_process(tmp_path, writer):
+    """A limit of the shell (ulimit -f) refuses the same writes as a full disk."""
+    text = f"""
+import resource, sys
+import numpy as np
+from safetensors.numpy import save_file
+from spear import fs
+from spear.bin.main import guard
+from spear.shards import ShardWriter
+out = sys.argv[1]
+def save():
+    with fs.atomic(f"{{out}}/x.safetensors") as temporary:
+        save_file({{"a": np.zeros(100000)}}, temporary)
+def work(argv):
+    if {writer.startswith("shard")}:
+        with ShardWriter(out, "x", np.uint8, 4) as writer:
+            {WRITERS[writer]}
+    else:
+        {WRITERS[writer]}
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+sys.exit(guard(work))
+"""
+    done = subprocess.run([sys.executable, "-c", text, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 1 and "no room to write" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert "x." in done.stderr.partition("expected:")[0] or writer == "safetensors"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.EMFILE, errno.EIO])

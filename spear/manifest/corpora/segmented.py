@@ -1,6 +1,6 @@
 """Speech corpora with transcripts beside the audio: LibriSpeech, GigaSpeech."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
@@ -46,24 +46,32 @@ def librispeech(raw: Path, kind: str) -> Scan:
     found = Scan([], [], has_manifest=True)
     for part in parts:
         for transcript in sorted(part.glob("*/*/*.trans.txt")):
-            for number, line in fs.iter_lines(transcript, escape=True):
-                item, _, text = line.partition(" ")
-                if reason := not_utf8(line):
-                    place = transcript.relative_to(raw).as_posix()
-                    found.refused.append({"id": item, "path": place, "reason": f"line {number}: {reason}"})
-                elif item:
-                    path = f"{transcript.parent.relative_to(raw).as_posix()}/{item}.flac"
-                    columns, heldout = {"part": part.name}, part.name.startswith(_HELD_OUT)
-                    speaker = item.split("-")[0]
-                    found.entries.append(
-                        Entry(item, path, kind, speaker=speaker, text=text, columns=columns, heldout=heldout)
-                    )
-    if not found.entries:
+            place = transcript.relative_to(raw).as_posix()
+            try:
+                found.entries += _utterances(transcript, place, kind, part.name, found.refused)
+            except DataError as error:  # one that is cut off, or in another encoding, does not end the others
+                found.refused.append({"id": transcript.name, "path": place, "reason": error.found})
+    if not found.entries and not found.refused:
         names = ", ".join(sorted(path.name for path in root.iterdir())[:6]) or "nothing"
         raise DataError(
             f"{root} with {names}", "parts such as train-clean-100/SPEAKER/CHAPTER/*.trans.txt", "correct the path"
         )
     return found
+
+
+def _utterances(transcript: Path, place: str, kind: str, part: str, refused: list[dict]) -> list[Entry]:
+    entries = []
+    for number, line in fs.iter_lines(transcript, escape=True):
+        item, _, text = line.partition(" ")
+        if reason := not_utf8(line):
+            refused.append({"id": item, "path": place, "reason": f"line {number}: {reason}"})
+        elif item:
+            entry = Entry(
+                item, f"{PurePosixPath(place).parent}/{item}.flac", kind, speaker=item.split("-")[0], text=text
+            )
+            entry.columns, entry.heldout = {"part": part}, part.startswith(_HELD_OUT)
+            entries.append(entry)
+    return entries
 
 
 def gigaspeech(raw: Path, kind: str) -> Scan:
