@@ -15,9 +15,8 @@ def examine_unit(unit: dict) -> dict:
     """Examines the recordings of a unit of work {root, min_seconds, max_seconds, decode, files}.
 
     A file is {id, path, declared} or, for a segment of one, {id, path, declared, start}, and may have `channel` and
-    `speed`: windows are then of what is heard, at the file's rate. A segment without `declared` lasts to the end;
-    `decode` false reads headers
-    only, and what is damaged shows when it is first used.
+    `speed`: windows are then of what is heard, at the file's rate. A segment without `declared` lasts to the end.
+    `decode` false reads headers only, and what is damaged shows when it is first used.
 
     Returns:
         {"results": [...]}: for each file either {id, reason} or {id, sample_rate_hz, num_samples, num_channels,

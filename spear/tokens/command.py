@@ -35,7 +35,9 @@ def _setting(default, text: str):
 class ExtractionConfig:
     """Settings of every extraction command."""
 
-    cuts: list[str] = field(default_factory=list, metadata={"help": "cuts files (JSONL) of stage 1; several follow it"})
+    cuts: list[str] = field(
+        default_factory=list, metadata={"help": "cuts files (JSONL, .gz too) of stage 1; several follow it"}
+    )
     output: str = _setting("", "directory that receives the result")
     max_seconds: float = _setting(200.0, "padded audio in a batch; longer cuts go to quarantine")
     unit_seconds: float = _setting(1800.0, "audio of a unit of work, which becomes one shard; hours for large corpora")

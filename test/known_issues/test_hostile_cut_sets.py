@@ -1,5 +1,6 @@
 """Cut sets of others that name commands, servers or pickles: nothing runs, at any door; and whose tokens these are."""
 
+import contextlib
 import gzip
 import io
 import json
@@ -11,15 +12,18 @@ from pathlib import Path
 import miniatures
 import numpy as np
 import pytest
-from lhotse import CutSet
+from lhotse import CutSet, Recording
+from lhotse.array import Array
 
 import spear
 from spear.audio import save_audio
 from spear.bin import export_tokens, manifests
+from spear.bin import import_tokens as import_tokens_command
 from spear.data import SourceConfig, load_sources
 from spear.errors import CardError, DataError
 from spear.manifest import read_items
 from spear.manifest.exchange import read_arrays
+from spear.quantize import Quantizer, save_quantizer
 from spear.shards import ShardWriter
 from spear.teachers import identity_of
 from spear.tokens import open_stream
@@ -71,8 +75,8 @@ def take(source, card, output):
 def storages(marker):
     """Ways to store an array that lhotse would follow."""
     touch = f"touch {marker}"
-    yield {"storage_type": "numpy_files", "storage_path": f"pipe:{touch}", "storage_key": "x.npy"}
     yield {"storage_type": "numpy_files", "storage_path": f"pipe:{touch} #", "storage_key": "x.npy"}
+    yield {"storage_type": "numpy_files", "storage_path": f"pipe:{touch}", "storage_key": "x.npy"}
     yield {"storage_type": "lilcom_files", "storage_path": f"pipe:{touch} #", "storage_key": "x.llc"}
     yield {"storage_type": "lilcom_url", "storage_path": f"pipe:{touch} #", "storage_key": "x.llc"}
     yield {"storage_type": "numpy_files", "storage_path": f"http://127.0.0.1:9/{marker}", "storage_key": "x.npy"}
@@ -85,6 +89,36 @@ def storages(marker):
     yield {"storage_type": "memory_npy", "storage_path": "", "storage_key": "x"}
     yield {"storage_type": "shar", "storage_path": "", "storage_key": ""}
     yield {"storage_type": ["numpy_files"], "storage_path": f"pipe:{touch}", "storage_key": "x"}
+
+
+def test_what_these_manifests_say_is_what_lhotse_does(tmp_path):
+    """Else the tests below would show nothing."""
+    marker = tmp_path / "marker"
+    with contextlib.suppress(Exception):
+        Array.from_dict(next(storages(marker)) | {"shape": [1]}).load()
+    assert marker.exists()
+    marker.unlink()
+    source = {"type": "command", "channels": [0], "source": f"touch {marker}"}
+    with contextlib.suppress(Exception):
+        Recording.from_dict(a_cut(tmp_path)["recording"] | {"sources": [source]}).load_audio()
+    assert marker.exists()
+
+
+def test_the_command_imports_what_is_good_and_runs_nothing(tmp_path, capsys):
+    marker = tmp_path / "marker"
+    place = next(storages(marker)) | {"shape": [100, 4]}
+    rows = [a_cut(tmp_path, "bad", codes=place), a_cut(tmp_path, "good", codes=stored(tmp_path, "good", 100))]
+    rows += [a_cut(tmp_path, "narrow", codes=stored(tmp_path, "narrow", 100) | {"frame_shift": 0.02})]
+    np.save(tmp_path / "arrays" / "narrow.npy", np.ones((100, 3), dtype=np.uint8))
+    rows[2]["custom"]["codes"]["array"]["shape"] = [100, 3]
+    (tmp_path / "cuts.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    save_quantizer(tmp_path / "quantizer", Quantizer(32, 4))
+    words = ["--cuts", str(tmp_path / "cuts.jsonl.gz"), "--field", "codes", "--teacher", "wavlm@21"]
+    words += ["--quantizer", str(tmp_path / "quantizer"), "--output", str(tmp_path / "tokens" / "speech")]
+    assert import_tokens_command.main(words) == 0
+    assert not marker.exists() and open_stream(tmp_path / "tokens" / "speech")[0].ids == ["good"]
+    printed = capsys.readouterr().out
+    assert "left out bad: 'pipe:" in printed and "left out narrow: an array of shape (100, 3)" in printed
 
 
 def test_arrays_that_are_commands_are_refused_at_import(card, tmp_path):
