@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import jsonargparse
 import yaml
 
-from spear import fs
+from spear import fs, ranges
 from spear.errors import ConfigError, DataError, SpearError
 
 Config = TypeVar("Config")
@@ -265,7 +265,10 @@ class _Settings:
         parser = jsonargparse.ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(self.config_class)
         try:
-            return self.config_class(**vars(parser.instantiate(parser.parse_object(self.values))))
+            values = parser.parse_object(self.values)
+            for path, value, expected in ranges.problems(self.config_class, values):
+                self._wrong(path, repr(value), expected)
+            return self.config_class(**vars(parser.instantiate(values)))
         except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
             if isinstance(error.__cause__ or error.__context__, SpearError):
                 raise (error.__cause__ or error.__context__) from None

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spear import config, fs, locks, log
+from spear import config, fs, locks, log, ranges
 from spear.errors import ConfigError, SpearError
 from spear.executor import run_units
 
@@ -40,7 +40,7 @@ class AblateConfig:
     data_dir: str = "data"
     tasks: list[str] = field(default_factory=list)
     options: str = ""
-    num_jobs: int = 1
+    num_jobs: ranges.Jobs = 1
 
 
 def train(unit: dict) -> dict:

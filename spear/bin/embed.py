@@ -7,7 +7,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from spear import config, dist, log
+from spear import config, dist, log, records
 from spear.errors import ConfigError, SpearError
 from spear.teachers import load_teacher
 from spear.tokens import command
@@ -26,7 +26,7 @@ class EmbedConfig(command.ExtractionConfig):
     """
 
     teacher: str = ""
-    max_frames: int = 200_000
+    max_frames: records.PositiveCount = 200_000
     seed: int = 42
 
 

@@ -12,7 +12,7 @@ domains. Under torchrun the units of work are shared by all processes.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spear import config, dist, log
+from spear import config, dist, log, records
 from spear.errors import ConfigError, SpearError
 from spear.quantize.codec import DEFAULT_BEAM, DEFAULT_PASSES
 from spear.tokens import command
@@ -35,8 +35,8 @@ class ExtractTokensConfig(command.ExtractionConfig):
 
     streams: dict[str, str] = field(default_factory=dict)
     quantizers: dict[str, str] = field(default_factory=dict)
-    refine_passes: int = DEFAULT_PASSES
-    beam: int = DEFAULT_BEAM
+    refine_passes: records.Count = DEFAULT_PASSES
+    beam: records.PositiveCount = DEFAULT_BEAM
     bfloat16_search: bool = False
     stream_domains: dict[str, str] = field(default_factory=dict)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spear import config, dist, fs, locks, log
+from spear import config, dist, fs, locks, log, ranges, records
 from spear.errors import CardError, ConfigError, SpearError
 from spear.memory import keep_freed_memory
 from spear.quantize import (
@@ -43,7 +43,9 @@ class TrainQuantizerConfig:
     embeddings: str = _setting("", "directory of shards that spear embed wrote")
     output: str = _setting("", "directory that receives the quantizer")
     num_codebooks: int = _setting(8, "bytes of a coded frame, a power of two")
-    max_frames: int = _setting(500_000, "most frames to train on, drawn evenly; all are held in memory")
+    max_frames: records.PositiveCount = _setting(
+        500_000, "most frames to train on, drawn evenly; all are held in memory"
+    )
     normalise: bool = _setting(True, "give channels mean 0 and variance 1 first; stored with the quantizer")
     device: str = _setting("auto", "auto, cpu or cuda")
     overwrite: bool = _setting(False, "replace a quantizer of other embeddings or settings")
@@ -61,8 +63,7 @@ class TrainQuantizerConfig:
                 raise ConfigError(f"no {name}", f"--{name} DIR", "give a directory")
         if self.num_codebooks < 1 or self.num_codebooks & (self.num_codebooks - 1):
             raise ConfigError(f"--num-codebooks {self.num_codebooks}", "a power of two", "choose 4, 8 or 16")
-        if self.max_frames < 1:
-            raise ConfigError(f"--max-frames {self.max_frames}", "a number above zero", "correct it")
+        ranges.check(self)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spear import ranges, records
 from spear.audio.augment import mean_power, mix, replacement_probability
 from spear.data.cuts import SAMPLE_RATE_HZ
 from spear.data.streams import IGNORE, TokenStream
@@ -36,21 +37,19 @@ class MixingConfig:
             They are lists of their own: without any there is no noise, whatever else is trained on.
     """
 
-    probability: float = 0.5
-    noise_probability: float = 0.8
-    audio_noise_probability: float = 0.5
+    probability: ranges.Share = 0.5
+    noise_probability: ranges.Share = 0.8
+    audio_noise_probability: ranges.Share = 0.5
     noise_snr_db: tuple[float, float] = (10.0, 20.0)
     speech_snr_db: tuple[float, float] = (-5.0, 5.0)
     token_mixing: bool = True
     mode: str = "max"
-    max_offset_seconds: float = 2.0
-    overlap: tuple[float, float] = (0.2, 0.5)
+    max_offset_seconds: records.NotNegative = 2.0
+    overlap: tuple[ranges.Share, ranges.Share] = (0.2, 0.5)
     noises: tuple[str, ...] = ()
 
     def __post_init__(self):
-        for name in ("probability", "noise_probability", "audio_noise_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"mixing.{name} = {getattr(self, name)}", "0 to 1", f"correct mixing.{name}")
+        ranges.check(self)
         for name in ("noise_snr_db", "speech_snr_db", "overlap"):
             low, high = getattr(self, name)
             if not low <= high or (name == "overlap" and not 0 < low <= high <= 1):

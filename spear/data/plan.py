@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spear import records, seal
+from spear import ranges, records, seal
 from spear.errors import ConfigError, DataError
 from spear.fs import atomic, sha256_json
 from spear.seeds import numpy_rng
@@ -53,20 +53,16 @@ class PlanLimits:
             (0: not stated). It decides nothing here; training compares it with what it does.
     """
 
-    max_seconds: float | str = 200.0
-    max_cuts: int = 150
-    num_buckets: int = 30
-    headroom_seconds: float = 0.0
-    global_seconds: float = 0.0
+    max_seconds: records.Positive | str = 200.0
+    max_cuts: records.PositiveCount = 150
+    num_buckets: records.PositiveCount = 30
+    headroom_seconds: records.NotNegative = 0.0
+    global_seconds: records.NotNegative = 0.0
 
     def __post_init__(self):
-        bounds = {"max_seconds": 1e-3, "max_cuts": 1, "num_buckets": 1, "headroom_seconds": 0, "global_seconds": 0}
-        for name, lowest in bounds.items():
-            value = getattr(self, name)
-            if value == "auto" and name == "max_seconds":
-                continue
-            if isinstance(value, str) or not value >= lowest:
-                raise ConfigError(f"plan.{name} = {value}", f"at least {lowest}", f"correct plan.{name}")
+        ranges.check(self)
+        if isinstance(self.max_seconds, str) and self.max_seconds != "auto":
+            raise ConfigError(f"plan.max_seconds = {self.max_seconds}", "a number, or auto", "correct plan.max_seconds")
 
     def padded(self, longest_seconds: np.ndarray | float) -> np.ndarray | float:
         """Seconds that one cut of a batch occupies when its longest cut has `longest_seconds`."""

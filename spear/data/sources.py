@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spear import fs
+from spear import fs, records
 from spear.data.cuts import DOMAINS, SAMPLE_RATE_HZ, Columns, CutTable
 from spear.data.index import read_columns
 from spear.data.streams import StreamConfig, TokenStream
@@ -32,7 +32,7 @@ class SourceConfig:
     name: str
     cuts: str
     domain: str = ""
-    weight: float = 1.0
+    weight: records.NotNegative = 1.0
     item_weights: str = ""
     tokens: dict[str, str] = field(default_factory=dict)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spear import env, fs
+from spear import env, fs, ranges, records
 from spear.errors import ConfigError, DataError
 from spear.evaluate import metrics
 from spear.evaluate.cache import CacheConfig, FeatureCache, FeatureStore, item_key
@@ -54,14 +54,17 @@ class DecodeConfig:
     """
 
     device: str = "cpu"
-    num_jobs: int = 0
+    num_jobs: ranges.Jobs = 0
     seed: int = 0
-    max_items: int | None = None
+    max_items: records.PositiveCount | None = None
     text_units: str = "sentencepiece:100"
-    learning_rates: tuple[float, ...] | None = None
-    max_steps: int | None = None
-    cache_gigabytes: float = 4.0
+    learning_rates: tuple[records.Positive, ...] | None = None
+    max_steps: records.PositiveCount | None = None
+    cache_gigabytes: records.Positive = 4.0
     force: bool = False
+
+    def __post_init__(self):
+        ranges.check(self)
 
     def probes(self, task: Task) -> ProbeConfig:
         """The grid for a task."""

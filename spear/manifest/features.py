@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import spear
-from spear import fs, log, seal
+from spear import fs, log, ranges, seal
 from spear.audio import Fbank, FbankConfig, load_audio
 from spear.errors import ConfigError, DataError
 from spear.executor import run_units
@@ -44,7 +44,7 @@ class FeaturesConfig:
     stats: str = ""
     on_the_fly: bool = False
     executor: str = "local"
-    num_jobs: int = 0
+    num_jobs: ranges.Jobs = 0
     dry_run: bool = False
 
 

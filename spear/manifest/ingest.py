@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import spear
-from spear import config, fs, log
+from spear import config, fs, log, ranges, records
 from spear.errors import ConfigError, DataError
 from spear.executor import run_units
 from spear.manifest.corpora import CORPORA, scan_corpus
@@ -64,13 +64,13 @@ class ManifestsConfig:
     corpus: str = "folder"
     name: str = ""
     decode: bool = True
-    max_seconds: float = 20.0
-    min_seconds: float = 0.1
+    max_seconds: records.Positive = 20.0
+    min_seconds: records.NotNegative = 0.1
     speed_perturb: list[float] = field(default_factory=list)
-    max_bad_fraction: float = 0.5
-    min_coverage: float = 0.95
+    max_bad_fraction: ranges.Share = 0.5
+    min_coverage: ranges.Share = 0.95
     executor: str = "local"
-    num_jobs: int = 0
+    num_jobs: ranges.Jobs = 0
 
     def file(self, stem: str, suffix: str = ".jsonl") -> Path:
         """An output file, which carries the corpus' name if it has one."""
@@ -132,6 +132,7 @@ def make_manifests(settings: ManifestsConfig) -> dict:
 
 
 def _check(settings: ManifestsConfig) -> None:
+    ranges.check(settings)
     if settings.kind and settings.kind not in DOMAIN_OF_KIND:
         raise ConfigError(f"kind '{settings.kind}'", "one of " + ", ".join(DOMAIN_OF_KIND), "correct --kind")
     if settings.name and not re.fullmatch(r"\w[\w.-]*", settings.name):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from spear import ranges, records
+
 
 @dataclass
 class MaskConfig:
@@ -24,12 +26,12 @@ class MaskConfig:
         min_channel_spans: at least this many channel spans.
     """
 
-    time_probability: float = 0.65
-    time_span_frames: int = 10
-    min_time_spans: int = 2
-    channel_probability: float = 0.25
-    channel_span_bins: int = 20
-    min_channel_spans: int = 0
+    time_probability: ranges.Share = 0.65
+    time_span_frames: records.PositiveCount = 10
+    min_time_spans: records.Count = 2
+    channel_probability: ranges.Share = 0.25
+    channel_span_bins: records.PositiveCount = 20
+    min_channel_spans: records.Count = 0
 
 
 def sample_spans(size: int, probability: float, span: int, min_spans: int, rng: np.random.Generator) -> np.ndarray:

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from spear import fs, log
+from spear import fs, log, ranges, records
 from spear.errors import ConfigError, DataError
 from spear.quantize.codec import Quantizer, check_vectors
 from spear.quantize.least_squares import update_centers
@@ -39,33 +39,46 @@ _logger = log.get_logger(__name__)
 class QuantizerTrainConfig:
     """Settings of `train_quantizer`; the defaults suit 20,000 to 500,000 frames."""
 
-    codebook_size: int = field(default=256, metadata={"help": "codes of a codebook, a power of two up to 256"})
+    codebook_size: ranges.CodebookSize = field(
+        default=256, metadata={"help": "codes of a codebook, a power of two up to 256"}
+    )
     seed: int = field(default=42, metadata={"help": "names every random choice"})
     method: str = field(
         default="joint",
         metadata={"help": "joint; or a control in the same format: residual or product (k-means on all frames)"},
     )
-    start_frames: int = field(default=65_536, metadata={"help": "frames of the start, and rows of each k-means in it"})
-    start_iterations: int = field(
+    start_frames: records.PositiveCount = field(
+        default=65_536, metadata={"help": "frames of the start, and rows of each k-means in it"}
+    )
+    start_iterations: records.PositiveCount = field(
         default=4, metadata={"help": "iterations of that k-means in each of six subspaces; controls take twice as many"}
     )
-    rounds: int = field(
+    rounds: records.Count = field(
         default=6,
         metadata={"help": "most rounds of search and least squares; the last is on all frames; useless ones end it"},
     )
-    beam: int = field(default=5, metadata={"help": "combinations kept by the search while training"})
+    beam: records.PositiveCount = field(default=5, metadata={"help": "combinations kept by the search while training"})
     bfloat16: bool = field(
         default=False, metadata={"help": "products of that search in bfloat16: faster at large dims, nearly as exact"}
     )
-    uneven: float = field(
+    uneven: records.NotNegative = field(
         default=0.04,
         metadata={"help": "largest index entropy loss of a new codebook; 1 may give less error, and less even use"},
     )
-    ridge: float = field(default=100.0, metadata={"help": "frames' worth of weight that holds a code vector in place"})
-    logits_epochs: float = field(default=3.0, metadata={"help": "epochs of cross-entropy for the linear layer"})
-    logits_steps: int = field(default=300, metadata={"help": "most steps of it, each of 1024 frames"})
-    heldout_fraction: float = field(default=0.05, metadata={"help": "share of the frames that is only measured on"})
-    max_heldout: int = field(default=5_000, metadata={"help": "most frames held out"})
+    ridge: records.NotNegative = field(
+        default=100.0, metadata={"help": "frames' worth of weight that holds a code vector in place"}
+    )
+    logits_epochs: records.NotNegative = field(
+        default=3.0, metadata={"help": "epochs of cross-entropy for the linear layer"}
+    )
+    logits_steps: records.Count = field(default=300, metadata={"help": "most steps of it, each of 1024 frames"})
+    heldout_fraction: ranges.Part = field(
+        default=0.05, metadata={"help": "share of the frames that is only measured on"}
+    )
+    max_heldout: records.Count = field(default=5_000, metadata={"help": "most frames held out"})
+
+    def __post_init__(self):
+        ranges.check(self)
 
 
 def train_quantizer(

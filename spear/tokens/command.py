@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spear import dist
+from spear import dist, ranges, records
 from spear.errors import ConfigError
 from spear.fs import human_bytes
 from spear.log import get_logger, human_seconds
@@ -39,11 +39,15 @@ class ExtractionConfig:
         default_factory=list, metadata={"help": "cuts files (JSONL, .gz too) of stage 1; several follow it"}
     )
     output: str = _setting("", "directory that receives the result")
-    max_seconds: float = _setting(200.0, "padded audio in a batch; longer cuts go to quarantine")
-    unit_seconds: float = _setting(1800.0, "audio of a unit of work, which becomes one shard; hours for large corpora")
-    num_workers: int = _setting(2, "threads that read and decode audio")
+    max_seconds: records.Positive = _setting(200.0, "padded audio in a batch; longer cuts go to quarantine")
+    unit_seconds: records.Positive = _setting(
+        1800.0, "audio of a unit of work, which becomes one shard; hours for large corpora"
+    )
+    num_workers: ranges.Threads = _setting(2, "threads that read and decode audio")
     device: str = _setting("auto", "auto, cpu or cuda; under torchrun each process takes the GPU of its local rank")
-    max_bad_fraction: float = _setting(0.01, "share of quarantined cuts beyond which it stops; one is always allowed")
+    max_bad_fraction: ranges.Share = _setting(
+        0.01, "share of quarantined cuts beyond which it stops; one is always allowed"
+    )
     retry_quarantined: bool = _setting(False, "do the units again that hold quarantined cuts")
     overwrite: bool = _setting(False, "replace an output that was made with another teacher or quantizer")
     dry_run: bool = _setting(False, "say what would be done, with the estimate, and do nothing")
@@ -58,9 +62,7 @@ class ExtractionConfig:
             raise ConfigError("no cuts", "--cuts FILE [FILE...]", "give the cuts files that stage 1 wrote")
         if not self.output:
             raise ConfigError("no output", "--output DIR", "give a directory")
-        for name in ("max_seconds", "unit_seconds", "num_workers"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} = {getattr(self, name)}", "a number above zero", f"set --{name}")
+        ranges.check(self)
 
     def settings(self) -> ExtractSettings:
         """For `spear.tokens.extract`."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from spear import ranges, records
 from spear.data.mixing import MixingConfig
 from spear.data.plan import PlanLimits
 from spear.data.sources import CutLimits, SourceConfig
@@ -41,13 +42,13 @@ class StreamConfig:
     """
 
     objective: str = "tokens"
-    domain_weights: dict[str, float] | None = None
+    domain_weights: dict[str, records.NotNegative] | None = None
     mix_tokens: bool = False
     tokens: str | None = None
-    num_codebooks: int = 8
-    codebook_size: int = 256
-    projection_dim: int = 16
-    stacked_frames: int = 4
+    num_codebooks: records.PositiveCount = 8
+    codebook_size: records.PositiveCount = 256
+    projection_dim: records.PositiveCount = 16
+    stacked_frames: records.PositiveCount = 4
     smoothed_frames: int = 1
     normalise: str = "utterance"
 
@@ -76,14 +77,14 @@ class OptimizerConfig:
         reference_seconds: schedules count in batches of this many padded seconds.
     """
 
-    base_lr: float = 0.045
-    lr_batches: float = 7500.0
-    lr_hours: float = 25000.0
-    warmup_batches: float = 500.0
-    clipping_scale: float = 2.0
-    clipping_start: int = 0
-    lr_scales: dict[str, float] = field(default_factory=dict)
-    reference_seconds: float = 600.0
+    base_lr: records.Positive = 0.045
+    lr_batches: records.Positive = 7500.0
+    lr_hours: records.Positive = 25000.0
+    warmup_batches: records.NotNegative = 500.0
+    clipping_scale: records.Positive = 2.0
+    clipping_start: records.Count = 0
+    lr_scales: dict[str, records.NotNegative] = field(default_factory=dict)
+    reference_seconds: records.Positive = 600.0
 
 
 @dataclass
@@ -125,44 +126,47 @@ class TrainConfig:
     exp_dir: str = "exp"
     data_dir: str = "data"
     seed: int = 42
-    num_steps: int = 400_000
+    num_steps: records.Count = 400_000
     init_from: str = ""
     model: SpearConfig = field(default_factory=SpearConfig)
     strategy: str = "asymmetric"
     streams: dict[str, StreamConfig] = field(default_factory=dict)
     sources: list[SourceConfig] = field(default_factory=list)
     cut_limits: CutLimits = field(default_factory=CutLimits)
-    valid_fraction: float = 0.02
-    masked_weight: float = 1.0
-    unmasked_weight: float = 1.0
-    head_initial_scale: float = 1.0
+    valid_fraction: ranges.Part = 0.02
+    masked_weight: records.NotNegative = 1.0
+    unmasked_weight: records.NotNegative = 1.0
+    head_initial_scale: records.NotNegative = 1.0
     mask: MaskConfig = field(default_factory=MaskConfig)
     mixing: MixingConfig = field(default_factory=MixingConfig)
     plan: PlanLimits = field(default_factory=PlanLimits)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    accumulation: int | str = 1
+    accumulation: records.PositiveCount | str = 1
     parallel: str = "ddp"
     activation_checkpointing: bool = False
     precision: str = "auto"
     device: str = "auto"
-    num_workers: int = 1
-    log_every_steps: int = 50
-    valid_every_steps: int = 1000
-    checkpoint_every_steps: int = 4000
-    keep_checkpoints: int = 3
-    average_every_steps: int = 200
-    average_last_steps: int = 16_000
-    max_non_finite_steps: int = 20
-    rehearsal_batches: int = 3
-    memory_limit_gb: float = 0.0
-    timeout_minutes: float = 10.0
+    num_workers: ranges.Workers = 1
+    log_every_steps: records.PositiveCount = 50
+    valid_every_steps: records.PositiveCount = 1000
+    checkpoint_every_steps: records.PositiveCount = 4000
+    keep_checkpoints: records.Count = 3
+    average_every_steps: records.PositiveCount = 200
+    average_last_steps: records.Count = 16_000
+    max_non_finite_steps: records.Count = 20
+    rehearsal_batches: records.Count = 3
+    memory_limit_gb: records.NotNegative = 0.0
+    timeout_minutes: ranges.Minutes = 10.0
     tensorboard: bool = True
 
     def __post_init__(self):
+        ranges.check(self)
+        if self.num_steps == 0 and not self.init_from:
+            raise ConfigError("num_steps: 0", "a whole number from 1 on; 0 with init_from alone", "correct num_steps")
         _choice("strategy", self.strategy, tuple(STRATEGIES))
         _choice("parallel", self.parallel, ("ddp", "fsdp"))
         _choice("precision", self.precision, ("auto", "bf16", "fp32"))
-        if self.accumulation != "auto" and (isinstance(self.accumulation, str) or self.accumulation < 1):
+        if isinstance(self.accumulation, str) and self.accumulation != "auto":
             raise ConfigError(f"accumulation = {self.accumulation}", "1, 2, ..., or auto", "correct accumulation")
 
     def stream_weight(self, stream: str, domain: str) -> float:

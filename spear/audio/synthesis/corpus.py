@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 import spear
-from spear import fs, log
+from spear import fs, log, ranges, records
 from spear.audio.load import load_audio, save_audio
 from spear.audio.synthesis import events, music, text
 from spear.audio.synthesis.channel import Conditions, limited, through_channel
@@ -61,9 +61,9 @@ class CorpusConfig:
 
     output: str
     seed: int = 42
-    speech_minutes: float = FULL_SPEECH_MINUTES
-    audio_minutes: float = 35.0
-    num_jobs: int = 0
+    speech_minutes: records.NotNegative = FULL_SPEECH_MINUTES
+    audio_minutes: records.NotNegative = 35.0
+    num_jobs: ranges.Jobs = 0
 
 
 def synthesise_corpus(config: CorpusConfig) -> dict:

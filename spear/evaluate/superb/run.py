@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spear import env, fs
+from spear import env, fs, ranges, records
 from spear.errors import ConfigError, DataError
 from spear.evaluate.cache import CacheConfig, FeatureCache, FeatureStore, LiveStore
 from spear.evaluate.superb import engine
@@ -54,16 +54,19 @@ class SuperbConfig:
 
     protocol: str = "superb"
     device: str = "cpu"
-    num_jobs: int = 0
+    num_jobs: ranges.Jobs = 0
     seed: int = 0
-    max_items: int | None = None
-    learning_rates: tuple[float, ...] | None = None
-    max_steps: int | None = None
-    cache_gigabytes: float = 20.0
+    max_items: records.PositiveCount | None = None
+    learning_rates: tuple[records.Positive, ...] | None = None
+    max_steps: records.PositiveCount | None = None
+    cache_gigabytes: records.Positive = 20.0
     live: bool = False
     lexicon: str = ""
     language_model: str = ""
     force: bool = False
+
+    def __post_init__(self):
+        ranges.check(self)
 
     def settings(self, task: str) -> Settings:
         """The grid of a task."""
