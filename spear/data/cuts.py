@@ -42,13 +42,14 @@ class Columns:
 
     Args:
         items: `spear.manifest.Item` or anything with id, path, start_seconds, duration_seconds and domain; and
-            speed and channel, where they are not 1 and None.
+            speed, channel and of_people, where they are not 1, None and what the domain says.
 
     Attributes (all but the first of them arrays, which may be memory-mapped):
         refused: {id, path, reason} of what the manifest has besides these cuts, where it was read from one.
         duration: seconds.
         speed: see `spear.audio.load_audio`.
         channel: see there; -1 for None.
+        people: whether a person is heard, by domain, transcript and labels (`spear.manifest.Item.of_people`).
         domain: index into `DOMAINS`.
         key: `spear.shards.id_key` of the id; two ids with the same one are not to be expected.
         draw: 0 to `NUM_DRAWS` - 1, from the id alone: not from the seed, the order or other cuts. A copy at another
@@ -56,11 +57,11 @@ class Columns:
     """
 
     ARRAYS = ("ids", "id_offsets", "folders", "folder_offsets", "names", "name_offsets")
-    ARRAYS += ("folder", "start", "duration", "speed", "domain", "key", "draw", "channel")
+    ARRAYS += ("folder", "start", "duration", "speed", "domain", "key", "draw", "channel", "people")
 
     def __init__(self, items: Iterable):
         ids, names, folders, offsets = bytearray(), bytearray(), {}, [array("q", [0]), array("q", [0])]
-        columns = [array(code) for code in "idddBQHh"]
+        columns = [array(code) for code in "idddBQHhB"]
         for item in items:
             # Recordings lie in few folders: those are stored once.
             folder, name = os.path.split(item.path)
@@ -73,7 +74,8 @@ class Columns:
             original = item.id if speed == 1 else original_id(item.id)
             values += [speed, DOMAINS.index(item.domain), id_key(item.id), derive(0, "valid", original) % NUM_DRAWS]
             channel = getattr(item, "channel", None)
-            values.append(-1 if channel is None else channel)
+            people = bool(getattr(item, "of_people", item.domain == "speech"))
+            values += [-1 if channel is None else channel, people]
             for column, value in zip(columns, values):
                 column.append(value)
         encoded = [_bytes(folder) for folder in folders]
@@ -82,7 +84,7 @@ class Columns:
         self.folders = _array(b"".join(encoded))
         self.folder_offsets = np.asarray([0, *np.cumsum([len(folder) for folder in encoded])], dtype=np.int64)
         self.folder, self.start, self.duration, self.speed, *rest = map(np.asarray, columns)
-        self.domain, self.key, self.draw, self.channel = rest
+        self.domain, self.key, self.draw, self.channel, self.people = rest
         self.refused: list[dict] = []
 
     def __len__(self) -> int:

@@ -18,7 +18,7 @@ from spear.errors import DataError
 from spear.log import get_logger
 
 logger = get_logger(__name__)
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 # Smaller manifests are parsed in less than half a second.
 SMALLEST_BYTES = 4_000_000
 _END_BYTES = 65536

@@ -1,10 +1,12 @@
 """What is mixed in as noise: lists of its own, in which nobody speaks."""
 
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from pathlib import Path
 
-from spear.data.cuts import CutTable
+import numpy as np
+
+from spear.data.cuts import Columns, CutTable
+from spear.data.index import read_columns
 from spear.errors import ConfigError, DataError
 from spear.log import get_logger
 
@@ -36,26 +38,21 @@ def load_noises(paths: Sequence[str | Path], trained_on: Sequence[str | Path] = 
                 "run the manifests stage again (prepare.sh --stage 1 --stop-stage 1), or set mixing.noises to [] for "
                 "training without noise",
             )
-    table = CutTable(chain.from_iterable(_without_people(path) for path in map(Path, paths)))
-    if len(table):
-        logger.info("noise: %d cuts, %.2f h", len(table), table.durations_seconds.sum() / 3600)
+    columns = {number: read_columns(path) for number, path in enumerate(paths)}
+    rows = {number: _without_people(paths[number], columns[number]) for number in columns}
+    if not any(map(len, rows.values())):
+        return CutTable([])
+    table = CutTable.chosen(columns, rows, {number: columns[number].domain[rows[number]] for number in columns})
+    logger.info("noise: %d cuts, %.2f h", len(table), table.durations_seconds.sum() / 3600)
     return table
 
 
-def _without_people(path: Path) -> Iterator:
-    from spear.manifest import iter_items  # imports lhotse, which takes seconds; only where it is needed
-    from spear.manifest.corpora.labels import human_label
-
-    kept, left_out, first = 0, 0, ""
-    for item in iter_items(path):
-        human = "speech" if item.domain == "speech" else "a transcript" if item.text else human_label(item.labels)
-        if human:
-            first, left_out = first or f"{item.id}: {human}", left_out + 1
-        else:
-            kept += 1
-            yield item
-    if left_out:
+def _without_people(path: str | Path, columns: Columns) -> np.ndarray:
+    """Rows of what may be mixed in, (num_rows,)."""
+    people = np.flatnonzero(columns.people)
+    if len(people):
         logger.warning(
             "%s: %d of %d cuts are of people and are not used as noise (the first: %s)",
-            *(path, left_out, left_out + kept, first),
+            *(path, len(people), len(columns), columns.id(people[0])),
         )
+    return np.flatnonzero((np.asarray(columns.people) == 0) & (np.asarray(columns.duration) > 0))

@@ -20,10 +20,10 @@ from spear import config, fs, log, ranges, records
 from spear.errors import ConfigError, DataError
 from spear.executor import run_units
 from spear.manifest.corpora import CORPORA, scan_corpus
-from spear.manifest.corpora.labels import may_be_noise
 from spear.manifest.examine import examine_unit
 from spear.manifest.fingerprints import write_sample
 from spear.manifest.item import DOMAIN_OF_KIND, original_id, read_items
+from spear.manifest.labels import may_be_noise
 from spear.manifest.scan import Entry, Scan, is_text
 from spear.manifest.splits import ResolvedTask, foreign_splits, held_out, resolve_task
 from spear.manifest.summary import summarise

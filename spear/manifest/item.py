@@ -12,6 +12,7 @@ from spear.errors import DataError
 from spear.log import get_logger
 from spear.manifest import foreign
 from spear.manifest.foreign import LONGEST_SECONDS, MAX_CHANNELS, SPEEDS
+from spear.manifest.labels import human_label
 
 SAMPLE_RATE_HZ = 16000
 DOMAIN_OF_KIND = {"speech": "speech", "event": "audio", "music": "audio"}
@@ -74,6 +75,11 @@ class Item:
         ):
             if not holds:
                 raise DataError(f"{name} {value!r} of cut {self.id!r}", range_, "correct the cut, or leave it out")
+
+    @property
+    def of_people(self) -> str:
+        """What says that a person is heard: speech, a transcript, or a label; empty when nothing does."""
+        return "speech" if self.domain == "speech" else "a transcript" if self.text else human_label(self.labels)
 
 
 def original_id(item_id: str) -> str:
