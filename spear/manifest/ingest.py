@@ -85,6 +85,35 @@ class ManifestsConfig:
             return {name: Path(self.output) / f"{name}.jsonl" for name in CUTS}
         return {part: Path(self.output) / f"cuts_{self.name}_{part}.jsonl" for part in ("train", "heldout")}
 
+    def check(self) -> None:
+        """Refuses settings that cannot work, before anything is written.
+
+        Raises:
+            ConfigError: says which.
+        """
+        ranges.check(self)
+        if self.kind and self.kind not in DOMAIN_OF_KIND:
+            raise ConfigError(f"kind '{self.kind}'", "one of " + ", ".join(DOMAIN_OF_KIND), "correct --kind")
+        if self.name and not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ConfigError(f"name '{self.name}'", "letters, digits, '.', '_' and '-'", "correct --name")
+        for folder in (self.raw, self.output):
+            if not is_text(folder) or re.search(r"[\x00-\x1f\x7f]", folder):
+                raise ConfigError(
+                    f"the folder {folder!a}",
+                    "a name in UTF-8 without control characters, since manifests hold it",
+                    "rename it, or give a link to it",
+                )
+        if not 0 < self.min_seconds < self.max_seconds:
+            raise ConfigError(
+                f"min_seconds {self.min_seconds} and max_seconds {self.max_seconds}",
+                "0 < min_seconds < max_seconds",
+                "correct --min-seconds or --max-seconds",
+            )
+        if any(not 0.5 <= speed <= 2.0 or speed == 1.0 for speed in self.speed_perturb):
+            raise ConfigError(
+                f"speed_perturb {self.speed_perturb}", "speeds from 0.5 to 2 other than 1", "correct --speed-perturb"
+            )
+
 
 def make_manifests(settings: ManifestsConfig) -> dict:
     """Runs stage 1 and returns what `summary.json` holds.
@@ -93,7 +122,7 @@ def make_manifests(settings: ManifestsConfig) -> dict:
         ConfigError: a setting or the task file is wrong.
         DataError: nothing to work on, nothing usable, or too many bad recordings (after writing quarantine.jsonl).
     """
-    _check(settings)
+    settings.check()
     output = Path(settings.output)
     specs = read_task_specs(settings.tasks) if settings.tasks else []
     found = scan_corpus(settings.corpus, settings.raw, settings.kind, settings.name)
@@ -129,31 +158,6 @@ def make_manifests(settings: ManifestsConfig) -> dict:
     if fraction < settings.min_coverage:
         logger.warning("only %.1f %% of the listed recordings are usable; results are of this part", 100 * fraction)
     return summary
-
-
-def _check(settings: ManifestsConfig) -> None:
-    ranges.check(settings)
-    if settings.kind and settings.kind not in DOMAIN_OF_KIND:
-        raise ConfigError(f"kind '{settings.kind}'", "one of " + ", ".join(DOMAIN_OF_KIND), "correct --kind")
-    if settings.name and not re.fullmatch(r"\w[\w.-]*", settings.name):
-        raise ConfigError(f"name '{settings.name}'", "letters, digits, '.', '_' and '-'", "correct --name")
-    for folder in (settings.raw, settings.output):
-        if not is_text(folder) or re.search(r"[\x00-\x1f\x7f]", folder):
-            raise ConfigError(
-                f"the folder {folder!a}",
-                "a name in UTF-8 without control characters, since manifests hold it",
-                "rename it, or give a link to it",
-            )
-    if not 0 < settings.min_seconds < settings.max_seconds:
-        raise ConfigError(
-            f"min_seconds {settings.min_seconds} and max_seconds {settings.max_seconds}",
-            "0 < min_seconds < max_seconds",
-            "correct --min-seconds or --max-seconds",
-        )
-    if any(not 0.5 <= speed <= 2.0 or speed == 1.0 for speed in settings.speed_perturb):
-        raise ConfigError(
-            f"speed_perturb {settings.speed_perturb}", "speeds from 0.5 to 2 other than 1", "correct --speed-perturb"
-        )
 
 
 def _present(found: Scan, raw: Path) -> tuple[list[Entry], list[dict]]:

@@ -146,6 +146,24 @@ def test_linked_folders_are_looked_into_once(tmp_path):
     assert len(train) == 3 == summary["coverage"]["listed"] and not reasons
 
 
+def test_a_folder_that_cannot_be_read_is_listed(tmp_path, monkeypatch):
+    for path in ("open/a.wav", "closed/b.wav"):
+        miniatures.noise(tmp_path / path, 0.1)
+    real = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = scan_corpus("folder", tmp_path)
+    assert [entry.path for entry in found.entries] == ["open/a.wav"]
+    assert found.refused == [
+        {"id": "closed", "path": "closed", "reason": "folder that cannot be read: Permission denied"}
+    ]
+
+
 def test_quotes_in_tables_with_tabs_are_characters(tmp_path):
     header = "id\tartist\tsong\talbum_name"
     rows = ['a\t"Weird Al\tEat It\tX', 'b\tB\t12" mix\tY', "c\tC\tD\tZ", "d"]
@@ -312,3 +330,4 @@ def test_folders_that_manifests_cannot_name_are_refused_at_once(tmp_path):
         manifests.main(["--raw", str(folder), "--output", str(tmp_path / "m")])
     with pytest.raises(ConfigError, match="name '../x'"):
         manifests.main(["--raw", str(tmp_path), "--output", str(tmp_path / "m"), "--name", "../x"])
+    assert not list(tmp_path.iterdir())

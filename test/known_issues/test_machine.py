@@ -112,6 +112,15 @@ def test_every_command_says_what_the_system_refused(capsys, number):
     assert ("no right" in text) == (number in (errno.EACCES, errno.EPERM, errno.EROFS))
 
 
+def test_a_folder_without_the_right_to_write_is_named(tmp_path, capsys, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/somewhere/.quarantine.jsonl.xyz.tmp")
+
+    monkeypatch.setattr(fs.tempfile, "mkstemp", refuse)
+    text = run(capsys, lambda: fs.write_text(tmp_path / "quarantine.jsonl", "x"))
+    assert "no right" in text and str(tmp_path / "quarantine.jsonl") in text and ".tmp" not in text
+
+
 def test_errors_of_libraries_that_write_by_themselves():
     full = of_machine(RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"))
     assert "no room to write" in str(full)
