@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 # A checkpoint with the optimizer's state of a thousand parameters has about 200,000.
-MAX_INSTRUCTIONS = 3_000_000
+MAX_INSTRUCTIONS = 1_000_000
 # Larger whole numbers can be made to collide in a dict, which would then take quadratic time.
 _LARGEST_KEY = 2**60
 _PLAIN = (str, int, float, bytes, type(None))

@@ -1,9 +1,11 @@
 """Checkpoints as others make them: read where they hold tensors and plain values, else refused in three parts."""
 
 import argparse
+import contextlib
 import os
 import pathlib
 import re
+import resource
 import struct
 import sys
 import types
@@ -246,25 +248,42 @@ def test_tensors_that_promise_more_than_the_file_holds(tmp_path, case):
         refuse(path, "a.pt cannot be read")
 
 
+@contextlib.contextmanager
+def little_memory(megabytes=100):
+    """Checks that the peak of this process's memory does not rise by more inside the block."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1024 * megabytes
+
+
+def test_endless_programs_end(tmp_path, monkeypatch):
+    assert pickles.MAX_INSTRUCTIONS <= 1_000_000  # about a second
+    monkeypatch.setattr(pickles, "MAX_INSTRUCTIONS", 10_000)
+    refuse(raw_zip(tmp_path / "a.pt", {"data.pkl": b"\x80\x02" + b"N0" * 10_000 + b"N."}), "10000 instructions")
+
+
 def test_zip_bombs_are_refused_before_they_unpack(tmp_path):
     zeros = bytes(50_000_000)
     path = raw_zip(tmp_path / "a.pt", {"data.pkl": zeros, "data/0": zeros}, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 200_000
-    refuse(path, "compressed")
+    with little_memory(40):
+        refuse(path, "compressed")
     path = raw_zip(tmp_path / "b.pt", {"data.pkl": one_tensor((4,), (1,)), "data/0": bytes(16)})
     content = bytearray(path.read_bytes())
     place = content.rindex(b"PK\x01\x02") + 20
     content[place : place + 8] = struct.pack("<II", 2**31, 2**31)
     path.write_bytes(content)
-    refuse(path, "more than the file's")
+    with little_memory():
+        refuse(path, "more than the file's")
 
 
 def test_a_safetensors_header_that_promises_terabytes(tmp_path):
     header = b'{"encoder_embed.out.weight":{"dtype":"F32","shape":[1000000,1000000],"data_offsets":[0,4000000000000]}}'
     (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(64))
-    refuse(tmp_path / "a.safetensors", "cannot be read")
     (tmp_path / "b.safetensors").write_bytes(struct.pack("<Q", 2**62) + b"{}")
-    refuse(tmp_path / "b.safetensors", "cannot be read")
+    with little_memory():
+        refuse(tmp_path / "a.safetensors", "cannot be read")
+        refuse(tmp_path / "b.safetensors", "cannot be read")
 
 
 @pytest.mark.parametrize(
