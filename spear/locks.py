@@ -39,7 +39,7 @@ def hold(
     """Holds the lock of a directory inside the block; made by this process already, it is shared with it.
 
     Args:
-        directory: which is made when missing.
+        directory: which is made when missing, and goes again when nothing is written to it.
         purpose: what the holder does, such as "spear train", for the message to others.
         watch_seconds: how long a holder on another machine is watched before it counts as dead.
         name: of the lock file; processes that may write side by side have different ones.
@@ -53,6 +53,7 @@ def hold(
         yield
         return
     _held[place] = lock = _Lock(place / name, purpose)
+    is_new = not place.exists()
     try:
         try:
             place.mkdir(parents=True, exist_ok=True)
@@ -67,6 +68,9 @@ def hold(
     finally:
         _held.pop(place, None)
         lock.release()
+        if is_new:  # and nothing was written to it
+            with contextlib.suppress(OSError):
+                place.rmdir()
 
 
 def _free(place: Path) -> str:
