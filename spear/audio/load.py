@@ -23,6 +23,7 @@ import soxr
 from spear import fs
 from spear.audio.compressed import compressed_layout
 from spear.audio.containers import Layout, View, container_layout, joined, truncated
+from spear.audio.levels import CLIPPED
 from spear.errors import ConfigError, DataError
 
 _BLOCK_FRAMES = 1 << 18
@@ -71,6 +72,7 @@ def load_audio(
     duration_seconds: float | None = None,
     speed: float = 1.0,
     channel: int | None = None,
+    gain: float = 1.0,
 ) -> np.ndarray:
     """Reads a recording, or a segment of it.
 
@@ -82,19 +84,22 @@ def load_audio(
             the result is then as long as the file allows.
         speed: plays the recording so many times as fast, with its pitch; start and duration are of what is then heard.
         channel: which of the file's channels, from 0; None: their mean.
+        gain: what samples are multiplied by; 0 (`spear.audio.levels.CLIPPED`): they are clipped to [-1, 1] instead.
 
     Returns:
-        (samples,) float32. Nothing is scaled or clipped.
+        (samples,) float32.
 
     Raises:
         DataError: no such file, not audio, empty, truncated, not finite, or a segment or channel that it does not have.
         ConfigError: negative start or duration, or a rate or speed that is not positive.
     """
     wrong = duration_seconds is not None and not 0 < duration_seconds < math.inf
-    if wrong or not 0 <= start_seconds < math.inf or sample_rate_hz < 1 or not 0 < speed < math.inf:
+    wrong = wrong or not 0 <= start_seconds < math.inf or not 0 <= gain < math.inf
+    if wrong or sample_rate_hz < 1 or not 0 < speed < math.inf:
         raise ConfigError(
-            f"{path} from {start_seconds} s for {duration_seconds} s at {sample_rate_hz} Hz and speed {speed}",
-            "a start from 0, a positive duration, a positive rate and speed",
+            f"{path} from {start_seconds} s for {duration_seconds} s at {sample_rate_hz} Hz, speed {speed}, "
+            f"gain {gain}",
+            "a start from 0, a positive duration, a positive rate and speed, a gain from 0",
             "correct the cut in the manifest",
         )
     start = round(start_seconds * sample_rate_hz)
@@ -119,7 +124,9 @@ def load_audio(
         raise DataError(
             f"{path} holds {bad} samples that are not finite numbers", "finite samples", "convert or leave out the file"
         )
-    return samples
+    if gain == 1:
+        return samples
+    return np.clip(samples, -1.0, 1.0) if gain == CLIPPED else samples * np.float32(gain)
 
 
 def save_audio(path: str | Path, samples: np.ndarray, sample_rate_hz: int) -> None:

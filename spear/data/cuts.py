@@ -19,8 +19,8 @@ NUM_DRAWS = 10_000
 
 @dataclass(frozen=True)
 class Cut:
-    """One row of the table: a stretch of a recording. `domain` is one of `DOMAINS`, `speed` and `channel` are those of
-    `load_audio`."""
+    """One row of the table: a stretch of a recording. `domain` is one of `DOMAINS`, `speed`, `channel` and `gain` are
+    those of `load_audio`."""
 
     id: str
     path: Path
@@ -30,6 +30,7 @@ class Cut:
     source: int
     speed: float = 1.0
     channel: int | None = None
+    gain: float = 1.0
 
     @property
     def num_samples(self) -> int:
@@ -42,13 +43,14 @@ class Columns:
 
     Args:
         items: `spear.manifest.Item` or anything with id, path, start_seconds, duration_seconds and domain; and
-            speed, channel and of_people, where they are not 1, None and what the domain says.
+            speed, channel, gain and of_people, where they are not 1, None, 1 and what the domain says.
 
     Attributes (all but the first of them arrays, which may be memory-mapped):
         refused: {id, path, reason} of what the manifest has besides these cuts, where it was read from one.
         duration: seconds.
         speed: see `spear.audio.load_audio`.
         channel: see there; -1 for None.
+        gain: see there.
         people: whether a person is heard, by domain, transcript and labels (`spear.manifest.Item.of_people`).
         domain: index into `DOMAINS`.
         key: `spear.shards.id_key` of the id; two ids with the same one are not to be expected.
@@ -57,11 +59,11 @@ class Columns:
     """
 
     ARRAYS = ("ids", "id_offsets", "folders", "folder_offsets", "names", "name_offsets")
-    ARRAYS += ("folder", "start", "duration", "speed", "domain", "key", "draw", "channel", "people")
+    ARRAYS += ("folder", "start", "duration", "speed", "domain", "key", "draw", "channel", "gain", "people")
 
     def __init__(self, items: Iterable):
         ids, names, folders, offsets = bytearray(), bytearray(), {}, [array("q", [0]), array("q", [0])]
-        columns = [array(code) for code in "idddBQHhB"]
+        columns = [array(code) for code in "idddBQHhdB"]
         for item in items:
             # Recordings lie in few folders: those are stored once.
             folder, name = os.path.split(item.path)
@@ -75,7 +77,7 @@ class Columns:
             values += [speed, DOMAINS.index(item.domain), id_key(item.id), derive(0, "valid", original) % NUM_DRAWS]
             channel = getattr(item, "channel", None)
             people = bool(getattr(item, "of_people", item.domain == "speech"))
-            values += [-1 if channel is None else channel, people]
+            values += [-1 if channel is None else channel, getattr(item, "gain", 1.0), people]
             for column, value in zip(columns, values):
                 column.append(value)
         encoded = [_bytes(folder) for folder in folders]
@@ -84,7 +86,7 @@ class Columns:
         self.folders = _array(b"".join(encoded))
         self.folder_offsets = np.asarray([0, *np.cumsum([len(folder) for folder in encoded])], dtype=np.int64)
         self.folder, self.start, self.duration, self.speed, *rest = map(np.asarray, columns)
-        self.domain, self.key, self.draw, self.channel, self.people = rest
+        self.domain, self.key, self.draw, self.channel, self.gain, self.people = rest
         self.refused: list[dict] = []
 
     def __len__(self) -> int:
@@ -165,6 +167,7 @@ class CutTable:
             source=source,
             speed=float(columns.speed[row]),
             channel=None if channel < 0 else channel,
+            gain=float(columns.gain[row]),
         )
 
     @property

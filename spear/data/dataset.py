@@ -169,7 +169,8 @@ class PretrainDataset:
 
     def _load(self, cut: Cut) -> np.ndarray:
         """Samples of a cut, never more than the plan counted, and enough for the encoder."""
-        wave = load_audio(cut.path, SAMPLE_RATE_HZ, cut.start_seconds, cut.duration_seconds, cut.speed, cut.channel)
+        segment = cut.start_seconds, cut.duration_seconds
+        wave = load_audio(cut.path, SAMPLE_RATE_HZ, *segment, cut.speed, cut.channel, cut.gain)
         wave = wave[: cut.num_samples]
         if self.fbank.num_frames(len(wave)) < MIN_FEATURE_FRAMES:
             raise DataError(
@@ -187,7 +188,8 @@ class PretrainDataset:
             seconds = min(noise.duration_seconds, missing / SAMPLE_RATE_HZ)
             start = noise.start_seconds + work.decisions.uniforms_B3[row, 0] * (noise.duration_seconds - seconds)
             try:
-                piece = load_audio(noise.path, SAMPLE_RATE_HZ, start, seconds, noise.speed, noise.channel)
+                changes = noise.speed, noise.channel, noise.gain
+                piece = load_audio(noise.path, SAMPLE_RATE_HZ, start, seconds, *changes)
             except (SpearError, OSError) as error:
                 work.skip(noise.id, error)
                 continue

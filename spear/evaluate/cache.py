@@ -59,6 +59,7 @@ def item_key(item: Item) -> str:
     changes = [item.gain_db, item.kept] if isinstance(item, Excerpt) else []
     changes += [] if item.channel is None else ["channel", item.channel]
     changes += [] if item.speed == 1 else ["speed", item.speed]
+    changes += [] if item.gain == 1 else ["gain", item.gain]
     return f"{item.id}@{fs.sha256_json([size, item.start_seconds, item.num_samples, *changes])[:12]}"
 
 
@@ -241,9 +242,10 @@ def read_wave(item: Item, sample_rate: int) -> np.ndarray:
 
     changed = isinstance(item, Excerpt)
     if changed and item.kept:
-        return item.change(load_audio(item.path, sample_rate, channel=item.channel), sample_rate)
+        return item.change(load_audio(item.path, sample_rate, channel=item.channel, gain=item.gain), sample_rate)
     duration = item.duration_seconds if item.start_seconds or item.duration_seconds else None
-    wave = load_audio(item.path, sample_rate, item.start_seconds, duration, item.speed, item.channel)
+    changes = item.speed, item.channel, item.gain
+    wave = load_audio(item.path, sample_rate, item.start_seconds, duration, *changes)
     return item.change(wave, sample_rate) if changed else wave
 
 

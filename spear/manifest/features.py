@@ -114,7 +114,8 @@ def _unit(number: int, items: list[Item], output: Path) -> dict:
     cuts, states = [], []
     for item in items:
         cuts.append([item.id, str(item.path), item.start_seconds, item.duration_seconds, item.speed])
-        cuts[-1] += [] if item.channel is None else [item.channel]
+        cuts[-1] += [] if item.channel is None and item.gain == 1 else [item.channel]
+        cuts[-1] += [] if item.gain == 1 else [item.gain]
         # In the unit's specification, so that changed recordings make it run again.
         state = item.path.stat() if item.path.exists() else None
         states.append([state.st_size, state.st_mtime_ns] if state else [])

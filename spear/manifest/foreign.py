@@ -33,6 +33,8 @@ LONGEST_SECONDS = 1e7  # nothing that was recorded lasts four months
 SPEEDS = (0.01, 100.0)
 MAX_CHANNELS = 1024
 _MAX_PLACE_BYTES = 4096
+# Clipping to [-1, 1] and nothing else, in lhotse's words.
+CLIPPING = {"hard": True, "gain_db": 0.0, "normalize": False}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 Place = Annotated[float, msgspec.Meta(ge=-LONGEST_SECONDS, le=LONGEST_SECONDS)]
@@ -117,12 +119,14 @@ class Audio(NamedTuple):
         channel: which of the file's channels, from 0.
         of_channels: how many the manifest says that the file has.
         speed: how many times as fast it is played.
+        gain: what samples are multiplied by; 0: they are clipped to full scale instead.
     """
 
     source: str
     channel: int | None
     of_channels: int
     speed: float
+    gain: float
 
 
 class Said(NamedTuple):
@@ -195,7 +199,7 @@ def audio_of(recording: Recording | None, channel: int | list[int] | None, mean:
 
     Raises:
         DataError: what is not in a file, more than one channel, a channel that is not there, or a transform other than
-            a change of the speed. (Audio is read at the rate that is wanted, so resampling needs nothing.)
+            a change of speed or volume. (Audio is read at the rate that is wanted, so resampling needs nothing.)
     """
     if recording is None:
         raise DataError("a cut without a recording", "one with it", "write it with its recording")
@@ -219,7 +223,7 @@ def audio_of(recording: Recording | None, channel: int | list[int] | None, mean:
         )
     channels = sources[0].channels
     position = channels.index(wanted) if isinstance(wanted, int) else None
-    return Audio(sources[0].source, position, len(channels), _speed(recording))
+    return Audio(sources[0].source, position, len(channels), *_changes(recording))
 
 
 def source_problem(kind: Any, place: Any) -> str:
@@ -268,23 +272,28 @@ def forbidden(value: Any) -> str:
     return ""
 
 
-def _speed(recording: Recording) -> float:
-    """The speed that lhotse's `perturb_speed` gave a recording; its other transforms change the sound as well."""
-    speed = 1.0
+def _changes(recording: Recording) -> tuple[float, float]:
+    """Speed and gain of a recording by lhotse's transforms; its others change the sound in other ways."""
+    speed, gain = 1.0, 1.0
     for transform in recording.transforms or ():
         factor = transform.kwargs.get("factor")
-        if transform.name == "Speed" and isinstance(factor, int | float) and SPEEDS[0] <= factor <= SPEEDS[1]:
+        positive = isinstance(factor, int | float) and 0 < factor < 1e6
+        if transform.name == "Speed" and positive and SPEEDS[0] <= factor <= SPEEDS[1]:
             speed *= factor
+        elif transform.name == "Volume" and positive and gain > 0:
+            gain *= factor
+        elif transform.name == "Clipping" and transform.kwargs == CLIPPING and gain == 1:
+            gain = 0.0
         elif transform.name != "Resample":  # audio is read at the rate that is wanted, whatever a manifest says
             raise DataError(
                 f"a recording with lhotse's transform {transform.name[:40]}"
-                + (f" by {str(factor)[:20]}" if transform.name == "Speed" else ""),
-                "recordings as they are stored, or with perturb_speed by 0.01 to 100",
+                + (f" by {str(factor)[:20]}" if transform.name in ("Speed", "Volume") else ""),
+                "recordings as they are stored, or with perturb_volume, or perturb_speed by 0.01 to 100",
                 "store the changed audio (lhotse's CutSet.save_audios), or leave these cuts out",
             )
     if not SPEEDS[0] <= speed <= SPEEDS[1]:
         raise DataError(f"a recording at {speed:g} times its speed", "0.01 to 100 times", "correct its transforms")
-    return speed
+    return speed, gain
 
 
 def clamp(start: float, duration: float) -> tuple[float, float]:

@@ -14,9 +14,11 @@ import stat
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import spear
 from spear import config, fs, log, ranges, records
+from spear.audio.levels import CLIPPED
 from spear.errors import ConfigError, DataError
 from spear.executor import run_units
 from spear.manifest.corpora import CORPORA, scan_corpus
@@ -47,6 +49,10 @@ class ManifestsConfig:
         corpus: its layout, one of `spear.manifest.corpora.CORPORA`; `folder` is any folder of audio files.
         name: of the corpus among others in the same output; empty for the only one.
         decode: decode every recording; false reads headers only (damaged audio then shows at extraction).
+        full_scale: what becomes of recordings with samples beyond [-1, 1], such as integers stored as floating-point
+            numbers: "rescale" (integers to their full scale, others to their peak), "clip" (those up to 8 times too
+            loud are clipped, integers are rescaled) or "exclude". Lossy formats overshoot a little when they are
+            decoded: up to 8 times they are only counted, unless they are to be clipped.
         max_seconds: longer recordings are cut into equal windows of at most this length.
         min_seconds: shorter recordings are put into quarantine.
         speed_perturb: speeds, such as [0.9, 1.1], at which pre-training hears every cut of speech once more, with its
@@ -64,6 +70,7 @@ class ManifestsConfig:
     corpus: str = "folder"
     name: str = ""
     decode: bool = True
+    full_scale: Literal["rescale", "clip", "exclude"] = "rescale"
     max_seconds: records.Positive = 20.0
     min_seconds: records.NotNegative = 0.1
     speed_perturb: list[float] = field(default_factory=list)
@@ -151,6 +158,7 @@ def make_manifests(settings: ManifestsConfig) -> dict:
         write_sample(place(settings.file("recordings_sample", ".json")), output.absolute().parent, sources)
         notes = _write_tasks(place(settings.file("tasks", ".yaml")), tasks)
         summary = _summary(found, quarantine, missing, bad, usable, cuts)
+        summary["full_scale"] = _full_scale(settings.full_scale, results)
         notes += _notes_on_training(summary)
         summary |= {"notes": notes, "raw": str(settings.raw), "corpus": settings.corpus}
         fs.write_json(summary_place, summary | {"spear_version": spear.__version__})
@@ -191,7 +199,7 @@ def _examine(settings: ManifestsConfig, entries: list[Entry], output: Path) -> l
         files[-1] |= {} if entry.speed == 1 else {"speed": entry.speed}
     pieces = [files[start : start + _FILES_PER_UNIT] for start in range(0, len(files), _FILES_PER_UNIT)]
     limits = {"min_seconds": settings.min_seconds, "max_seconds": settings.max_seconds, "root": str(root)}
-    limits |= {} if settings.decode else {"decode": False}
+    limits |= {"full_scale": settings.full_scale} if settings.decode else {"decode": False}
     units = [{"name": f"examine-{number:05d}", "files": piece, **limits} for number, piece in enumerate(pieces)]
     done = run_units(
         examine_unit,
@@ -307,6 +315,16 @@ def _notes_on_training(summary: dict) -> list[str]:
     )
     logger.warning("%s", note)
     return [note]
+
+
+def _full_scale(choice: str, results: list[dict]) -> dict[str, Any]:
+    """How many recordings have samples beyond full scale, and what became of them."""
+    excluded = sum(result.get("reason", "").startswith("beyond full scale") for result in results)
+    loud = [result.get("gain", 1.0) for result in results if "peak" in result]
+    kept = {"clipped": loud.count(CLIPPED), "as_they_are": loud.count(1.0)}
+    kept["rescaled"] = len(loud) - sum(kept.values())
+    one_channel = sum("channel" in result for result in results)
+    return {"choice": choice, "beyond": excluded + len(loud), "excluded": excluded, **kept, "cancelling": one_channel}
 
 
 def _summary(found: Scan, quarantine: list, missing: int, bad: int, usable: list, cuts: dict[str, Path]) -> dict:

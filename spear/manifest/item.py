@@ -36,6 +36,7 @@ class Item:
         domain: "speech" or "audio".
         kind: "speech", "event" or "music".
         channel: which of the file's channels, from 0; None: their mean.
+        gain: what its samples are multiplied by; 0: they are clipped to full scale instead.
         speaker: name, or None; joined by + where several speak.
         text: transcript, or None.
         phones: phone sequence, or None.
@@ -62,6 +63,7 @@ class Item:
     task_splits: dict[str, str] = field(default_factory=dict)
     speed: float = 1.0
     channel: int | None = None
+    gain: float = 1.0
 
     def __post_init__(self):
         for name, value, holds, range_ in (
@@ -70,6 +72,7 @@ class Item:
             ("num_samples", self.num_samples, self.num_samples >= 0, "0 or more"),
             ("speed", self.speed, SPEEDS[0] <= self.speed <= SPEEDS[1], "0.01 to 100"),
             ("channel", self.channel, self.channel is None or 0 <= self.channel < MAX_CHANNELS, "0 to 1023, or none"),
+            ("gain", self.gain, 0 <= self.gain < 1e6, "0 to 1e6"),
             ("domain", self.domain, self.domain in DOMAINS, " or ".join(DOMAINS)),
             ("kind", self.kind, self.kind in DOMAIN_OF_KIND, ", ".join(DOMAIN_OF_KIND)),
         ):
@@ -103,8 +106,8 @@ def iter_items(path: str | Path, refused: list[dict] | None = None) -> Iterator[
     Recordings named relatively are found from the folder above the manifest's (`data/` for `data/manifests/x.jsonl`).
     Cuts of other origin work too: missing fields take their defaults, and `custom.kind` that of speech; of several
     supervisions, see `spear.manifest.foreign.said_of`. The lines are read as JSON, since building lhotse's objects
-    takes ten times as long. Of lhotse's transforms, changes of the speed are applied when audio is read. A cut of
-    several channels stands for their mean where stage 1 wrote it, and is refused where others did.
+    takes ten times as long. Of lhotse's transforms, changes of speed and volume are applied when audio is read. Cuts
+    of several channels stand for their mean where stage 1 wrote them, and are refused where others did.
 
     Args:
         path: of the file.
@@ -178,6 +181,7 @@ def to_item(value: Any, root: Path) -> Item:
         task_splits=_texts(custom.get("task_splits")),
         speed=audio.speed,
         channel=audio.channel if audio.of_channels > 1 else None,
+        gain=audio.gain,
     )
 
 

@@ -62,6 +62,13 @@ def format_summary(summary: dict) -> str:
         )
     for reason, count in summary.get("quarantine", {}).items():
         lines.append(f"  quarantine: {count} x {reason}")
+    loud = summary.get("full_scale", {})
+    if loud.get("beyond"):
+        names = ("rescaled", "clipped", "as_they_are", "excluded")
+        parts = ", ".join(f"{loud[name]} {name.replace('_', ' ')}" for name in names)
+        lines.append(f"beyond full scale: {loud['beyond']} recordings ({parts}); see --full-scale")
+    if loud.get("cancelling"):
+        lines.append(f"channels cancel in their mean: {loud['cancelling']} recordings; the loudest channel is taken")
     spread = summary["duration_seconds"]
     if spread:
         lines.append(

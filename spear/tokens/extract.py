@@ -184,7 +184,7 @@ def _by_teacher(streams: Sequence[Stream]) -> list[tuple[Teacher, list[Stream]]]
 def read_audio(item: Item, sample_rates: set[int]) -> dict[int, np.ndarray] | str:
     """The item's audio at each rate, or the reason why it cannot be used."""
     try:
-        segment = item.start_seconds, item.duration_seconds, item.speed, item.channel
+        segment = item.start_seconds, item.duration_seconds, item.speed, item.channel, item.gain
         return {rate: load_audio(item.path, rate, *segment) for rate in sample_rates}
     except (SpearError, OSError) as error:
         return error.found if isinstance(error, SpearError) else str(error)

@@ -52,6 +52,7 @@ class Unit:
             # Shards of cuts as they were recorded keep their hash.
             row += [item.speed] if item.speed != 1 else []
             row += [] if item.channel is None else ["channel", item.channel]
+            row += [] if item.gain == 1 else ["gain", item.gain]
         return sha256_json([card_sha256, rows])
 
 

@@ -178,6 +178,12 @@ def _of_cut(manifest: _Manifest, cut: Cut, copies: bool = False) -> Entry:
     """
     own, recording = cut.custom or {}, cut.recording
     audio = foreign.audio_of(recording, cut.channel, mean="task_splits" in own)
+    if audio.gain != 1:
+        raise DataError(
+            "a recording with lhotse's transform Volume or Clipping",
+            "recordings as they are stored",
+            "leave the change out, or store the changed audio (CutSet.save_audios)",
+        )
     if audio.speed != 1 and not copies:
         raise DataError(
             "not a recording as it is stored, but a copy that perturb_speed made",

@@ -120,8 +120,10 @@ def test_what_lhotse_changed_is_read_changed_or_refused(corpus, items, tmp_path)
     for item in read_items(folder / "speed.jsonl"):
         assert item.speed == 1.1 and item.id.removesuffix("_sp1.1") in items
     cuts.perturb_volume(0.5).to_file(folder / "volume.jsonl")
-    with pytest.raises(DataError, match="Volume"):
-        read_items(folder / "volume.jsonl")
+    assert {item.gain for item in read_items(folder / "volume.jsonl")} == {0.5}
+    cuts.perturb_tempo(1.1).to_file(folder / "tempo.jsonl")
+    with pytest.raises(DataError, match="Tempo"):
+        read_items(folder / "tempo.jsonl")
 
 
 def test_random_split_is_stratified_and_drops_small_classes(corpus, items):
@@ -164,7 +166,7 @@ def test_recordings_are_relative_and_lhotse_reads_the_cuts(corpus, items, monkey
 
 def test_a_rerun_decodes_nothing_and_a_changed_file_again(corpus, items, tmp_path, monkeypatch):
     before = fs.sha256_file(corpus / "manifests" / "cuts_heldout.jsonl")
-    monkeypatch.setattr("spear.manifest.examine.probe", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr("spear.manifest.examine.open_sound", lambda path, **_: pytest.fail("decoded again"))
     prepare(corpus, "manifests")
     assert fs.sha256_file(corpus / "manifests" / "cuts_heldout.jsonl") == before
     monkeypatch.undo()
