@@ -45,7 +45,7 @@ class CutLimits:
     max_seconds: float = 32.0
 
     def __post_init__(self):
-        if not 0 <= self.min_seconds < self.max_seconds:
+        if not 0 <= self.min_seconds < self.max_seconds < float("inf"):
             raise ConfigError(
                 f"cut_limits of {self.min_seconds:g} to {self.max_seconds:g} s",
                 "the shortest length, not negative, below the longest",

@@ -78,7 +78,7 @@ def test_the_shortest_and_longest_cut_are_settings(data_dir, make_trainer):
     assert setup.TrainConfig().cut_limits == CutLimits(0.3, 32.0)
 
 
-@pytest.mark.parametrize("limits", [(2.0, 1.0), (1.0, 1.0), (-1.0, 2.0), (float("nan"), 3.0)])
+@pytest.mark.parametrize("limits", [(2.0, 1.0), (1.0, 1.0), (-1.0, 2.0), (float("nan"), 3.0), (1.0, float("inf"))])
 def test_limits_that_leave_nothing_are_refused(limits):
     with pytest.raises(ConfigError, match="cut_limits"):
         CutLimits(*limits)
