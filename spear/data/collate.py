@@ -1,5 +1,6 @@
 """A batch: padded features and targets, and what a trainer wants to know about them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -46,16 +47,17 @@ class Batch:
 
     def to(self, device: str | torch.device, non_blocking: bool = True) -> "Batch":
         """The batch with its tensors on `device`; from pinned memory the copy overlaps with computation."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory; `DataLoader` calls this."""
-        return self._map(lambda tensor: tensor.pin_memory())
+        return self.map(lambda tensor: tensor.pin_memory())
 
-    def _map(self, function) -> "Batch":
+    def map(self, function: Callable) -> "Batch":
+        """The batch with a function applied to its tensors (or arrays)."""
         changed = {"targets": {name: function(tensor) for name, tensor in self.targets.items()}}
         for entry in fields(self):
-            if isinstance(getattr(self, entry.name), Tensor):
+            if isinstance(getattr(self, entry.name), Tensor | np.ndarray):
                 changed[entry.name] = function(getattr(self, entry.name))
         return replace(self, **changed)
 

@@ -4,6 +4,7 @@ A run is a function of its configuration and data. Everything random in step s c
 of that step, so that a run that was killed and resumed goes on exactly as if nothing had happened.
 """
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -29,7 +30,7 @@ from spear.train.health import NonFiniteSteps
 from spear.train.metrics import MetricsLog, Window, token_metrics
 from spear.train.rehearsal import Rehearsal, Rehearser, resolve_auto
 from spear.train.saving import Saver
-from spear.train.signals import StopRequest
+from spear.train.signals import Interrupted, StopRequest
 from spear.train.throughput import DataWait, matmul_peak
 from spear.train.watch import Watch
 
@@ -85,6 +86,7 @@ class Trainer:
         self.peak_flops = 0.0
         self.data_wait = DataWait(config.num_workers)
         self.probe: Batch | None = None
+        self._loader_seconds = 54 * config.timeout_minutes  # before the collective of the ranks that wait for this one
         patience_steps = max(1000, 2 * int(config.optimizer.warmup_batches))
         self.collapse = collapse.CollapseWatch(patience_steps, quiet=not world.is_main)
 
@@ -95,6 +97,13 @@ class Trainer:
             Stopped: a signal came; the state was saved first.
         """
         self.stop.install()
+        self.watch.heed(self.stop)
+        try:
+            return self._run()
+        finally:
+            self.stop.restore()
+
+    def _run(self) -> Path:
         if self.world.device.type == "cpu":
             keep_freed_memory()
         self.identity = runs.identify(self.config, self.world)
@@ -127,6 +136,7 @@ class Trainer:
         while self.step < self.config.num_steps:
             self._run_epoch()
         self.log.close()
+        self.watch.beat("writing the final model", patient=True)
         return self.saver.finish()
 
     def _compare_ranks(self) -> None:
@@ -169,11 +179,15 @@ class Trainer:
             self.config.num_workers,
             accumulation=self.config.accumulation,
             pin_memory=self.world.device.type == "cuda",
+            timeout_seconds=self._loader_seconds,
         )
         batches = iter(loader)
         while self.batch < loader.plan.num_steps and self.step < self.config.num_steps:
-            self._train_step(batches, loader.plan)
-            self._housekeeping()
+            with contextlib.suppress(Interrupted):  # nothing of the step has been done: its state is that before it
+                self._train_step(batches, loader.plan)
+                self._housekeeping()
+                continue
+            self._save_if_due()
         if self.batch >= loader.plan.num_steps:
             self.epoch, self.batch = self.epoch + 1, 0
 
@@ -183,7 +197,9 @@ class Trainer:
         ids = []
         for part in range(self.config.accumulation):
             asked = time.perf_counter()
-            batch: Batch = next(batches)
+            # Several ranks can only stop together, after a step that all of them have done.
+            with self.stop.interrupts(part == 0 < self.step and self.world.size == 1):
+                batch: Batch = next(batches)
             waited = time.perf_counter() - asked
             number = plan.global_batch(self.batch, self.world.rank)
             last = part == self.config.accumulation - 1
@@ -265,7 +281,7 @@ class Trainer:
         """
         step, stopping = self.step, dist.any_(bool(self.stop))
         if stopping or self.saver.is_due(step):
-            self.watch.beat(f"saving at step {step}")
+            self.watch.beat(f"saving at step {step}", patient=True)
             self.saver.save()
             stopping = dist.any_(bool(self.stop))
             self.watch.beat(f"after step {step}")
@@ -305,7 +321,13 @@ class Trainer:
         self.valid_pending = True
         self.model.eval()
         sums = torch.zeros(len(self.objectives), 2, 3, dtype=torch.float64, device=self.world.device)
-        loader = make_validation_loader(self.data.valid, self.world.rank, self.world.size, self.config.num_workers)
+        loader = make_validation_loader(
+            self.data.valid,
+            self.world.rank,
+            self.world.size,
+            self.config.num_workers,
+            timeout_seconds=self._loader_seconds,
+        )
         for step, batch in enumerate(loader):
             self.watch.beat(f"in batch {step + 1} of the validation at step {self.step}")
             if dist.any_(bool(self.stop)):

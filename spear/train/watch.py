@@ -1,6 +1,7 @@
 """A thread beside the training: it ends this rank when another has failed, and says where a rank stands that hangs."""
 
 import faulthandler
+import multiprocessing
 import os
 import sys
 import threading
@@ -11,11 +12,15 @@ from pathlib import Path
 from spear import dist
 from spear.errors import SpearError
 from spear.log import get_logger, human_seconds
+from spear.train.signals import EXIT_CODE, StopRequest
 
 logger = get_logger(__name__)
 # How long a rank whose collective failed waits for the news of another rank's error, and how often it looks.
 GRACE_SECONDS = 5.0
 _POLL_SECONDS = 1.0
+# A request to stop is followed at the end of a step. A rank that does not get there in this time and three times the
+# step before waits for a worker or a rank that will not come, and is ended.
+STOP_SECONDS = 30.0
 
 
 class Watch:
@@ -31,6 +36,8 @@ class Watch:
         self.world, self.directory, self.stall_seconds = world, Path(directory), stall_seconds
         self.board = dist.FailureBoard(world)
         self._doing, self._since, self._reported = "starting", time.monotonic(), False
+        self._last_seconds, self._patient, self._asked = 0.0, False, 0.0
+        self._stop: StopRequest | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -44,9 +51,20 @@ class Watch:
         self._ended.set()
         self._thread.join(timeout=10)
 
-    def beat(self, doing: str) -> None:
-        """Says what begins now; every step and every phase calls it."""
-        self._doing, self._since, self._reported = doing, time.monotonic(), False
+    def heed(self, stop: StopRequest) -> None:
+        """Ends this rank when it cannot follow a request to stop."""
+        self._stop = stop
+
+    def beat(self, doing: str, patient: bool = False) -> None:
+        """Says what begins now; every step and every phase calls it.
+
+        Args:
+            doing: in words.
+            patient: what saves the state may take its time, although a signal asked to stop.
+        """
+        now = time.monotonic()
+        self._last_seconds = now - self._since
+        self._doing, self._since, self._reported, self._patient = doing, now, False, patient
 
     def report(self, error: Exception) -> None:
         """Prints this rank's error, unless another rank's came first, and tells the others.
@@ -97,16 +115,31 @@ class Watch:
                 return
             if cause and not self._ended.wait(2 * GRACE_SECONDS):
                 self._end(cause)
+            self._end_if_it_cannot_stop()
             idle = time.monotonic() - self._since
             if idle > self.stall_seconds and not self._reported:
                 self._reported = True
                 self._dump(idle)
 
-    def _end(self, cause: str) -> None:
+    def _end_if_it_cannot_stop(self) -> None:
+        name = self._stop.poll() if self._stop else ""
+        if not name:
+            return
+        now = time.monotonic()
+        self._asked = self._asked or now
+        patience = 2 * self.stall_seconds if self._patient else STOP_SECONDS + 3 * self._last_seconds
+        idle = now - max(self._asked, self._since)
+        if idle > patience:
+            self._dump(idle)
+            self._end(f"{name}: it is {self._doing} and cannot save; the newest checkpoint goes on", EXIT_CODE)
+
+    def _end(self, cause: str, code: int = 1) -> None:
         """Ends the process from this thread: the main one sits in a collective that nothing can interrupt."""
         logger.error("rank %d ends because of %s", self.world.rank, cause)
         sys.stderr.flush()
-        os._exit(1)
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        os._exit(code)
 
     def _dump(self, idle: float) -> None:
         path = self.directory / f"stacks.rank{self.world.rank}.txt"
