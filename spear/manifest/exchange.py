@@ -349,7 +349,7 @@ def _with_tokens(path: Path, stores: dict, writers: dict) -> Iterable[dict]:
     for number, cut in enumerate(fs.iter_jsonl(path), 1):
         problem = _export_problem(cut, root)
         if problem:
-            logger.warning("%s: left out %s: %s", path, foreign.name_of(cut, number), problem)
+            logger.warning("%s: left out %a: %s", path, foreign.name_of(cut, number), problem)
             continue
         added = {}
         for field, (directory, store, rate) in stores.items():
