@@ -83,11 +83,20 @@ def _run(arguments: argparse.Namespace, tasks: list[str], command: str) -> int:
         force=arguments.force,
     )
     upstreams = arguments.upstream or default_upstreams(arguments.exp_dir)
+    failures = []
     with locks.hold(arguments.exp_dir / "decode", "spear decode"):  # a training may go on beside it
-        runs = decode(tasks, upstreams, arguments.data_dir, arguments.exp_dir, config, command)
+        runs = decode(tasks, upstreams, arguments.data_dir, arguments.exp_dir, config, command, failures)
     # A folder of recordings without labels is pre-trained on like any other; there is just nothing to score.
     print(terminal_table(runs) if runs else f"{arguments.data_dir} has no task to score; see --tasks of prepare.sh")
-    return 0
+    return told(failures)
+
+
+def told(failures: list) -> int:
+    """Says below the table what could not be scored; returns the exit code."""
+    sys.stdout.flush()
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    return 1 if failures else 0
 
 
 def _rates(text: str | None) -> tuple[float, ...] | None:

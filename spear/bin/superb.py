@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from spear.bin.decode import default_upstreams
+from spear.bin.decode import default_upstreams, told
 from spear.bin.main import guard
 
 
@@ -105,15 +105,16 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
         force=arguments.force,
     )
     upstreams = arguments.upstream or default_upstreams(arguments.student_dir or arguments.exp_dir)
+    names, failures = arguments.tasks.split(","), []
     with locks.hold(arguments.exp_dir / "superb", "spear superb"):
-        runs = superb(arguments.tasks.split(","), upstreams, arguments.data_dir, arguments.exp_dir, config, command)
+        runs = superb(names, upstreams, arguments.data_dir, arguments.exp_dir, config, command, failures)
     print(terminal_text(runs))
     page = write_superb_page(runs, arguments.page or arguments.exp_dir / "superb.html")
     print(f"page: {page}")
     if arguments.results:
         write_section(arguments.results, runs, arguments.section, arguments.title, arguments.notes)
         print(f"results: {arguments.results}")
-    return 0
+    return told(failures)
 
 
 def _prepare(argv: list[str]) -> int:

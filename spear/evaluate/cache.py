@@ -13,6 +13,7 @@ killed run loses at most one shard, and two runs at once wait for each other.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,9 +54,17 @@ class CacheConfig:
     frame_dtype: str = "float16"
 
 
+def file_size(path: Path) -> int:
+    """Bytes of a file; -1 for one that is absent, or whose name no file can have."""
+    try:
+        return os.stat(path).st_size
+    except (OSError, ValueError):
+        return -1
+
+
 def item_key(item: Item) -> str:
     """The item's id with a hash of where its audio is cut from, how large its file is and how an excerpt is changed."""
-    size = item.path.stat().st_size if item.path.exists() else -1
+    size = file_size(item.path)
     changes = [item.gain_db, item.kept] if isinstance(item, Excerpt) else []
     changes += [] if item.channel is None else ["channel", item.channel]
     changes += [] if item.speed == 1 else ["speed", item.speed]

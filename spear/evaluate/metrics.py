@@ -117,15 +117,22 @@ def rescore(run_path: str | Path) -> float:
     """The test score of a run file, recomputed from its prediction file alone.
 
     Raises:
-        DataError: a file is missing, or the prediction file does not hold the items that the run counted.
+        DataError: a file is missing or damaged, or the prediction file does not hold the items that the run counted.
     """
     run_path = Path(run_path)
     run = fs.read_json(run_path)
-    rows = fs.read_jsonl(run_path.parent / run["predictions"])
-    if len(rows) != run["num_items"]["test"]:
+    try:
+        rows = fs.read_jsonl(run_path.parent / run["predictions"])
+        if len(rows) != run["num_items"]["test"]:
+            raise DataError(
+                f"{len(rows)} predictions beside {run_path}",
+                f"{run['num_items']['test']} of them, as the run file counts",
+                "run the decode command again",
+            )
+        return score(*prediction_counts(run["metric"], rows))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise DataError(
-            f"{len(rows)} predictions beside {run_path}",
-            f"{run['num_items']['test']} of them, as the run file counts",
-            "run the decode command again",
-        )
-    return score(*prediction_counts(run["metric"], rows))
+            f"{run_path} and its predictions cannot be scored ({type(error).__name__}: {error})",
+            "both as the command leaves them",
+            "run the command again",
+        ) from error

@@ -11,6 +11,7 @@ import spear
 from spear import env, fs
 from spear.errors import SpearError
 from spear.evaluate import figures
+from spear.evaluate.doubts import doubt_lines
 from spear.evaluate.results import comparison_lines, load_runs, table_cells, upstream_names
 from spear.log import human_seconds
 
@@ -118,7 +119,8 @@ def scores_part(runs: list[dict], head: str = "linear head") -> str:
         f"Frozen encoder, softmax-weighted sum of all hidden states, {head}; learning rate selected {selection}. "
         "With the 95 % bootstrap interval over test items; best of a row in bold."
     )
-    return f'<p class="note">{note}</p>' + _table(header, rows, best) + _figure(figures.scores_figure(runs))
+    doubts = "".join(_missing(line) for line in doubt_lines(runs))
+    return f'<p class="note">{note}</p>' + _table(header, rows, best) + doubts + _figure(figures.scores_figure(runs))
 
 
 def _training(exp_dir: Path) -> str:

@@ -2,23 +2,64 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from spear import fs
+from spear import fs, records
 from spear.errors import DataError
+from spear.evaluate.doubts import MARK, doubt_lines
 from spear.evaluate.metrics import HIGHER_IS_BETTER, is_better, shown, unit
 from spear.evaluate.run import DecodeConfig, decode
 from spear.evaluate.tasks import read_tasks
+from spear.log import get_logger
 
+logger = get_logger(__name__)
 KIND_ORDER = {"checkpoint": 0, "random": 1, "fbank": 2}
 
 
+@dataclass
+class _Upstream:
+    name: str
+    kind: str
+    hash: str
+
+
+@dataclass
+class _Run:
+    """What tables read of a run file."""
+
+    task: str
+    metric: Literal[tuple(HIGHER_IS_BETTER)]
+    score: float
+    interval: tuple[float, float]
+    upstream: _Upstream
+    num_items: dict[Literal["train", "dev", "test"], int]
+    skipped: list
+    learning_rate: float
+    seeds: list[int]
+    command: str
+    commit: str
+    hardware: str
+    inputs_sha256: str
+
+
 def load_runs(exp_dir: str | Path, folder: str = "decode") -> list[dict]:
-    """All run files below `exp_dir/folder`, sorted by task and upstream; an empty list when there are none."""
-    paths = fs.finished(Path(exp_dir) / folder, "*/*.json")
-    return [run for run in map(fs.read_json, paths) if isinstance(run, dict) and "inputs_sha256" in run]
+    """All run files below `exp_dir/folder`, sorted by task and upstream; an empty list when there are none.
+
+    A damaged one is left out, with a warning that names it.
+    """
+    runs = []
+    for path in fs.finished(Path(exp_dir) / folder, "*/*.json"):
+        try:
+            run = fs.read_json(path)
+            records.convert(run, _Run, str(path))
+            runs.append(run)
+        except DataError as error:
+            logger.warning("no score of %s: expected %s", error.found, error.expected)
+    return runs
 
 
 def task_names(runs: Iterable[dict]) -> list[str]:
@@ -47,12 +88,12 @@ def best_upstream(runs: Sequence[dict]) -> dict | None:
 
 
 def format_score(run: dict, with_interval: bool = True) -> str:
-    """'87.5 [84.1, 90.2]', in the metric's unit."""
+    """'87.5 [84.1, 90.2]', in the metric's unit; with a mark where `doubt_lines` say something about it."""
     text = f"{shown(run['metric'], run['score']):.1f}"
     if with_interval and np.isfinite(run["interval"]).all():
         low, high = (shown(run["metric"], value) for value in run["interval"])
         text += f" [{low:.1f}, {high:.1f}]"
-    return text
+    return f"{text} {MARK}" if run.get("doubts") else text
 
 
 def table_cells(runs: Sequence[dict]) -> tuple[list[str], list[list[str]], list[int]]:
@@ -104,7 +145,11 @@ def terminal_table(runs: Sequence[dict]) -> str:
     widths = [max(len(row[c]) for row in [header, *marked]) for c in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in [header, *marked]]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    notes = ["* best of the row; [95 % bootstrap interval over test items]", *comparison_lines(runs)]
+    notes = [
+        "* best of the row; [95 % bootstrap interval over test items]",
+        *doubt_lines(runs),
+        *comparison_lines(runs),
+    ]
     return "\n".join([*lines, "", *notes])
 
 
@@ -138,6 +183,7 @@ def results_markdown(runs: Sequence[dict], title: str, notes: str = "") -> str:
     facts = [f"- command `{command}`, commit `{commit}`, {hardware}" for command, commit, hardware in where]
     parts = [f"## {title}", notes, _markdown(header, shown)]
     parts.append("Best of a row in bold; 95 % bootstrap interval over test items in brackets.")
+    parts += doubt_lines(runs)
     parts += [*comparison_lines(runs), "\n".join(facts), _markdown([*columns, "encoder", "inputs"], provenance)]
     return "\n\n".join(part for part in parts if part)
 
@@ -211,4 +257,4 @@ def ablation_table(runs: Sequence[dict]) -> str:
         rows.append([task, f"{metric} %", *cells])
     seeds = sorted({run["training_seed"] for run in runs})
     note = f"Mean ± standard deviation over training seeds {', '.join(map(str, seeds))}; best mean in bold."
-    return _markdown(["task", "metric", *variants], rows) + "\n\n" + note
+    return "\n\n".join([_markdown(["task", "metric", *variants], rows), note, *doubt_lines(runs)])

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 
 from spear import env, fs, ranges, records
-from spear.errors import ConfigError, DataError
+from spear.errors import ConfigError, DataError, SpearError
 from spear.evaluate import metrics
 from spear.evaluate.cache import CacheConfig, FeatureCache, FeatureStore, item_key
+from spear.evaluate.doubts import Judged, find_doubts
 from spear.evaluate.heads import ProbeConfig
+from spear.evaluate.isolation import Failure, ensure_by_task, isolated, note, settle
 from spear.evaluate.probes import CtcProblem, ProbeResult, UtteranceProblem, fold_places, train_probes
-from spear.evaluate.tasks import SPLITS, Examples, Task, find_tasks, make_examples, read_all_items
+from spear.evaluate.tasks import SPLITS, Example, Examples, Task, find_tasks, make_examples, read_all_items
 from spear.evaluate.units import make_units
 from spear.evaluate.upstream import load_upstream
 from spear.executor import run_units
@@ -84,8 +86,11 @@ def decode(
     exp_dir: str | Path,
     config: DecodeConfig | None = None,
     command: str = "",
+    failures: list[Failure] | None = None,
 ) -> list[dict]:
     """Scores frozen encoders on tasks.
+
+    What cannot be scored, a task or an upstream, never takes the others with it.
 
     Args:
         task: a name, several, or `all`.
@@ -93,26 +98,35 @@ def decode(
         data_dir: prepared data (stage 1 is enough).
         exp_dir: receives `decode/` and `cache/`.
         command: written into the run files.
+        failures: receives what could not be scored, as long as there is some score.
 
     Returns:
         The content of the run files, task by task in the order of the corpus, upstream by upstream.
 
     Raises:
         ConfigError: unknown task, or two upstreams of the same name.
+        SpearError: the first failure, after all others have been scored, when nobody asked for `failures`.
     """
     config = config or DecodeConfig()
     data_dir, exp_dir = Path(data_dir).absolute(), Path(exp_dir).absolute()
-    tasks = find_tasks(data_dir, [task] if isinstance(task, str) else task)
-    items = _items(str(data_dir))
-    examples = {t.name: make_examples(t, items, config.max_items) for t in tasks}
-    places = _prepare(upstreams, tasks, data_dir, exp_dir, config)
+    failed: list[Failure] = []
+    tasks = find_tasks(
+        data_dir, [task] if isinstance(task, str) else task, lambda *bad: note(failed, bad[0], "", bad[1])
+    )
+    examples = _examples(tasks, _items(str(data_dir)), config, failed)
+    tasks = [current for current in tasks if current.name in examples]
+    places = _prepare(upstreams, tasks, data_dir, exp_dir, config, failed) if tasks else []
+    doubts = {t.name: find_doubts(_judged(t, examples[t.name]), t.metric) for t in tasks}
     units, runs = [], {}
     for current in tasks:
         keys = [item_key(example.item) for example in examples[current.name].all()]
         for place in places:
+            if current.name in place["failed"]:
+                note(failed, current.name, place["name"], place["failed"][current.name])
+                continue
             inputs = _inputs_hash(current, place, examples[current.name], keys, config)
             path = exp_dir / "decode" / current.name / f"{place['name']}.json"
-            kept = None if config.force else _reusable(path, inputs)
+            kept = None if config.force else _reusable(path, inputs, doubts[current.name])
             if kept is not None:
                 runs[current.name, place["name"]] = kept
                 continue
@@ -120,7 +134,8 @@ def decode(
                 {
                     "name": f"{current.name}.{place['name']}",
                     "task": current.name,
-                    "upstream": place,
+                    "upstream": {key: value for key, value in place.items() if key != "failed"},
+                    "doubts": doubts[current.name],
                     "inputs_sha256": inputs,
                     "data_dir": str(data_dir),
                     "path": str(path),
@@ -132,13 +147,46 @@ def decode(
         logger.info("%d scores are up to date and kept", len(runs))
     # Frame tasks take longest: first, so that no worker is left with one at the end.
     units.sort(key=lambda unit: not next(t for t in tasks if t.name == unit["task"]).needs_frames)
-    for unit, _ in zip(units, _run(score_unit, units, config.num_jobs, "heads")):
-        runs[unit["task"], unit["upstream"]["name"]] = fs.read_json(unit["path"])
-    return [runs[t.name, place["name"]] for t in tasks for place in places]
+    for unit, result in zip(units, _run(score_unit, units, config.num_jobs, "heads")):
+        if "failed" in result:
+            note(failed, unit["task"], unit["upstream"]["name"], result["failed"])
+        else:
+            runs[unit["task"], unit["upstream"]["name"]] = fs.read_json(unit["path"])
+    settle(failed, failures, len(runs))
+    keys = [(t.name, place["name"]) for t in tasks for place in places]
+    return [runs[key] for key in keys if key in runs]
+
+
+def _examples(
+    tasks: Sequence[Task], items: Sequence[Item], config: DecodeConfig, failed: list[Failure]
+) -> dict[str, Examples]:
+    """The examples of the tasks that have some in every split."""
+    found = {}
+    for task in tasks:
+        try:
+            found[task.name] = make_examples(task, items, config.max_items)
+        except SpearError as error:
+            note(failed, task.name, "", error)
+    return found
+
+
+def _judged(task: Task, examples: Examples) -> dict[str, list[Judged]]:
+    def judged(example: Example) -> Judged:
+        if task.target == "text":
+            return Judged(example.item, tuple(example.target.replace(" ", "")), example.target)
+        labels = (example.target,) if isinstance(example.target, str) else tuple(example.target)
+        return Judged(example.item, labels)
+
+    return {name: [judged(example) for example in examples.splits[name]] for name in SPLITS}
 
 
 def _prepare(
-    upstreams: Sequence[str], tasks: Sequence[Task], data_dir: Path, exp_dir: Path, config: DecodeConfig
+    upstreams: Sequence[str],
+    tasks: Sequence[Task],
+    data_dir: Path,
+    exp_dir: Path,
+    config: DecodeConfig,
+    failed: list[Failure],
 ) -> list[dict]:
     """Fills the cache of every upstream; returns where each is."""
     units = [
@@ -154,6 +202,10 @@ def _prepare(
     ]
     # On a GPU the encoders run one after the other; on CPU each has its own core.
     places = _run(prepare_upstream, units, config.num_jobs if config.device == "cpu" else 1, "features")
+    for unit, place in zip(units, places):
+        if "name" not in place:
+            note(failed, "", unit["spec"], place["failed"])
+    places = [place for place in places if "name" in place]
     names = [place["name"] for place in places]
     if len(set(names)) != len(names):
         raise ConfigError(
@@ -182,23 +234,20 @@ def _config(unit: dict) -> DecodeConfig:
     return DecodeConfig(**values)
 
 
+@isolated
 def prepare_upstream(unit: dict) -> dict:
     """Unit of work: computes the features of one upstream for all items of some tasks."""
     start, cpu_start = time.monotonic(), time.process_time()
     config = _config(unit)
     items = _items(unit["data_dir"])
-    wanted: dict[str, Item] = {}
-    frame_keys: set[str] = set()
-    for task in find_tasks(unit["data_dir"], unit["tasks"]):
-        for example in make_examples(task, items, config.max_items).all():
-            key = item_key(example.item)
-            wanted[key] = example.item
-            if task.needs_frames:
-                frame_keys.add(key)
+    tasks = find_tasks(unit["data_dir"], unit["tasks"], lambda *_: None)
+    examples = {task.name: make_examples(task, items, config.max_items).all() for task in tasks}
+    wanted = {name: {item_key(e.item): e.item for e in chosen} for name, chosen in examples.items()}
     upstream = load_upstream(unit["spec"], config.device, config.seed)
     cache = FeatureCache(unit["cache_dir"], upstream, config.cache())
-    cache.ensure(list(wanted.values()), frame_keys)
+    failed = ensure_by_task(cache, wanted, {task.name for task in tasks if task.needs_frames})
     return {
+        "failed": failed,
         "name": upstream.name,
         "kind": upstream.kind,
         "spec": unit["spec"],
@@ -229,23 +278,27 @@ def _inputs_hash(task: Task, place: dict, examples: Examples, keys: list[str], c
     )
 
 
-def _reusable(path: Path, inputs_sha256: str) -> dict | None:
+def _reusable(path: Path, inputs_sha256: str, doubts: list[str]) -> dict | None:
     """The run file when it stems from the same inputs and its predictions still give its score."""
     if not path.exists():
         return None
     try:
         run = fs.read_json(path)
         same = run.get("inputs_sha256") == inputs_sha256 and abs(metrics.rescore(path) - run["score"]) < 1e-9
-    except (DataError, KeyError):
+    except (DataError, KeyError, TypeError, AttributeError):
         return None
+    if same and run.get("doubts") != doubts:  # they are not part of the inputs
+        run["doubts"] = doubts
+        fs.write_json(path, run)
     return run if same else None
 
 
+@isolated
 def score_unit(unit: dict) -> dict:
     """Unit of work: trains the heads of one task on the cached features of one upstream and writes the run file."""
     start, cpu_start = time.monotonic(), time.process_time()
     config = _config(unit)
-    (task,) = find_tasks(unit["data_dir"], [unit["task"]])
+    (task,) = find_tasks(unit["data_dir"], [unit["task"]], lambda *_: None)
     store = FeatureStore(unit["upstream"]["cache_dir"])
     examples = make_examples(task, _items(unit["data_dir"]), config.max_items)
     keys, targets, ids = _readable(task, examples, store, unit["upstream"])
@@ -268,6 +321,7 @@ def score_unit(unit: dict) -> dict:
         "upstream": unit["upstream"],
         "score": result.score,
         "interval": list(result.interval),
+        "doubts": unit["doubts"],
         "dev_score": result.dev_score,
         "dev_standard_error": result.dev_standard_error,
         "extra_scores": extra,

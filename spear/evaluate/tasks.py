@@ -4,13 +4,14 @@ Stage 1 decides the splits and writes them into the cuts (`Item.task_splits`), s
 test items out; here they are only read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
-import yaml
+import msgspec
 
-from spear import fs
+from spear import config, fs, records
 from spear.errors import ConfigError, DataError
 from spear.evaluate.metrics import DECODE_METRICS
 from spear.evaluate.units import normalise_text
@@ -19,6 +20,19 @@ from spear.manifest import Item, manifest_files, read_items
 SPLITS = ("train", "dev", "test")
 HEADS = ("classify", "slots", "ctc")
 Target = str | tuple[str, ...]
+_TARGET = r"^(speaker|text|phones|label:\w+(\s*,\s*label:\w+)*)$"
+
+
+@dataclass
+class _Entry:
+    """A task as stage 1 writes it; the name is that of a folder."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,200}$")]
+    head: Literal[HEADS]
+    target: Annotated[str, msgspec.Meta(pattern=_TARGET)]
+    metric: Literal[DECODE_METRICS]
+    title: str | None = None
+    ablation: bool | None = False
 
 
 @dataclass(frozen=True)
@@ -71,42 +85,61 @@ class Examples:
         return fs.sha256_json(rows)
 
 
-def read_tasks(data_dir: str | Path) -> list[Task]:
+Refuse = Callable[[str, ConfigError], None]
+
+
+def read_tasks(data_dir: str | Path, refuse: Refuse | None = None) -> list[Task]:
     """The tasks of a prepared data folder.
+
+    Args:
+        refuse: is told the name and the error of each task that cannot be read; None: the first one is raised.
 
     Raises:
         DataError: `manifests/tasks.yaml` is missing.
-        ConfigError: a task lacks a key or has an unknown head or metric.
+        ConfigError: it is no list of tasks, or a task lacks a key or has an unknown head or metric.
     """
     path = Path(data_dir) / "manifests" / "tasks.yaml"
     if not path.exists():
         raise DataError(f"no file {path}", "the tasks of the corpus", "run ./prepare.sh --stage 1 --stop-stage 1")
-    tasks = []
-    for entry in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("tasks", []):
-        missing = [key for key in ("name", "head", "target", "metric") if key not in entry]
-        if missing or entry["head"] not in HEADS or entry["metric"] not in DECODE_METRICS:
-            raise ConfigError(
-                f"task {entry.get('name', '?')} in {path}: lacks {missing}, head '{entry.get('head')}', metric "
-                f"'{entry.get('metric')}'",
-                f"name, head ({', '.join(HEADS)}), target, metric ({', '.join(DECODE_METRICS)})",
-                "correct the task in the recipe's conf and run stage 1 again",
+    fix = "correct the task in the recipe's conf and run stage 1 again"
+    entries = config.load_yaml(path).get("tasks") or []
+    if not isinstance(entries, list):
+        raise ConfigError(f"{path}, field tasks: no list", "a list of tasks", fix)
+    tasks: dict[str, Task] = {}
+    for number, values in enumerate(entries, 1):
+        name = str(values.get("name", number))[:200] if isinstance(values, dict) else str(number)
+        try:
+            entry = records.convert(values, _Entry, f"task {name} in {path}", fix)
+            if entry.name in tasks:
+                raise DataError(f"task {name} in {path}, field name: for the second time", "unique names", fix)
+            tasks[entry.name] = Task(
+                entry.name, entry.title or entry.name, entry.head, entry.target, entry.metric, bool(entry.ablation)
             )
-        values = {key: entry[key] for key in ("name", "head", "target", "metric")}
-        tasks.append(Task(title=entry.get("title", entry["name"]), is_ablation=bool(entry.get("ablation")), **values))
-    return tasks
+        except DataError as error:
+            refused = ConfigError(error.found, error.expected, error.fix)
+            if refuse is None:
+                raise refused from error
+            refuse(name, refused)
+    return list(tasks.values())
 
 
-def find_tasks(data_dir: str | Path, names: Sequence[str]) -> list[Task]:
+def find_tasks(data_dir: str | Path, names: Sequence[str], refuse: Refuse | None = None) -> list[Task]:
     """Tasks by name; `all` stands for all but those of the ablation, which may be none.
+
+    Args:
+        refuse: see `read_tasks`; is told of those alone that are asked for.
 
     Raises:
         ConfigError: no such task in this corpus; names those that are.
     """
-    tasks = read_tasks(data_dir)
+    refused: dict[str, ConfigError] = {}
+    tasks = read_tasks(data_dir, None if refuse is None else refused.setdefault)
+    for name in refused if "all" in names else set(refused) & set(names):
+        refuse(name, refused[name])
     chosen: dict[str, Task] = {}
     for name in names:
         found = [t for t in tasks if (name == "all" and not t.is_ablation) or t.name == name]
-        if not found and name != "all":
+        if not found and name != "all" and name not in refused:
             known = ", ".join(t.name for t in tasks) or "no task at all"
             raise ConfigError(f"task '{name}'", f"one that this corpus has: {known}", "correct --task")
         chosen.update({t.name: t for t in found})

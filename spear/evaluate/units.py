@@ -1,20 +1,42 @@
 """Output units of CTC heads: phones, characters, or sentencepiece tokens, always learnt from training text alone."""
 
 import io
-import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
 from spear.errors import ConfigError, DataError
+from spear.log import get_logger
 
+logger = get_logger(__name__)
 BLANK = 0
 """The CTC blank; units count from 1."""
 
 
 def normalise_text(text: str) -> str:
-    """Upper case, letters and digits and apostrophes only, single spaces (SUPERB ASR, benchmarks A.2)."""
-    text = unicodedata.normalize("NFKC", text).upper().replace("\u2019", "'")
-    return " ".join(re.sub(r"[^\w' ]|_", " ", text).split())
+    """Upper case, letters and digits and apostrophes only, single spaces (SUPERB ASR, benchmarks A.2).
+
+    Marks (category M: vowel signs, viramas, points, tones) belong to the letter that they follow, and stay: without
+    them words of Indic, Thai, Arabic or Hebrew text become other words or none. Characters without width (joiners, soft
+    hyphens, marks of direction) are dropped and part no word.
+    """
+    # Upper case may take a letter apart; composed again, equal texts are equal.
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).upper()).replace("\u2019", "'")
+    kept: list[str] = []
+    for character in text:
+        kind = unicodedata.category(character)
+        if kind[0] in "LN" or character == "'":
+            kept.append(character)
+        elif kind in ("Mn", "Mc"):
+            follows = kept and kept[-1] not in " '"
+            if follows and not _is_variation_selector(character):
+                kept.append(character)
+        elif kind != "Cf":
+            kept.append(" ")
+    return " ".join("".join(kept).split())
+
+
+def _is_variation_selector(character: str) -> bool:
+    return "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"
 
 
 class SymbolUnits:
@@ -48,19 +70,25 @@ class SentencePieceUnits:
     """Sentencepiece (unigram) tokens trained on the training texts of the task.
 
     Args:
-        size: how many; fewer when the texts do not hold so many.
+        size: how many; fewer when the texts do not hold so many, and more when they have more characters than that.
 
     Raises:
-        ConfigError: the size is below the number of characters.
+        ConfigError: sentencepiece can make no tokens of the texts.
     """
 
     def __init__(self, texts: Iterable[str], size: int):
         import sentencepiece
 
+        texts = sorted(texts)
+        # Every character is a token, and so are the space and the unknown one.
+        least = len(set("".join(texts)) | {" "}) + 1
+        if least > size:
+            logger.warning("the texts have %d characters: %d tokens instead of %d", least - 2, least, size)
+            size = least
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(sorted(texts)),
+                sentence_iterator=iter(texts),
                 model_writer=model,
                 vocab_size=size,
                 model_type="unigram",
@@ -75,8 +103,8 @@ class SentencePieceUnits:
         except RuntimeError as error:
             raise ConfigError(
                 f"sentencepiece cannot make {size} tokens ({str(error).splitlines()[-1]})",
-                "more tokens than the texts have characters",
-                "choose a larger --units sentencepiece:SIZE, or --units characters",
+                "training texts that tokens can be learnt from",
+                "check the transcripts, or choose --units characters",
             ) from error
         self._model = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
         self.symbols = [self._model.id_to_piece(i) for i in range(1, self._model.get_piece_size())]

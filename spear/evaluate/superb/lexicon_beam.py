@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from spear import fs
 from spear.errors import DataError, MissingPackageError, require
+from spear.evaluate.units import normalise_text
 
 BEAM_SIZE, BEAM_THRESHOLD, LM_WEIGHT, WORD_SCORE, SILENCE_SCORE = 5, 25.0, 2.0, -1.0, 0.0
 
@@ -34,8 +36,9 @@ class LexiconBeam:
         path = Path(lexicon)
         if not path.exists():
             raise DataError(f"no file {path}", "a lexicon with a word on each line", "correct --lexicon")
-        lines = path.read_text(encoding="utf-8").splitlines()
-        words = sorted({line.split()[0].upper() for line in lines if line.strip()})
+        # As the transcripts are normalised; a word of which nothing is left, or several, no transcript has.
+        normal = (normalise_text(line.split()[0]) for _, line in fs.iter_lines(path) if line.strip())
+        words = sorted({word for word in normal if word and " " not in word})
         self._words = [word for word in words if all(letter in numbers for letter in word)]
         if not self._words or "|" not in numbers:
             raise DataError(

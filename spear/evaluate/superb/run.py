@@ -17,6 +17,7 @@ import numpy as np
 from spear import env, fs, ranges, records
 from spear.errors import ConfigError, DataError
 from spear.evaluate.cache import CacheConfig, FeatureCache, FeatureStore, LiveStore
+from spear.evaluate.isolation import Failure, ensure_by_task, isolated, note, parts, settle
 from spear.evaluate.superb import engine
 from spear.evaluate.superb.ctc import BEAM
 from spear.evaluate.superb.folds import interval_of_folds, score_folds
@@ -28,7 +29,7 @@ from spear.evaluate.upstream import load_upstream
 from spear.executor import run_units
 from spear.log import get_logger, human_seconds
 
-VERSION = "superb-2"
+VERSION = "superb-3"
 """Changes when equal inputs would give other numbers; part of the inputs' hash."""
 
 logger = get_logger(__name__)
@@ -109,8 +110,11 @@ def superb(
     exp_dir: str | Path,
     config: SuperbConfig | None = None,
     command: str = "",
+    failures: list[Failure] | None = None,
 ) -> list[dict]:
     """Scores frozen encoders on SUPERB tasks.
+
+    What cannot be scored, a task or an upstream, never takes the others with it.
 
     Args:
         tasks: names, or `all`.
@@ -118,47 +122,90 @@ def superb(
         data_dir: holds `superb/<TASK>.jsonl`.
         exp_dir: receives `superb/` and `cache/`.
         command: written into the run files.
+        failures: receives what could not be scored, as long as there is some score.
 
     Returns:
         The content of the run files, task by task, upstream by upstream.
+
+    Raises:
+        ConfigError: unknown task, or two upstreams of the same name.
+        SpearError: the first failure, after all others have been scored, when nobody asked for `failures`.
     """
     config = config or SuperbConfig()
     data_dir, exp_dir = Path(data_dir).absolute(), Path(exp_dir).absolute()
     chosen = find_tasks(data_dir, tasks)
     for task in chosen:
         config.settings(task.name)  # an unknown protocol is refused before anything is computed
+    failed: list[Failure] = []
+    doubts = _examined(chosen, str(data_dir), config, failed)
+    chosen = [task for task in chosen if task.name in doubts]
     common = {"data_dir": str(data_dir), "exp_dir": str(exp_dir), "config": dataclasses.asdict(config)}
-    units = [
-        {"name": f"features-{number}", "spec": spec, "tasks": [task.name for task in chosen], **common}
-        for number, spec in enumerate(upstreams)
-    ]
-    # On a GPU the encoders run one after the other; on CPU each has its own core.
-    places = _run(prepare_upstream, units, config.num_jobs if config.device == "cpu" else 1, "features")
-    names = [place["name"] for place in places]
-    if len(set(names)) != len(names):
-        raise ConfigError(
-            f"upstreams named {', '.join(names)}", "different names", "write --upstream NAME=SPECIFICATION"
-        )
+    places = _prepare(upstreams if chosen else (), chosen, common, config, failed)
     units, runs = [], {}
     for task in chosen:
         table = _table(str(data_dir), task.name, config)
         for place in places:
+            if task.name in place["failed"]:
+                note(failed, task.name, place["name"], place["failed"][task.name])
+                continue
             inputs = _inputs_hash(task, place, table, config)
             path = exp_dir / "superb" / task.name / f"{place['name']}.json"
-            kept = None if config.force else _reusable(path, inputs)
+            kept = None if config.force else _reusable(path, inputs, doubts[task.name])
             if kept is not None:
                 runs[task.name, place["name"]] = kept
                 continue
-            unit = {"name": f"{task.name}.{place['name']}", "task": task.name, "upstream": place, "path": str(path)}
-            units.append({**unit, "inputs_sha256": inputs, "command": command, **common})
+            known = {key: value for key, value in place.items() if key != "failed"}
+            unit = {"name": f"{task.name}.{place['name']}", "task": task.name, "upstream": known, "path": str(path)}
+            unit |= {"doubts": doubts[task.name], "inputs_sha256": inputs, "command": command}
+            units.append({**unit, **common})
     if runs:
         logger.info("%d scores are up to date and kept", len(runs))
     # Recurrent heads take longest: first, so that no worker is left with one at the end.
     order = ("ASR", "SS", "SF", "SD", "PR", "ASV", "QbE", "SID")
     units.sort(key=lambda unit: order.index(unit["task"]) if unit["task"] in order else len(order))
-    for unit, _ in zip(units, _run(score_unit, units, config.num_jobs, "heads")):
-        runs[unit["task"], unit["upstream"]["name"]] = fs.read_json(unit["path"])
-    return [runs[task.name, place["name"]] for task in chosen for place in places]
+    for unit, result in zip(units, _run(score_unit, units, config.num_jobs, "heads")):
+        if "failed" in result:
+            note(failed, unit["task"], unit["upstream"]["name"], result["failed"])
+        else:
+            runs[unit["task"], unit["upstream"]["name"]] = fs.read_json(unit["path"])
+    settle(failed, failures, len(runs))
+    keys = [(task.name, place["name"]) for task in chosen for place in places]
+    return [runs[key] for key in keys if key in runs]
+
+
+def _prepare(
+    upstreams: Sequence[str], tasks: Sequence[Task], common: dict, config: SuperbConfig, failed: list[Failure]
+) -> list[dict]:
+    """Fills the cache of every upstream; returns where each is."""
+    units = [
+        {"name": f"features-{number}", "spec": spec, "tasks": [task.name for task in tasks], **common}
+        for number, spec in enumerate(upstreams)
+    ]
+    # On a GPU the encoders run one after the other; on CPU each has its own core.
+    places = _run(prepare_upstream, units, config.num_jobs if config.device == "cpu" else 1, "features")
+    for unit, place in zip(units, places):
+        if "name" not in place:
+            note(failed, "", unit["spec"], place["failed"])
+    places = [place for place in places if "name" in place]
+    names = [place["name"] for place in places]
+    if len(set(names)) != len(names):
+        raise ConfigError(
+            f"upstreams named {', '.join(names)}", "different names", "write --upstream NAME=SPECIFICATION"
+        )
+    return places
+
+
+def _examined(
+    tasks: Sequence[Task], data_dir: str, config: SuperbConfig, failed: list[Failure]
+) -> dict[str, list[str]]:
+    """The tasks whose manifest can be read, with what makes their scores mean little (`find_doubts`)."""
+    found = {}
+    for task in tasks:
+        try:
+            found[task.name] = task.doubts(_table(data_dir, task.name, config))
+        except Exception as error:
+            note(failed, task.name, "", parts(error))
+    return found
 
 
 def _run(function, units: list[dict], num_jobs: int, label: str) -> list[dict]:
@@ -184,23 +231,20 @@ def _config(unit: dict) -> SuperbConfig:
     return SuperbConfig(**values)
 
 
+@isolated
 def prepare_upstream(unit: dict) -> dict:
     """Unit of work: computes the features of one upstream for all rows of some tasks."""
     start, cpu_start = time.monotonic(), time.process_time()
     config = _config(unit)
     upstream = load_upstream(unit["spec"], config.device, config.seed)
-    items, frame_keys = {}, set()
-    for name in unit["tasks"]:
-        for row in _table(unit["data_dir"], name, config).rows:
-            items[row.key] = row.item
-            if TASKS[name].needs_frames:
-                frame_keys.add(row.key)
+    items = {name: {r.key: r.item for r in _table(unit["data_dir"], name, config).rows} for name in unit["tasks"]}
     cache = FeatureCache(Path(unit["exp_dir"]) / "cache", upstream, config.cache())
-    if not config.live:
-        cache.ensure(list(items.values()), frame_keys)
+    of_frames = {name for name in items if TASKS[name].needs_frames}
+    failed = {} if config.live else ensure_by_task(cache, items, of_frames)
     for key, reason in cache.skipped.items():
         logger.warning("%s: skipped %s: %s", upstream.name, key, reason)
     return {
+        "failed": failed,
         "name": upstream.name,
         "kind": upstream.kind,
         "spec": unit["spec"],
@@ -242,15 +286,18 @@ def _hash_of(path: str, changed_ns: int) -> str:
     return fs.sha256_file(path)
 
 
-def _reusable(path: Path, inputs_sha256: str) -> dict | None:
+def _reusable(path: Path, inputs_sha256: str, doubts: list[str]) -> dict | None:
     """The run file when it stems from the same inputs and its predictions still give its scores."""
     if not path.exists():
         return None
     try:
         run = fs.read_json(path)
         same = run.get("inputs_sha256") == inputs_sha256 and _equal(rescore(path), run["scores"])
-    except (DataError, KeyError):
+    except (DataError, KeyError, TypeError, AttributeError):
         return None
+    if same and run.get("doubts") != doubts:  # they are not part of the inputs
+        run["doubts"] = doubts
+        fs.write_json(path, run)
     return run if same else None
 
 
@@ -265,18 +312,28 @@ def rescore(run_path: str | Path) -> dict[str, float]:
     """The test scores of a run file, recomputed from its prediction file alone.
 
     Raises:
-        DataError: a file is missing, or the prediction file does not hold the items that the run counted.
+        DataError: a file is missing or damaged, or the prediction file does not hold the items that the run counted.
     """
     run_path = Path(run_path)
     run = fs.read_json(run_path)
-    rows = fs.read_jsonl(run_path.parent / run["predictions"])
-    if len(rows) != run["num_predictions"]:
+    try:
+        rows = fs.read_jsonl(run_path.parent / run["predictions"])
+        if len(rows) != run["num_predictions"]:
+            raise DataError(
+                f"{len(rows)} predictions beside {run_path}",
+                f"{run['num_predictions']} of them",
+                "run the command again",
+            )
+        return {metric: score_folds(metric, rows) for metric in TASKS[run["task"]].metrics}
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise DataError(
-            f"{len(rows)} predictions beside {run_path}", f"{run['num_predictions']} of them", "run the command again"
-        )
-    return {metric: score_folds(metric, rows) for metric in TASKS[run["task"]].metrics}
+            f"{run_path} and its predictions cannot be scored ({type(error).__name__}: {error})",
+            "both as the command leaves them",
+            "run the command again",
+        ) from error
 
 
+@isolated
 def score_unit(unit: dict) -> dict:
     """Unit of work: trains the heads of one task on the features of one upstream and writes the run file."""
     start, cpu_start = time.monotonic(), time.process_time()
@@ -303,6 +360,7 @@ def score_unit(unit: dict) -> dict:
         "is_ablation": False,
         "upstream": place,
         **found,
+        "doubts": unit["doubts"],
         "settings": dataclasses.asdict(settings),
         "seeds": list(settings.seeds),
         "upstream_seed": config.seed,

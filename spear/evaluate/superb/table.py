@@ -12,18 +12,52 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from spear import fs
+import msgspec
+
+from spear import fs, records
 from spear.errors import DataError
 from spear.evaluate.cache import item_key
 from spear.evaluate.excerpt import Excerpt
 from spear.log import get_logger
 from spear.manifest import Item
+from spear.names import id_problem
 
 SPLITS = ("train", "dev", "test")
 SAMPLE_RATE_HZ = 16000
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+# Longer ones are no recordings, and a batch of one would not fit any memory.
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+_FIX = "correct that line, or run stage 1 of the recipe's prepare.sh again"
 logger = get_logger(__name__)
+
+
+@dataclass
+class _Line:
+    """A line of a manifest; further columns are `Row.extra`."""
+
+    id: _Text
+    path: _Text
+    split: Literal["train", "dev", "test", "all"]
+    start: _Seconds | None = None
+    duration: _Seconds | None = None
+    speaker: str | int | None = None
+    kept: list[tuple[records.Count, records.Count]] | None = None
+    unused: str | None = None
+    role: str | None = None
+    session: str | int | None = None
+    crop_of: str | None = None
+
+
+@dataclass
+class _Trial:
+    """A line of the trials of ASV."""
+
+    split: Literal["dev", "test"]
+    first: str
+    second: str
+    same: bool
 
 
 @dataclass(frozen=True)
@@ -96,23 +130,19 @@ def read_table(
     rows: list[Row] = []
     skipped: list[dict] = []
     seen: set[str] = set()
-    for number, values in enumerate(fs.read_jsonl(path), 1):
-        problem = _malformed(values, seen)
+    for number, values in records.iterate(path, dict[str, Any], fix=_FIX):
+        where = f"line {number} of {path}"
+        line = records.convert(values, _Line, where, _FIX)
+        problem = id_problem(line.id, separators="") or ("an id for the second time" if line.id in seen else "")
         if problem:
-            raise DataError(
-                f"line {number} of {path}: {problem}", "id, path, split (train, dev, test, all)", "correct it"
-            )
-        seen.add(values["id"])
-        item = _item(values, Path(data_dir), gain_db)
-        reason = (
-            values.get("unused")
-            or refuse(values.get("target"))
-            or (None if item.path.exists() else f"no file {item.path.name}")
-        )
+            raise DataError(f"{where}, field id: {line.id!r}", f"an id of its own ({problem})", _FIX)
+        seen.add(line.id)
+        item = _item(line, Path(data_dir), gain_db)
+        reason = line.unused or refuse(values.get("target")) or _absent(item.path)
         if reason:
-            skipped.append({"id": values["id"], "split": values["split"], "reason": reason})
+            skipped.append({"id": line.id, "split": line.split, "reason": reason})
             continue
-        rows.append(Row(values["id"], values["split"], item, values["target"], item_key(item), _extra(values)))
+        rows.append(Row(line.id, line.split, item, values["target"], item_key(item), _extra(values)))
     rows = _chosen(rows, max_items) if max_items else rows
     if skipped:
         reasons = Counter(row["reason"].partition(" /")[0] for row in skipped)
@@ -122,28 +152,26 @@ def read_table(
     return Table(rows, skipped, _trials(Path(data_dir), task, {row.id for row in rows}, skipped))
 
 
-def _malformed(values: dict, seen: set[str]) -> str:
-    missing = [key for key in ("id", "path", "split") if not values.get(key)]
-    if missing:
-        return f"lacks {', '.join(missing)}"
-    if values["split"] not in (*SPLITS, "all"):
-        return f"split '{values['split']}'"
-    return f"id '{values['id']}' for the second time" if values["id"] in seen else ""
+def _absent(path: Path) -> str | None:
+    try:
+        return None if path.is_file() else f"no file {path.name}"
+    except (OSError, ValueError) as error:  # a name that is too long, a folder that may not be read
+        return f"no file {path.name[:80]} ({error.strerror if isinstance(error, OSError) else error})"
 
 
-def _item(values: dict, data_dir: Path, gain_db: float) -> Item:
-    start, duration = float(values.get("start") or 0.0), float(values.get("duration") or 0.0)
-    changes = {"gain_db": gain_db, "kept": tuple((int(a), int(b)) for a, b in values.get("kept") or ())}
+def _item(line: _Line, data_dir: Path, gain_db: float) -> Item:
+    duration = line.duration or 0.0
+    changes = {"gain_db": gain_db, "kept": tuple(line.kept or ())}
     changes = changes if any(changes.values()) else {}
     return (Excerpt if changes else Item)(
-        id=values["id"],
-        path=data_dir / values["path"],
-        start_seconds=start,
+        id=line.id,
+        path=data_dir / line.path,
+        start_seconds=line.start or 0.0,
         duration_seconds=duration,
         num_samples=round(duration * SAMPLE_RATE_HZ),
         domain="speech",
         kind="speech",
-        speaker=values.get("speaker"),
+        speaker=None if line.speaker is None else str(line.speaker),
         **changes,
     )
 
@@ -166,7 +194,8 @@ def _trials(data_dir: Path, task: str, present: set[str], skipped: list[dict]) -
     if not path.exists():
         return []
     trials = []
-    for trial in fs.read_jsonl(path):
+    for number, trial in records.iterate(path, dict[str, Any], fix=_FIX):
+        trial = msgspec.to_builtins(records.convert(trial, _Trial, f"line {number} of {path}", _FIX))
         absent = [trial[side] for side in ("first", "second") if trial[side] not in present]
         if absent:
             name = f"{trial['first']} {trial['second']}"

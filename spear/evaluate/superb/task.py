@@ -2,11 +2,22 @@
 
 from typing import Any
 
+from spear import records
 from spear.errors import DataError
 from spear.evaluate.cache import FeatureStore
+from spear.evaluate.doubts import Judged, find_doubts
 from spear.evaluate.superb.problems import Problem, Splits
 from spear.evaluate.superb.protocol import Settings
 from spear.evaluate.superb.table import SPLITS, Table
+
+
+def unfit(target: Any, target_type: Any) -> str | None:
+    """The reason why a target is not of a type; None when it is."""
+    try:
+        records.convert(target, target_type, "target")
+    except DataError as error:
+        return f"{error.found}, not {error.expected[:1].lower()}{error.expected[1:]}"
+    return None
 
 
 class Task:
@@ -18,6 +29,7 @@ class Task:
         metrics: the first one selects on dev.
         needs_frames: whether time means of the hidden states do not suffice.
         board: `all`, the ten of SUPERB, or `sg`, those of SUPERB-SG; `--tasks` takes either word.
+        target_type: what a target must be, as `msgspec` checks it.
         trained_splits: splits that must not be empty.
         legacy: why the published protocol's own number can differ: `test` (it selects on test), `dev` (it resamples
             dev, see `legacy_dev`), `folds` (its dev items share speakers with training, see `folds`), or nothing.
@@ -28,16 +40,38 @@ class Task:
     metrics: tuple[str, ...]
     needs_frames = True
     board = "all"
+    target_type: Any = str | int | float
     trained_splits: tuple[str, ...] = SPLITS
     legacy = ""
 
     def refuse(self, target: Any) -> str | None:
         """The reason why a target cannot be used; None for a good one."""
-        return None if target not in (None, "", [], {}) else "no target"
+        if target in (None, "", [], {}):
+            return "no target"
+        return unfit(target, self.target_type)
 
     def folds(self, table: Table, legacy: bool = False) -> dict[str, Splits]:
         """Rows of train, dev and test for each fold."""
         return {"": {name: table.of(name) for name in SPLITS}}
+
+    def judged(self, target: Any) -> tuple[tuple[str, ...], str]:
+        """Labels (or symbols of a sequence) and text of a target of the splits of `folds`, for `find_doubts`."""
+        if self.metrics[0] == "accuracy":
+            values = [target[slot] for slot in sorted(target)] if isinstance(target, dict) else [target]
+            return tuple(map(str, values)), ""
+        return (), ""
+
+    def doubts(self, table: Table) -> list[str]:
+        """What makes the score of these rows mean little, a sentence each, each once over the folds."""
+        if not self.trained_splits:
+            return []
+        found: dict[str, None] = {}
+        for fold, splits in self.folds(table).items():
+            judged = {
+                name: [Judged(row.item, *self.judged(row.target)) for row in rows] for name, rows in splits.items()
+            }
+            found |= dict.fromkeys((f"fold {fold}: " if fold else "") + d for d in find_doubts(judged, self.metrics[0]))
+        return list(found)
 
     def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> Problem:
         """The problem of one fold."""

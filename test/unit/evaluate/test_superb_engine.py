@@ -247,7 +247,7 @@ def test_a_split_without_rows_is_refused_with_the_reasons(data, tmp_path):
 
 def test_malformed_manifests_name_the_line(data, tmp_path):
     superb_corpus.write(tmp_path, "KS", [{"id": "a", "path": "a.wav", "split": "valid", "target": "x"}])
-    with pytest.raises(DataError, match="line 1 .*split 'valid'"):
+    with pytest.raises(DataError, match="line 1 .*field split: 'valid'"):
         read_table(tmp_path, "KS", TASKS["KS"].refuse)
     with pytest.raises(DataError, match="no file"):
         read_table(tmp_path, "IC", TASKS["IC"].refuse)

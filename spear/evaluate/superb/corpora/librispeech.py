@@ -1,13 +1,16 @@
 """PR and ASR from LibriSpeech as it is distributed: train-clean-100, dev-clean, test-clean (benchmarks A.2).
 
 Phones are those of the first pronunciation in the lexicons, which are looked up in the order given; a word that none
-of them has becomes SPN, as in Kaldi, and the words are counted in a warning.
+of them has becomes SPN, as in Kaldi, and the words are counted in a warning. Lexicons may have probabilities behind
+the words, as Kaldi's lexiconp.txt has, and blank lines.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from spear import fs
 from spear.errors import DataError
 from spear.evaluate.superb.corpora.writing import Rows, check_layout, logger, with_durations, write_task
 
@@ -17,6 +20,7 @@ _HOW = (
     "/11, or run stage 0 of egs/librispeech/superb/prepare.sh; DATA_ROOT names the folder that holds LibriSpeech/"
 )
 UNKNOWN = "SPN"
+_NUMBER = re.compile(r"\d*\.?\d+(?:[eE][-+]?\d+)?")
 
 
 def prepare(raw: Path, data_dir: Path, lexicon: Sequence[Path] = ()) -> dict[str, dict[str, int]]:
@@ -24,7 +28,8 @@ def prepare(raw: Path, data_dir: Path, lexicon: Sequence[Path] = ()) -> dict[str
 
     Args:
         raw: the folder LibriSpeech, or the one that holds it.
-        lexicon: files of lines WORD PHONE PHONE...; without any, `librispeech-lexicon.txt` in or beside `raw`.
+        lexicon: files of lines WORD [PROBABILITY...] PHONE PHONE...; without any, `librispeech-lexicon.txt` in or
+            beside `raw`.
 
     Raises:
         DataError: a split or every lexicon is missing.
@@ -54,8 +59,10 @@ def _utterances(root: Path, folder: str, split: str) -> Rows:
     """Rows from the transcripts; an utterance without a recording keeps its row and is listed later."""
     rows = []
     for path in sorted((root / folder).glob("*/*/*.trans.txt")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            name, _, text = line.partition(" ")
+        for _, line in fs.iter_lines(path):
+            name, _, text = line.strip().partition(" ")
+            if not name:
+                continue
             place = path.parent.relative_to(root) / f"{name}.flac"
             speaker = name.split("-")[0]
             rows.append({"id": name, "path": str(place), "split": split, "speaker": speaker, "text": text})
@@ -70,8 +77,13 @@ def read_lexicons(paths: Sequence[Path]) -> dict[str, list[str]]:
     for path in paths:
         if not Path(path).exists():
             raise DataError(f"no file {path}", "a lexicon with lines WORD PHONE PHONE...", _HOW)
-        for line in Path(path).read_text(encoding="utf-8").splitlines():
-            word, *phones = line.split()[:1] + line.split()[1:]
+        entries = [line.split() for _, line in fs.iter_lines(path) if line.strip()]
+        # Numbers between word and phones are probabilities: all those with a point, and whole ones (a phone may be
+        # called 1) where every line has one.
+        always = all(len(words) > 2 and _NUMBER.fullmatch(words[1]) for words in entries)
+        for word, *phones in entries:
+            while len(phones) > 1 and _NUMBER.fullmatch(phones[0]) and (always or not phones[0].isdigit()):
+                phones = phones[1:]
             if phones:
                 found.setdefault(word.upper(), phones)
     return found
@@ -79,7 +91,7 @@ def read_lexicons(paths: Sequence[Path]) -> dict[str, list[str]]:
 
 def _phones(text: str, pronunciations: dict[str, list[str]], unknown: Counter) -> list[str]:
     phones: list[str] = []
-    for word in text.split():
+    for word in text.upper().split():
         if word not in pronunciations:
             unknown[word] += 1
         phones += pronunciations.get(word, [UNKNOWN])

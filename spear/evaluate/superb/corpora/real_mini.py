@@ -9,10 +9,12 @@ excerpts. QbE: wake words as queries, other recordings of wake words and read sp
 
 from pathlib import Path
 
+from spear import fs
 from spear.audio.synthesis.espeak import speak, speakers
 from spear.errors import DataError
-from spear.evaluate.superb.corpora.writing import Rows, random_trials, share, write_task, write_trials
+from spear.evaluate.superb.corpora.writing import Rows, random_trials, read_entries, share, write_task, write_trials
 from spear.evaluate.units import normalise_text
+from spear.names import file_name
 
 _DIGITS = "zero one two three four five six seven eight nine".split()
 _DIGIT_TEST, _DIGIT_DEV = ("fsdd-theo", "fsdd-yweweler"), ("fsdd-george",)
@@ -29,7 +31,9 @@ def prepare(raw: Path, data_dir: Path) -> dict[str, dict[str, int]]:
     Raises:
         DataError: no manifest.tsv with the sources that the tasks need.
     """
-    entries = _read(raw)
+    entries = read_entries(raw, "a folder of recordings", "correct --raw")
+    for entry in entries:
+        entry["source"] = Path(entry["path"]).parent.name
     of = {source: [e for e in entries if e["source"] == source] for source in {e["source"] for e in entries}}
     needed = {"wakeword", "fsdd", "intent", "emodb", "librispeechmix", "ami", "vctk", *_READ}
     if not needed <= set(of):
@@ -54,24 +58,8 @@ def prepare(raw: Path, data_dir: Path) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _read(raw: Path) -> list[dict]:
-    path = raw / "manifest.tsv"
-    if not path.exists():
-        raise DataError(f"no file {path}", "a folder with manifest.tsv", "correct --raw")
-    header, *lines = path.read_text(encoding="utf-8").splitlines()
-    entries = []
-    for line in lines:
-        entry = dict(zip(header.split("\t"), line.split("\t")))
-        pairs = [pair.partition("=") for pair in entry["label"].split(";")]
-        entry["labels"] = {key: value for key, equals, value in pairs if equals}
-        entry["source"] = Path(entry["path"]).parent.name
-        entry["path"] = str(raw / entry["path"])
-        entries.append(entry)
-    return entries
-
-
 def _row(entry: dict, target, split: str) -> dict:
-    row = {"id": entry["id"], "path": entry["path"], "split": split, "duration": float(entry["duration"])}
+    row = {"id": entry["id"], "path": entry["path"], "split": split, "duration": entry["duration"]}
     return row | {"speaker": entry["speaker"], "target": target}
 
 
@@ -84,7 +72,10 @@ def _keywords(wake: list[dict], digits: list[dict]) -> Rows:
     rows = [_row(e, e["labels"]["keyword"], _by_hash(e["id"], 0.4)) for e in wake]
     for entry in digits:
         split = "test" if entry["speaker"] in _DIGIT_TEST else "dev" if entry["speaker"] in _DIGIT_DEV else "train"
-        rows.append(_row(entry, _DIGITS[int(entry["labels"]["digit"])], split))
+        digit = entry["labels"]["digit"]
+        if digit not in list("0123456789"):
+            raise DataError(f"{entry['labels'].where}, field label: digit={digit}", "0 to 9", "correct that line")
+        rows.append(_row(entry, _DIGITS[int(digit)], split))
     return rows
 
 
@@ -129,16 +120,33 @@ def _query_rows(wake: list[dict], read: list[dict]) -> Rows:
 def _conversations(raw: Path, mixtures: list[dict], meetings: list[dict]) -> Rows:
     rows = []
     for number, entry in enumerate(sorted(mixtures, key=lambda e: share(e["id"], "mixtures"))):
-        turns = entry["label"].split(";")[1].split("/")
-        segments = [[name, *map(float, span.split("-"))] for name, span in (turn.split(":") for turn in turns)]
+        try:
+            turns = entry["label"].split(";")[1].split("/")
+            segments = [[name, *map(float, span.split("-"))] for name, span in (turn.split(":") for turn in turns)]
+        except (IndexError, ValueError) as error:
+            where = f"{entry['labels'].where}, field label: {entry['label'][:60]}"
+            raise DataError(where, "...;NAME:START-END/NAME:START-END", "correct that line") from error
         split = ("train", "test", "train", "dev", "train", "test", "train", "test")[number % 8]
         rows.append(_row(entry, segments, split))
     for entry in meetings:
-        lines = (raw / "rttm" / f"{entry['id']}.rttm").read_text().splitlines()
-        words = [line.split() for line in lines if line.startswith("SPEAKER")]
-        segments = [[w[7], float(w[3]), round(float(w[3]) + float(w[4]), 3)] for w in words]
+        segments = _read_rttm(raw / "rttm" / file_name(entry["id"], ".rttm"))
         rows.append(_row(entry, segments, _SD_SPLIT.get(entry["id"], "train")))
     return rows
+
+
+def _read_rttm(path: Path) -> list[list]:
+    """[speaker, start, end] of the lines of a file."""
+    segments = []
+    for number, line in fs.iter_lines(path):
+        words = line.split()
+        if words[:1] != ["SPEAKER"]:
+            continue
+        try:
+            segments.append([words[7], float(words[3]), round(float(words[3]) + float(words[4]), 3)])
+        except (IndexError, ValueError) as error:
+            where = f"line {number} of {path}: {line[:80]}"
+            raise DataError(where, "SPEAKER FILE 1 START DURATION <NA> <NA> NAME <NA> <NA>", "correct it") from error
+    return segments
 
 
 def _verification(data_dir: Path, training: list[dict], tested: list[dict]) -> dict[str, int]:

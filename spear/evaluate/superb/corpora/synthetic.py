@@ -18,7 +18,7 @@ from spear.audio.synthesis.emotion import emotional_speech
 from spear.audio.synthesis.espeak import SAMPLE_RATE_HZ, speakers
 from spear.audio.synthesis.text import KEYWORDS
 from spear.errors import DataError
-from spear.evaluate.superb.corpora.writing import Rows, random_trials, share, write_task, write_trials
+from spear.evaluate.superb.corpora.writing import Rows, random_trials, read_entries, share, write_task, write_trials
 from spear.executor import run_units
 from spear.seeds import numpy_rng
 
@@ -38,11 +38,14 @@ def prepare(raw: Path, data_dir: Path, seed: int = 42, num_jobs: int = 0) -> dic
     Raises:
         DataError: it has no manifest, or is not such a folder.
     """
-    entries = _read(raw)
-    part = {name: [e for e in entries if e["label"]["set"] == name] for name in ("keyword", "command", "sentence")}
+    fix = "run spear synthesize first"
+    if not (raw / "corpus.json").exists():
+        raise DataError(f"no synthetic corpus in {raw}", "manifest.tsv and corpus.json", fix)
+    entries = read_entries(raw, "the synthetic corpus", fix, ("split", "phones"))
+    part = {name: [e for e in entries if e["labels"].get("set") == name] for name in ("keyword", "command", "sentence")}
     said = part["sentence"] + part["command"]
     counts = {
-        "KS": write_task(data_dir, "KS", (_row(e, e["label"]["keyword"]) for e in part["keyword"])),
+        "KS": write_task(data_dir, "KS", (_row(e, e["labels"]["keyword"]) for e in part["keyword"])),
         "SID": write_task(data_dir, "SID", (_row(e, e["speaker"]) for e in part["sentence"])),
         "IC": write_task(data_dir, "IC", (_row(e, _intent(e)) for e in part["command"])),
         "PR": write_task(data_dir, "PR", (_row(e, e["phones"].split()) for e in said)),
@@ -57,27 +60,13 @@ def prepare(raw: Path, data_dir: Path, seed: int = 42, num_jobs: int = 0) -> dic
     return counts
 
 
-def _read(raw: Path) -> list[dict]:
-    path = raw / "manifest.tsv"
-    if not path.exists() or not (raw / "corpus.json").exists():
-        raise DataError(f"no synthetic corpus in {raw}", "manifest.tsv and corpus.json", "run spear synthesize first")
-    header, *lines = path.read_text(encoding="utf-8").splitlines()
-    entries = []
-    for line in lines:
-        entry = dict(zip(header.split("\t"), line.split("\t")))
-        entry["label"] = dict(pair.split("=", 1) for pair in entry["label"].split(";"))
-        entry["path"] = str((raw / entry["path"]).absolute())
-        entries.append(entry)
-    return entries
-
-
 def _row(entry: dict, target, split: str = "") -> dict:
     row = {"id": entry["id"], "path": entry["path"], "split": split or entry["split"]}
     return row | {"duration": float(entry["duration"]), "speaker": entry["speaker"], "target": target}
 
 
 def _intent(entry: dict) -> dict[str, str]:
-    return {slot: entry["label"][slot] for slot in ("intent", "object", "location")}
+    return {slot: entry["labels"][slot] for slot in ("intent", "object", "location")}
 
 
 def slots_of_command(text: str) -> list[list]:

@@ -64,8 +64,10 @@ def _find(raw: Path, places: list[str], name: str) -> str:
 
 def _identification(raw: Path, places: list[str]) -> Rows:
     rows = []
-    for number, line in enumerate((raw / "iden_split.txt").read_text().splitlines(), 1):
+    for number, line in fs.iter_lines(raw / "iden_split.txt"):
         words = line.split()
+        if not words:
+            continue
         if len(words) != 2 or words[0] not in _SPLIT_NAMES:
             raise DataError(f"line {number} of iden_split.txt: '{line}'", "1, 2 or 3 and a path", _HOW)
         speaker = words[1].split("/")[0]
@@ -90,8 +92,10 @@ def _with_crops(rows: Rows, seed: int) -> Rows:
 
 def _verification(raw: Path, data_dir: Path, listed: Rows, num_jobs: int) -> dict[str, int]:
     trials = []
-    for number, line in enumerate((raw / "veri_test2.txt").read_text().splitlines(), 1):
+    for number, line in fs.iter_lines(raw / "veri_test2.txt"):
         words = line.split()
+        if not words:
+            continue
         if len(words) != 3 or words[0] not in ("0", "1"):
             raise DataError(f"line {number} of veri_test2.txt: '{line}'", "0 or 1 and two paths", _HOW)
         trials.append({"split": "test", "first": words[1], "second": words[2], "same": words[0] == "1"})

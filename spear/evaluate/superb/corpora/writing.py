@@ -2,15 +2,19 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import numpy as np
 
-from spear import fs
+from spear import fs, records
 from spear.audio.load import probe
 from spear.errors import DataError, SpearError
 from spear.evaluate.superb.table import manifest_path
 from spear.log import get_logger
+from spear.records import Positive
 from spear.seeds import numpy_rng
 
 logger = get_logger(__name__)
@@ -47,6 +51,76 @@ def random_trials(speakers: dict[str, str], split: str, count: int, seed: int = 
             pair = {"first": ids[first[place]], "second": ids[second[place]]}
             trials.append({"split": split, **pair, "same": kind})
     return trials
+
+
+class Labels(dict):
+    """The labels of an entry of `read_entries`; one that is asked for and absent is told with file and line."""
+
+    def __init__(self, values: dict[str, str], where: str):
+        super().__init__(values)
+        self.where = where
+
+    def __missing__(self, key: str):
+        raise DataError(f"{self.where}, field label: no {key}", f"{key}=...", "correct that line, or leave it out")
+
+
+@dataclass
+class _Entry:
+    """A line of manifest.tsv."""
+
+    id: Annotated[str, msgspec.Meta(min_length=1)]
+    path: Annotated[str, msgspec.Meta(min_length=1)]
+    duration: Positive
+    label: str
+    speaker: str
+    text: str
+
+
+def read_entries(raw: Path, what: str, fix: str, columns: Sequence[str] = ()) -> list[dict]:
+    """The lines of `manifest.tsv` in a folder, with `duration` in seconds, an absolute `path`, and `labels` by name.
+
+    A line that cannot be used is left out, and a warning names the first.
+
+    Args:
+        what: the corpus, for messages.
+        fix: how to get it.
+        columns: that it has beside id, path, duration, label, speaker and text.
+
+    Raises:
+        DataError: there is no such file, it lacks a column, or it has no usable line.
+    """
+    path = raw / "manifest.tsv"
+    if not path.exists():
+        raise DataError(f"no file {path}", f"{what} with manifest.tsv", fix)
+    lines = fs.iter_lines(path)
+    header = next(lines, (1, ""))[1].split("\t")
+    absent = sorted({"id", "path", "duration", "label", "speaker", "text", *columns} - set(header))
+    if absent:
+        raise DataError(f"{path} without the columns {', '.join(absent)}", f"the table of {what}", fix)
+    entries, refused = [], []
+    for number, line in lines:
+        if not line.strip():
+            continue
+        where = f"line {number} of {path}"
+        entry = dict.fromkeys(header, "") | dict(zip(header, line.split("\t")))
+        try:
+            entry["duration"] = float(entry["duration"])
+            records.convert(entry, _Entry, where)
+        except ValueError:
+            refused.append(f"{where}, field duration: '{entry['duration']}' is no number")
+            continue
+        except DataError as error:
+            refused.append(f"{error.found}: {error.expected}")
+            continue
+        pairs = (pair.partition("=") for pair in entry["label"].split(";"))
+        entry["labels"] = Labels({key: value for key, equals, value in pairs if equals}, where)
+        entry["path"] = str((raw / entry["path"]).absolute())
+        entries.append(entry)
+    if refused:
+        logger.warning("%d lines of %s are left out, such as %s", len(refused), path, refused[0])
+    if not entries:
+        raise DataError(f"no usable line in {path}", "lines with id, path, duration, label, speaker and text", fix)
+    return entries
 
 
 def share(name: str, salt: str) -> float:

@@ -19,7 +19,8 @@ from spear.evaluate.superb.modules import RecurrentHead
 from spear.evaluate.superb.problems import FrameProblem, Splits, padded, shuffled_batches
 from spear.evaluate.superb.protocol import Settings
 from spear.evaluate.superb.table import Row, Table
-from spear.evaluate.superb.task import Task
+from spear.evaluate.superb.task import Task, unfit
+from spear.records import NotNegative
 
 NUM_SPEAKERS = 2
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
@@ -144,14 +145,15 @@ class Diarization(Task):
     """See the module's docstring."""
 
     name, title, metrics, legacy = "SD", "Speaker diarization", ("der",), "test"
+    target_type = list[tuple[str, NotNegative, NotNegative]]
 
     def refuse(self, target: Any) -> str | None:
         """Segments must be [speaker, start, end] with start before end; silence (no segment) is allowed."""
         if not isinstance(target, list):
             return "no segments"
-        return (
-            None if all(len(s) == 3 and s[1] < s[2] for s in target) else "a segment that does not end after it starts"
-        )
+        reason = unfit(target, self.target_type)
+        ends = reason or all(start < end for _, start, end in target)
+        return reason or (None if ends else "a segment that does not end after it starts")
 
     def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> DiarizationProblem:
         """See `Task`."""

@@ -8,12 +8,17 @@ from spear.errors import DataError
 from spear.evaluate.cache import FeatureStore
 from spear.evaluate.superb.problems import MeanProblem, Splits
 from spear.evaluate.superb.protocol import Settings
-from spear.evaluate.superb.table import Table
+from spear.evaluate.superb.table import Row, Table
 from spear.evaluate.superb.task import Task
 from spear.evaluate.superb.tasks.labels import with_lists
 from spear.seeds import numpy_rng
 
 _DEV_FRACTION = 0.2
+
+
+def _session(row: Row) -> str:
+    session = row.extra.get("session")
+    return "" if session is None else str(session)
 
 
 class EmotionRecognition(Task):
@@ -24,19 +29,19 @@ class EmotionRecognition(Task):
 
     def folds(self, table: Table, legacy: bool = False) -> dict[str, Splits]:
         """A fold for each session; dev is the next session, or a random part of training."""
-        sessions = sorted({row.extra.get("session") or "" for row in table.rows})
+        sessions = sorted({_session(row) for row in table.rows})
         if "" in sessions or len(sessions) < 3:
             raise DataError(f"sessions {sessions} of ER", "at least three, one on every row", "run stage 1 again")
         found = {}
         for number, session in enumerate(sessions):
-            test = [row for row in table.rows if row.extra["session"] == session]
-            rest = [row for row in table.rows if row.extra["session"] != session]
+            test = [row for row in table.rows if _session(row) == session]
+            rest = [row for row in table.rows if _session(row) != session]
             if legacy:
                 order = numpy_rng(0, "er-legacy-dev", number).permutation(len(rest))
                 chosen = set(order[: round(_DEV_FRACTION * len(rest))].tolist())
                 dev = [row for place, row in enumerate(rest) if place in chosen]
             else:
-                dev = [row for row in rest if row.extra["session"] == sessions[(number + 1) % len(sessions)]]
+                dev = [row for row in rest if _session(row) == sessions[(number + 1) % len(sessions)]]
             held = {row.id for row in dev}
             found[session] = {"train": [row for row in rest if row.id not in held], "dev": dev, "test": test}
         return found

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from spear.errors import DataError
 from spear.evaluate.cache import FeatureStore
 from spear.evaluate.superb.problems import MeanProblem, Splits
 from spear.evaluate.superb.protocol import Settings
 from spear.evaluate.superb.table import Table
-from spear.evaluate.superb.task import Task
+from spear.evaluate.superb.task import Task, unfit
 from spear.seeds import numpy_rng
 
 
@@ -63,6 +64,7 @@ class IntentClassification(Task):
     """See the module's docstring."""
 
     name, title, metrics = "IC", "Intent classification", ("accuracy",)
+    target_type = dict[str, str | int | float]
     needs_frames = False
 
     def refuse(self, target: Any) -> str | None:
@@ -70,8 +72,15 @@ class IntentClassification(Task):
         if not isinstance(target, dict) or not target:
             return "no intent"
         empty = [slot for slot, label in target.items() if label in (None, "")]
-        return f"no label for {empty[0]}" if empty else None
+        return f"no label for {empty[0]}" if empty else unfit(target, self.target_type)
 
     def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> MeanProblem:
         """See `Task`."""
+        slots = sorted({tuple(sorted(row.target)) for rows in splits.values() for row in rows})
+        if len(slots) > 1:
+            raise DataError(
+                f"rows of {self.name} with the slots {slots[0]} and {slots[1]}",
+                "the same slots in every row",
+                "correct the manifest",
+            )
         return MeanProblem(with_lists(splits), store, settings)

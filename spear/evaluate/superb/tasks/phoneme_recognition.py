@@ -17,6 +17,11 @@ class PhonemeRecognition(Task):
     """See the module's docstring."""
 
     name, title, metrics = "PR", "Phoneme recognition", ("per",)
+    target_type = list[str]
+
+    def judged(self, target: list[str]) -> tuple[tuple[str, ...], str]:
+        """See `Task`."""
+        return tuple(target), ""
 
     def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> SequenceProblem:
         """See `Task`."""

@@ -14,7 +14,7 @@ from spear.evaluate.cache import FeatureStore
 from spear.evaluate.superb.problems import Splits
 from spear.evaluate.superb.protocol import Settings
 from spear.evaluate.superb.table import Row, Table
-from spear.evaluate.superb.task import Task
+from spear.evaluate.superb.task import Task, unfit
 
 MIN_QUERY_FRAMES = 5
 
@@ -151,11 +151,11 @@ class QueryByExample(Task):
     """See the module's docstring."""
 
     name, title, metrics = "QbE", "Query by example", ("mtwv",)
-    trained_splits = ()
+    trained_splits, target_type = (), str | list[str]
 
     def refuse(self, target: Any) -> str | None:
         """A document may hold no term at all."""
-        return None if target not in (None, "") else "no term"
+        return unfit(target, self.target_type) if target not in (None, "") else "no term"
 
     def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> QueryProblem:
         """See `Task`."""

@@ -14,7 +14,7 @@ from spear.evaluate.superb.ctc import SequenceProblem
 from spear.evaluate.superb.problems import Splits
 from spear.evaluate.superb.protocol import Settings
 from spear.evaluate.superb.table import Table
-from spear.evaluate.superb.task import Task
+from spear.evaluate.superb.task import Task, unfit
 from spear.evaluate.superb.tasks.speech_recognition import recurrent_bank
 from spear.evaluate.units import normalise_text
 
@@ -56,11 +56,12 @@ class SlotFilling(Task):
     """See the module's docstring."""
 
     name, title, metrics = "SF", "Slot filling", ("slot_f1", "slot_cer")
+    target_type = list[tuple[str | None, str]]
 
     def refuse(self, target: Any) -> str | None:
         """There must be some word."""
-        words = [part[1] for part in target or [] if isinstance(part, list) and len(part) == 2]
-        return None if any(normalise_slot_text(word) for word in words) else "no words with slots"
+        reason = unfit(target, self.target_type)
+        return reason or (None if any(normalise_slot_text(words) for _, words in target) else "no words with slots")
 
     def folds(self, table: Table, legacy: bool = False) -> dict[str, Splits]:
         """See `Task`; targets become {text, slots, parts} with normalised words."""

@@ -68,6 +68,10 @@ class SpeechRecognition(Task):
                 table.skipped.append({"id": row.id, "split": "train", "reason": "empty text"})
         return {"": normal | {"train": [row for row in normal["train"] if row.target]}}
 
+    def judged(self, target: str) -> tuple[tuple[str, ...], str]:
+        """See `Task`."""
+        return tuple(target.replace(" ", "")), target
+
     def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> SequenceProblem:
         """See `Task`."""
         return SequenceProblem(splits, store, settings, spell_text, read_text, recurrent_bank, recurrent=True)
