@@ -74,6 +74,7 @@ class _Cut(NamedTuple):
     domain: str
     speed: float = 1.0
     channel: int | None = None
+    gain: float = 1.0
 
 
 class _Time(NamedTuple):

@@ -81,6 +81,7 @@ class Cut:
     start_seconds: float = 0.0
     speed: float = 1.0
     channel: int | None = None
+    gain: float = 1.0
 
 
 def make_cuts(directory: Path, count: int, seed: int = 0) -> list[Cut]:
