@@ -9,6 +9,7 @@ HEADROOM = 8.0  # peaks of sound that is merely too loud, or that a lossy decode
 CLIPPED = 0.0  # as a gain: nothing is scaled, samples are clipped to full scale
 _FULL_SCALES = (2.0**15, 2.0**23, 2.0**31)  # of integers that were stored as floating-point numbers
 _OVER = 1.1  # a resampled recording exceeds the full scale that it had
+LARGEST_PEAK = _OVER * _FULL_SCALES[-1]
 _CANCELLED = 0.2  # of the power that the mean of independent channels has
 _OFFSET_SPREAD = 2.0**-13  # four steps of 16-bit audio: noise of a converter
 
@@ -88,7 +89,7 @@ def full_scale_gain(peak: float, lossy: bool, choice: str) -> tuple[float, str]:
     Returns:
         the gain (`CLIPPED` to clip instead), and the reason why the recording cannot be used, if so.
     """
-    if peak > _OVER * _FULL_SCALES[-1]:
+    if peak > LARGEST_PEAK:
         return 1.0, f"beyond full scale: a peak of {peak:.4g}, more than integers of 32 bits have"
     integers = peak > HEADROOM
     if peak <= 1 or (lossy and not integers and choice != "clip"):

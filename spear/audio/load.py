@@ -23,7 +23,7 @@ import soxr
 from spear import fs
 from spear.audio.compressed import compressed_layout
 from spear.audio.containers import Layout, View, container_layout, joined, truncated
-from spear.audio.levels import CLIPPED
+from spear.audio.levels import CLIPPED, LARGEST_PEAK
 from spear.errors import ConfigError, DataError
 
 _BLOCK_FRAMES = 1 << 18
@@ -119,14 +119,25 @@ def load_audio(
             samples = _concatenate(_decode(sound, path, start, stop - start, channel))
         else:
             samples = _resampled_segment(sound, path, start, stop, rate, sample_rate_hz, channel)
-    if not np.isfinite(samples).all():
+    _check_samples(samples, path)
+    if gain == 1:
+        return samples
+    return np.clip(samples, -1.0, 1.0) if gain == CLIPPED else samples * np.float32(gain)
+
+
+def _check_samples(samples: np.ndarray, path: str | Path) -> None:
+    peak = max(-float(samples.min(initial=0.0)), float(samples.max(initial=0.0)))
+    if not math.isfinite(peak):
         bad = int(len(samples) - np.isfinite(samples).sum())
         raise DataError(
             f"{path} holds {bad} samples that are not finite numbers", "finite samples", "convert or leave out the file"
         )
-    if gain == 1:
-        return samples
-    return np.clip(samples, -1.0, 1.0) if gain == CLIPPED else samples * np.float32(gain)
+    if peak > LARGEST_PEAK:
+        raise DataError(
+            f"{path} has a peak of {peak:.4g}, more than integers of 32 bits have",
+            "samples from -1 to 1",
+            "leave out the file, or find out what wrote it",
+        )
 
 
 def save_audio(path: str | Path, samples: np.ndarray, sample_rate_hz: int) -> None:

@@ -1,5 +1,6 @@
 """What to do when a step goes wrong."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from spear import dist, fs
@@ -25,10 +26,17 @@ class NonFiniteSteps:
         """Takes over the count of a run that is resumed: those steps were reported when they happened."""
         self.known = total
 
-    def check(self, total: int, step: int, ids: list[str]) -> None:
+    def check(self, total: int, step: int, ids: list[str], batches: Sequence[tuple[list[str], dict]] = ()) -> None:
         """Takes the optimizer's count after a step; names the cuts of a skipped step, those of all ranks.
 
         Gradients are summed over ranks before they are looked at, so that all ranks skip the same steps.
+
+        Args:
+            total: steps that the optimizer skipped so far.
+            step: the number of this one.
+            ids: its cuts.
+            batches: (cuts, `PretrainOutput.stats`) of each batch of the step. Where the loss of some batch is not
+                finite, its cuts alone are named, with the streams; the numbers are looked at after a skipped step only.
 
         Raises:
             DataError: the limit is reached.
@@ -37,10 +45,14 @@ class NonFiniteSteps:
             self.known = total
             return
         self.known = total
-        ids = [each for of_rank in dist.gather_objects(ids) for each in of_rank]
-        self.rows.append({"step": step, "ids": ids})
+        bad = [(cuts, names) for cuts, stats in batches if (names := _not_finite(stats))]
+        ranks = dist.gather_objects((ids, bad))
+        streams = sorted({name for _, found in ranks for _, names in found for name in names})
+        ids = [each for _, found in ranks for cuts, _ in found for each in cuts] or [e for of, _ in ranks for e in of]
+        self.rows.append({"step": step, "ids": ids} | ({"streams": streams} if streams else {}))
+        what = f"loss of {', '.join(streams)}" if streams else "gradient"
         logger.warning(
-            "step %d skipped: gradient not finite; cuts %s (%d so far)", step, ", ".join(ids), len(self.rows)
+            "step %d skipped: %s not finite; cuts %s (%d so far)", step, what, ", ".join(ids), len(self.rows)
         )
         if len(self.rows) >= self.limit:
             fs.write_jsonl(self.path, self.rows)
@@ -50,3 +62,8 @@ class NonFiniteSteps:
                 "look at those cuts first (silence, clipping, wrong rate); then lower optimizer.base_lr; "
                 "then use precision fp32",
             )
+
+
+def _not_finite(stats: dict) -> list[str]:
+    """The streams whose summed loss (column 0 of `PretrainOutput.stats`) is no number."""
+    return [name for name, values in stats.items() if not bool(values[:, 0].isfinite().all())]

@@ -194,7 +194,7 @@ class Trainer:
     def _train_step(self, batches, plan) -> None:
         """One optimizer step: `accumulation` batches per rank, gradients summed over them and over ranks."""
         self.watch.beat(f"in step {self.step + 1}")
-        ids = []
+        ids, parts = [], []
         for part in range(self.config.accumulation):
             asked = time.perf_counter()
             # Several ranks can only stop together, after a step that all of them have done.
@@ -212,6 +212,7 @@ class Trainer:
                 padded_seconds=batch.padded_seconds,
             )
             ids += batch.ids
+            parts.append((batch.ids, output.stats))
             self.batch += 1
         # Padded seconds of the whole step are known to every rank from the plan; no communication is needed.
         self.seen_seconds += self._step_seconds(plan)
@@ -221,7 +222,7 @@ class Trainer:
         if self.sharded:
             sharding.average_gradients(self.model)
         self.optimizer.step()
-        self.non_finite.check(self.optimizer.num_nonfinite, self.step, ids)
+        self.non_finite.check(self.optimizer.num_nonfinite, self.step, ids, parts)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
 

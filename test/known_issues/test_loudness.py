@@ -11,6 +11,7 @@ from spear.audio import load_audio
 from spear.bin import manifests
 from spear.data.cuts import CutTable
 from spear.data.index import read_columns
+from spear.errors import DataError
 from spear.manifest import read_items
 
 RATE = 16000
@@ -125,6 +126,12 @@ def test_files_that_are_only_an_offset(tmp_path):
     assert set(items) == {"speech_on_offset"}
     assert all("only an offset" in reasons[name] for name in ("constant", "two", "converter"))
     assert "0.1" in reasons["constant"] and "silent" in reasons["zero"] and "1e-05" in reasons["faint"]
+
+
+def test_an_amplitude_that_nothing_has_is_refused_by_name_wherever_it_is_read(tmp_path):
+    soundfile.write(tmp_path / "absurd.wav", sound(peak=1e20), RATE, subtype="DOUBLE")
+    with pytest.raises(DataError, match="absurd.wav has a peak of 1e.20"):
+        load_audio(tmp_path / "absurd.wav")
 
 
 def test_numbers_that_are_none_are_counted(tmp_path):

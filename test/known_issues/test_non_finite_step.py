@@ -66,6 +66,16 @@ def test_steps_skipped_before_a_resume_are_not_reported_again(tmp_path, caplog):
     assert not caplog.records
 
 
+def test_the_cuts_of_the_batch_whose_loss_is_not_finite_are_named_with_the_stream(tmp_path, caplog):
+    """Of several batches of a step (accumulation), and whichever objective it is."""
+    health = NonFiniteSteps(20, tmp_path)
+    good, bad = torch.ones(2, 3), torch.tensor([[1.0, 2.0, 3.0], [float("nan"), 2.0, 3.0]])
+    batches = [(["a", "b"], {"speech": good, "audio": good}), (["c"], {"speech": good, "audio": bad})]
+    health.check(1, 7, ["a", "b", "c"], batches)
+    assert health.rows == [{"step": 7, "ids": ["c"], "streams": ["audio"]}]
+    assert "loss of audio not finite; cuts c (" in caplog.records[-1].getMessage()
+
+
 RANK = """
 import json, pathlib, sys, torch
 from spear import dist
