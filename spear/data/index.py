@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from spear import fs
+from spear import fs, records, seal
 from spear.data.cuts import Columns
 from spear.errors import DataError
 from spear.log import get_logger
@@ -57,7 +57,10 @@ def read_columns(path: str | Path) -> Columns:
 def _load(directory: Path, wanted: dict, quiet: bool = False) -> Columns | None:
     """The columns of an index made from what is wanted, None where there is none."""
     try:
-        if (directory / "index.json").exists() and fs.read_json(directory / "index.json") == wanted:
+        found = seal.read_json(directory / "index.json") if (directory / "index.json").exists() else {}
+        files = found.pop("files", {})
+        if found == wanted:
+            seal.check_files(directory, records.convert(files, dict[str, str], str(directory / "index.json")))
             columns = Columns.load(directory)
             columns.refused = fs.read_json(directory / "refused.json")
             if columns.refused:
@@ -100,7 +103,8 @@ def _write(columns: Columns, directory: Path, identity: dict) -> None:
     try:
         columns.save(temporary)
         fs.write_json(temporary / "refused.json", columns.refused)
-        fs.write_json(temporary / "index.json", identity)
+        files = seal.digests(temporary, sorted(path.name for path in temporary.iterdir()))
+        seal.write_json(temporary / "index.json", {**identity, "files": files})
         temporary.chmod(directory.parent.stat().st_mode & 0o777)
         shutil.rmtree(directory, ignore_errors=True)
         os.replace(temporary, directory)

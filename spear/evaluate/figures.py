@@ -82,11 +82,15 @@ def read_training(path: str | Path) -> list[dict]:
             rows.append(json.loads(line))
         except (ValueError, RecursionError):
             continue
-    return [row for row in rows if isinstance(row, dict) and "step" in row]
+    return [row for row in rows if isinstance(row, dict) and _is_number(row.get("step"))]
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e300
 
 
 def _series(rows: list[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
-    points = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), (int, float))]
+    points = [(row["step"], row[key]) for row in rows if _is_number(row.get(key))]
     if not points:
         return np.zeros(0), np.zeros(0)
     steps, values = np.asarray(points, dtype=np.float64).T
