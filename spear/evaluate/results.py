@@ -28,6 +28,13 @@ class _Upstream:
 
 
 @dataclass
+class _NumItems:
+    train: int
+    dev: int
+    test: int
+
+
+@dataclass
 class _Run:
     """What tables read of a run file."""
 
@@ -36,7 +43,7 @@ class _Run:
     score: float
     interval: tuple[float, float]
     upstream: _Upstream
-    num_items: dict[Literal["train", "dev", "test"], int]
+    num_items: _NumItems
     skipped: list
     learning_rate: float
     seeds: list[int]

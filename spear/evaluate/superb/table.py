@@ -142,7 +142,7 @@ def read_table(
         if reason:
             skipped.append({"id": line.id, "split": line.split, "reason": reason})
             continue
-        rows.append(Row(line.id, line.split, item, values["target"], item_key(item), _extra(values)))
+        rows.append(Row(line.id, line.split, item, values.get("target"), item_key(item), _extra(values)))
     rows = _chosen(rows, max_items) if max_items else rows
     if skipped:
         reasons = Counter(row["reason"].partition(" /")[0] for row in skipped)
