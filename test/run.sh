@@ -5,6 +5,7 @@
 #   test/run.sh --slow false             # without the tests marked slow
 #   test/run.sh --select unit/audio      # pytest of a part of test/
 #   test/run.sh --num-processes 1        # 0, the default: one for each core, at most 4
+#   test/run.sh --mutation-seconds 600   # damaged files of every kind for so long
 #   test/run.sh --device cuda            # golden numbers on a GPU; tests of the GPU itself run wherever there is one
 set -euo pipefail
 
@@ -13,6 +14,7 @@ select=
 num_threads=1
 num_processes=0
 timeout_seconds=600
+mutation_seconds=60
 device=cpu
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -23,7 +25,7 @@ cd "$root"
 
 # One thread for each process: the tests start processes of their own, and more threads than cores is slow and flaky.
 export OMP_NUM_THREADS="$num_threads" MKL_NUM_THREADS="$num_threads"
-export SPEAR_TEST_DEVICE="$device"
+export SPEAR_TEST_DEVICE="$device" SPEAR_MUTATION_SECONDS="$mutation_seconds"
 unset PYTHONDONTWRITEBYTECODE # hundreds of processes import the same modules
 export MPLCONFIGDIR="${MPLCONFIGDIR:-${TMPDIR:-/tmp}/spear-matplotlib-$(id -u)}"
 
