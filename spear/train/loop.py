@@ -136,7 +136,7 @@ class Trainer:
         while self.step < self.config.num_steps:
             self._run_epoch()
         self.log.close()
-        self.watch.beat("writing the final model", patient=True)
+        self.watch.beat("writing the final model", kind="saving")
         return self.saver.finish()
 
     def _compare_ranks(self) -> None:
@@ -193,7 +193,7 @@ class Trainer:
 
     def _train_step(self, batches, plan) -> None:
         """One optimizer step: `accumulation` batches per rank, gradients summed over them and over ranks."""
-        self.watch.beat(f"in step {self.step + 1}")
+        self.watch.beat(f"in step {self.step + 1}", kind="step")
         ids, parts = [], []
         for part in range(self.config.accumulation):
             asked = time.perf_counter()
@@ -282,10 +282,10 @@ class Trainer:
         """
         step, stopping = self.step, dist.any_(bool(self.stop))
         if stopping or self.saver.is_due(step):
-            self.watch.beat(f"saving at step {step}", patient=True)
+            self.watch.beat(f"saving at step {step}", kind="saving")
             self.saver.save()
-            stopping = dist.any_(bool(self.stop))
             self.watch.beat(f"after step {step}")
+            stopping = dist.any_(bool(self.stop))
         if stopping:
             self.saver.wait()
             raise Stopped(f"{self.stop.signal_name or 'a signal on another rank'} at step {step}")

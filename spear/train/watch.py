@@ -36,7 +36,7 @@ class Watch:
         self.world, self.directory, self.stall_seconds = world, Path(directory), stall_seconds
         self.board = dist.FailureBoard(world)
         self._doing, self._since, self._reported = "starting", time.monotonic(), False
-        self._last_seconds, self._patient, self._asked = 0.0, False, 0.0
+        self._step_seconds, self._kind, self._asked = 0.0, "", 0.0
         self._stop: StopRequest | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -55,16 +55,17 @@ class Watch:
         """Ends this rank when it cannot follow a request to stop."""
         self._stop = stop
 
-    def beat(self, doing: str, patient: bool = False) -> None:
+    def beat(self, doing: str, kind: str = "") -> None:
         """Says what begins now; every step and every phase calls it.
 
         Args:
             doing: in words.
-            patient: what saves the state may take its time, although a signal asked to stop.
+            kind: `step`; or `saving`, which may take its time although a signal asked to stop.
         """
         now = time.monotonic()
-        self._last_seconds = now - self._since
-        self._doing, self._since, self._reported, self._patient = doing, now, False, patient
+        if self._kind == "step":
+            self._step_seconds = now - self._since
+        self._doing, self._since, self._reported, self._kind = doing, now, False, kind
 
     def report(self, error: Exception) -> None:
         """Prints this rank's error, unless another rank's came first, and tells the others.
@@ -127,7 +128,7 @@ class Watch:
             return
         now = time.monotonic()
         self._asked = self._asked or now
-        patience = 2 * self.stall_seconds if self._patient else STOP_SECONDS + 3 * self._last_seconds
+        patience = 2 * self.stall_seconds if self._kind == "saving" else STOP_SECONDS + 3 * self._step_seconds
         idle = now - max(self._asked, self._since)
         if idle > patience:
             self._dump(idle)
