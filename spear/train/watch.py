@@ -123,7 +123,7 @@ class Watch:
                 self._dump(idle)
 
     def _end_if_it_cannot_stop(self) -> None:
-        name = self._stop.poll() if self._stop else ""
+        name = "" if self._stop is None else self._stop.poll()  # it is false until then
         if not name:
             return
         now = time.monotonic()
