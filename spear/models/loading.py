@@ -9,7 +9,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from spear import fs, records, seal, weights
+from spear import compat, fs, records, seal, weights
 from spear.errors import CheckpointError, ConfigError, DataError
 from spear.models.config import SpearConfig
 from spear.models.inference import infer_config
@@ -156,8 +156,8 @@ def _encoder_tensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, 
 
 
 def _build(config: SpearConfig, state: dict[str, torch.Tensor], path: Path) -> SpearModel:
-    # On the meta device nothing is initialised in vain; the checkpoint's tensors become the parameters.
-    with torch.device("meta"):
+    # The checkpoint's tensors become the parameters.
+    with compat.parameters_only():
         model = SpearModel(config)
     expected = model.state_dict()
     missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())

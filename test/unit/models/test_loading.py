@@ -151,3 +151,10 @@ def test_saved_files_hold_the_encoder_only(model, tmp_path):
     model.mask_emb = torch.nn.Parameter(torch.zeros(128))
     save_model(model, tmp_path)
     assert "mask_emb" not in load_file(tmp_path / "model.safetensors")
+
+
+def test_layers_draw_their_weights_again_after_a_model_was_loaded(model, tmp_path):
+    save_model(model, tmp_path)
+    load_model(tmp_path)
+    torch.manual_seed(0)
+    assert torch.nn.Linear(8, 8).weight.std() > 0.05 and torch.nn.Conv1d(8, 8, 3).weight.std() > 0.01
