@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -210,16 +211,19 @@ def _local(num_jobs: int, done_dir: Path) -> Iterator[tuple[Callable, Callable]]
     # Not fork: a forked child of a process with threads (torch has some) may wait for ever for a lock.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     threads = max(1, env.num_cores() // num_jobs)
-    pool = ProcessPoolExecutor(
-        num_jobs, mp_context=multiprocessing.get_context(method), initializer=_start_worker, initargs=(threads,)
-    )
+    context = multiprocessing.get_context(method)
+    ready, tell = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(num_jobs, mp_context=context, initializer=_start_worker, initargs=(threads, tell))
+    listening: set[int] = set()
     try:
-        yield pool.submit, functools.partial(_print_stacks, pool)
+        yield pool.submit, functools.partial(_print_stacks, pool, ready, listening)
     finally:
         pool.shutdown(cancel_futures=True)
+        ready.close()
+        tell.close()
 
 
-def _start_worker(threads: int) -> None:
+def _start_worker(threads: int, tell: Connection) -> None:
     """Shares the cores among the workers, allows stacks to be asked for, and ends the worker with its parent."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if "torch" in sys.modules:
@@ -227,6 +231,7 @@ def _start_worker(threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     if hasattr(signal, "SIGUSR2"):
         faulthandler.register(signal.SIGUSR2, file=sys.__stderr__, all_threads=True)
+        tell.send(os.getpid())
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
@@ -235,9 +240,12 @@ def _leave_with_parent() -> None:
     os._exit(1)
 
 
-def _print_stacks(pool: ProcessPoolExecutor) -> None:
+def _print_stacks(pool: ProcessPoolExecutor, ready: Connection, listening: set[int]) -> None:
+    """Stacks of this process and of the workers; those that are still starting would be killed by the signal."""
     faulthandler.dump_traceback(file=sys.__stderr__)
-    for pid in list(getattr(pool, "_processes", None) or {}):
+    while ready.poll():
+        listening.add(ready.recv())
+    for pid in listening & set(getattr(pool, "_processes", None) or {}):
         with contextlib.suppress(ProcessLookupError, AttributeError):
             os.kill(pid, signal.SIGUSR2)
 

@@ -12,7 +12,7 @@ from the audio and compared: the only check that notices other audio under the s
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spear import config, dist, log
+from spear import config, dist, log, ranges
 from spear.errors import ConfigError
 from spear.tokens import command
 from spear.tokens.recompute import recompute
@@ -41,7 +41,7 @@ class VerifyTokensConfig:
     tokens: str = ""
     cuts: list[str] = field(default_factory=list)
     ready: str = ""
-    recompute: int = 0
+    recompute: ranges.Jobs = 0
     streams: dict[str, str] = field(default_factory=dict)
     quantizers: dict[str, str] = field(default_factory=dict)
     device: str = "auto"

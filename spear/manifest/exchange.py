@@ -3,6 +3,7 @@
 Importing this module registers the storage type "spear_tokens", after which `cut.load_custom(FIELD)` reads our shards.
 """
 
+import copy
 import functools
 import glob
 import io
@@ -21,6 +22,7 @@ from lhotse import CutSet
 from lhotse.array import Array
 from lhotse.audio.backend import audio_backend
 from lhotse.features.io import FeaturesReader, NumpyFilesWriter, register_reader
+from lhotse.shar import SharWriter
 
 from spear import fs
 from spear.errors import DataError, require
@@ -316,12 +318,25 @@ def _write_shar(directory: Path, rows: Iterable[dict], fields: Iterable[str], wi
         shar_fields = dict.fromkeys(fields, "numpy") | ({"recording": "flac"} if with_audio else {})
         # lhotse's other readers of audio start programs with the file's name in a shell.
         with audio_backend("LibsndfileBackend"):
-            chosen = CutSet.from_dicts(row for row in rows if _fits_tar(row["id"]))
-            written = chosen.to_shar(temporary, fields=shar_fields, warn_unused_fields=False)
-        count = sum(1 for piece in written["cuts"] for _ in fs.iter_jsonl(piece))
+            with SharWriter(temporary, fields=shar_fields, warn_unused_fields=False) as writer:
+                count = sum(_write_to_shar(writer, row) for row in rows if _fits_tar(row["id"]))
         for file in sorted(Path(temporary).iterdir()):
             os.replace(file, directory / file.name)
     return count
+
+
+def _write_to_shar(writer: SharWriter, row: dict) -> bool:
+    """Writes a cut to tar files; one whose audio cannot be read is left out. Its tokens have been read before."""
+    try:
+        for cut in _lhotse_cuts([row]):
+            writer.write(cut)  # reads the audio before it writes anything
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:  # of the disk that is written to; errors of reading have none
+            raise
+        reason = str(error).strip().split("\n")[0][:200]
+        logger.warning("left out %a: audio that lhotse cannot read (%s: %s)", row["id"], type(error).__name__, reason)
+        return False
+    return True
 
 
 def _fits_tar(cut_id: str) -> bool:
@@ -362,7 +377,7 @@ def _with_tokens(path: Path, stores: dict, writers: dict) -> Iterable[dict]:
                 array = writers[field].store_array(key, store.read(cut["id"]), **where).to_dict()
             else:
                 place = {"storage_type": STORAGE_TYPE, "storage_path": str(Path(directory).absolute())}
-                shape = [store.rows(cut["id"]), store.width]
+                shape = list(store.read(cut["id"]).shape)
                 array = {"array": {**place, "storage_key": cut["id"], "shape": shape}, **where}
             added[field] = array
         if added:
@@ -377,4 +392,17 @@ def _export_problem(cut: Any, root: Path) -> str:
         item = to_item(cut, root)
     except DataError as error:
         return foreign.reason_of(error)
-    return id_problem(item.id, separators="") or foreign.forbidden(cut)
+    return id_problem(item.id, separators="") or foreign.forbidden(cut) or _lhotse_problem(cut)
+
+
+def _lhotse_problem(cut: dict) -> str:
+    """Why lhotse cannot make its objects of a cut that holds nothing forbidden; empty where it can."""
+    try:
+        _lhotse_cuts([copy.deepcopy(cut)])
+    except Exception as error:  # it checks nothing, so that anything may be raised from within
+        return f"what lhotse cannot read ({type(error).__name__}: {str(error)[:100]})"
+    return ""
+
+
+def _lhotse_cuts(rows: Iterable[dict]) -> CutSet:
+    return CutSet.from_dicts(rows)

@@ -35,6 +35,7 @@ MAX_CHANNELS = 1024
 _MAX_PLACE_BYTES = 4096
 # Clipping to [-1, 1] and nothing else, in lhotse's words.
 CLIPPING = {"hard": True, "gain_db": 0.0, "normalize": False}
+_DROPPED = re.compile(r"^[\x00-\x20]+|[\t\r\n]")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 Place = Annotated[float, msgspec.Meta(ge=-LONGEST_SECONDS, le=LONGEST_SECONDS)]
@@ -241,7 +242,9 @@ def place_problem(place: Any) -> str:
         named = False
     if not named:
         return "a place that is no name of a file"
-    if place == "-" or place.lstrip().startswith("pipe:") or (_URL.match(place) and "//" in place):
+    # Readers of URLs drop some characters first, and a library may shorten "./x" to "x" before it looks.
+    plain = _DROPPED.sub("", place)
+    if place == "-" or os.path.normpath(plain).startswith("pipe:") or (_URL.match(plain) and "//" in plain):
         return f"{place[:60]!r}, which is no file"
     return ""
 

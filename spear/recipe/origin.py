@@ -30,14 +30,20 @@ class Origin:
         self.inventory = inventory
         self.facts, self.problem, self.version = None, "", ""
         facts, readme = inventory.file(FACTS), inventory.file("README.md")
-        if facts:
+        if facts and facts.names > 1:
+            self.problem = "not read: the file has other names (hard links), and may be somebody else's"
+        elif facts:
             try:
                 text = (inventory.read(facts, 1 << 16) or b"").decode()
                 self.facts = records.convert(fs.parse_json(text, FACTS), Facts, FACTS)
                 self.version = self.facts.spear_version
             except (SpearError, ValueError) as error:
                 self.problem = getattr(error, "found", str(error))
-        elif readme and (stated := _STATED.search((inventory.read(readme) or b"").decode(errors="replace"))):
+        elif (
+            readme
+            and readme.names == 1
+            and (stated := _STATED.search((inventory.read(readme) or b"").decode(errors="replace")))
+        ):
             self.version = stated[1]
         self.written = render(self.facts) if self.facts else {}
 

@@ -56,11 +56,21 @@ def check_settings(inventory: Inventory, add: Add, own: Collection[str]) -> None
             if entry.name not in own:
                 inventory.leave(entry.name)
             continue
+        say = _without_quotes(add, entry)
         try:
-            _check_settings(inventory, entry, add)
+            _check_settings(inventory, entry, say)
         except _BROKEN as error:
             expected = f"; expected {error.expected}" if isinstance(error, SpearError) else ""
-            add("problem", entry.name, f"{getattr(error, 'found', error)}{expected}")
+            say("problem", entry.name, f"{getattr(error, 'found', error)}{expected}")
+
+
+def _without_quotes(add: Add, *entries: Entry | None) -> Add:
+    """`add`, which does not quote from files that have other names too: they may be somebody else's, outside."""
+    for entry in entries:
+        if entry and entry.names > 1:
+            what = "not as it should be; nothing of it is quoted, as the file has other names (hard links)"
+            return lambda kind, where, _, name=entry.name: add(kind, name, what)
+    return add
 
 
 def _check_settings(inventory: Inventory, entry: Entry, add: Add) -> None:
@@ -131,6 +141,7 @@ def check_ready(inventory: Inventory, add: Add) -> None:
     if not ready:
         add("note", "data", "not prepared here; run prepare.sh")
         return
+    add = _without_quotes(add, ready)
     try:
         declared = _json(inventory, ready, _Ready)
     except _BROKEN as error:
@@ -152,10 +163,12 @@ def check_ready(inventory: Inventory, add: Add) -> None:
         if not _is_plain(stream):
             add("problem", f"data/tokens/{stream}", "READY names no stream of its own")
             continue
+        cards = [inventory.file(f"data/{place}/{stream}/card.json") for place in ("tokens", "quantizer")]
+        say = _without_quotes(add, *cards)
         try:
-            _check_stream(inventory, stream, content, add)
+            _check_stream(inventory, stream, content, say)
         except _BROKEN as error:
-            add("problem", f"data/tokens/{stream}", str(getattr(error, "found", error)))
+            say("problem", f"data/tokens/{stream}", str(getattr(error, "found", error)))
 
 
 def _check_stream(inventory: Inventory, stream: str, content: _Stream, add: Add) -> None:

@@ -21,7 +21,7 @@ from spear.bin import export_tokens, manifests
 from spear.bin import import_tokens as import_tokens_command
 from spear.data import SourceConfig, load_sources
 from spear.errors import CardError, DataError
-from spear.manifest import read_items
+from spear.manifest import foreign, read_items
 from spear.manifest.exchange import read_arrays
 from spear.quantize import Quantizer, save_quantizer
 from spear.shards import ShardWriter
@@ -213,6 +213,50 @@ def test_nothing_runs_and_nothing_is_written_outside_at_export(card, tmp_path, f
     assert {cut.id for cut in read} - {f"{tmp_path}/absolute"} == {"good"}
     for cut in read:
         assert cut.load_custom("speech_codebook_indexes").shape == (100, 4)
+
+
+@pytest.mark.parametrize("form", ["pointers", "shar"])
+def test_a_cut_that_lhotse_cannot_read_does_not_end_the_export(card, tmp_path, form, capsys):
+    """One of another kind, with a field unknown to lhotse, or whose recording is shorter than it was."""
+    data = tmp_path / "data"
+    (data / "manifests").mkdir(parents=True)
+    rows = [a_cut(data, "kind") | {"type": "Foo"}, a_cut(data, "features") | {"features": 5}, a_cut(data, "rate")]
+    del rows[2]["recording"]["sampling_rate"]
+    rows += [a_cut(data, "gone"), a_cut(data, "short"), a_cut(data, "good")]
+    (data / "gone.wav").unlink()
+    save_audio(data / "short.wav", np.zeros(RATE), RATE)
+    miniatures.write_jsonl(data / "manifests" / "cuts.jsonl", rows)
+    card.save(data / "tokens" / "speech")
+    extra = {"unit_sha256": "x", "quarantined": [], "trimmed": 0}
+    with ShardWriter(data / "tokens" / "speech", "s", np.uint8, 4, extra) as writer:
+        for row in rows:
+            writer.add(row["id"], np.full((100, 4), len(row["id"]), dtype=np.uint8))
+    words = ["--cuts", str(data / "manifests" / "cuts.jsonl"), "--tokens", str(data / "tokens")]
+    assert export_tokens.main([*words, "--output", str(tmp_path / "out"), "--format", form]) == 0
+    printed = capsys.readouterr()
+    good = ["good"] if form == "shar" else ["gone", "short", "good"]
+    assert all(f"left out {row['id']!a}" in printed.out + printed.err for row in rows if row["id"] not in good)
+    folder = tmp_path / "out"
+    read = CutSet.from_shar(in_dir=folder / "cuts") if form == "shar" else CutSet.from_jsonl(folder / "cuts.jsonl")
+    values = {cut.id: cut.load_custom("speech_codebook_indexes") for cut in read}
+    assert list(values) == good and all((value == len(name)).all() for name, value in values.items())
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "./pipe:x",
+        " .//pipe:x",
+        "a/../pipe:x",
+        "\npipe:x",
+        " http://h/x",
+        "ht\ntp://h/x",
+        "\x1fs3://b/x",
+        "\thttp:\t//h/x",
+    ],
+)
+def test_places_that_a_library_may_take_for_a_command_or_a_url(place):
+    assert foreign.place_problem(place)
 
 
 def test_nothing_runs_where_manifests_are_read(tmp_path):

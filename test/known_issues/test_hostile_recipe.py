@@ -137,6 +137,30 @@ def test_links_are_listed_and_not_followed(recipe, tmp_path, capsys):
     assert "secret line" not in capsys.readouterr().out
 
 
+def test_nothing_is_quoted_from_files_with_other_names(recipe, tmp_path):
+    """They may have been linked by what unpacked the recipe, to files of the one who looks at it."""
+    places = {
+        "conf/a.yaml": "seed: SECRET\n",
+        "conf/b.yaml": "streams: {SECRET: 3}\n",
+        "conf/c.yaml": "tasks: [{SECRET: 1}]\n",
+        "conf/d.yaml": "exp_dir: /SECRET\n",
+        "conf/e.yaml": "sources: [{name: x, cuts: /SECRET, domain: speech}]\n",
+        "x.sh": "if ) SECRET (\n",
+        "x.py": "x = ) SECRET (\n",
+        "recipe.json": '{"SECRET": 1, "spear_version": "SECRET"}',
+        "data/READY": '{"cuts": {"SECRET": {"sha256": "x"}}, "streams": {"speech": {"card_sha256": "x"}}}',
+        "data/tokens/speech/card.json": '{"SECRET": 1, "teacher": "SECRET"}',
+    }
+    for number, (place, text) in enumerate(places.items()):
+        (tmp_path / f"outside-{number}").write_text(text)
+        (recipe / place).parent.mkdir(parents=True, exist_ok=True)
+        (recipe / place).unlink(missing_ok=True)
+        os.link(tmp_path / f"outside-{number}", recipe / place)
+    found = verify_recipe(recipe)
+    assert set(places) - {"data/tokens/speech/card.json"} <= {finding.where for finding in found}
+    assert not [finding for finding in found if "SECRET" in f"{finding.where} {finding.what}"]
+
+
 def test_ready_names_nothing_outside(recipe, tmp_path):
     name = "../../../secret.sh"
     digest = fs.sha256_file(tmp_path / "secret.sh")

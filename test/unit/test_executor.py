@@ -1,17 +1,19 @@
 """Units of work: results, done-files, restart after a failure and after a kill, stacks of a hanging worker."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from spear import errors, fs
-from spear.executor import run_units
+from spear.executor import _print_stacks, run_units
 
 # A real module, because workers import the function by its name.
 WORK = """
@@ -183,6 +185,21 @@ def test_a_unit_without_progress_shows_its_stack(tmp_path, square, num_jobs):
     assert process.returncode == 0, text
     assert "in square" in text
     assert Path(square.__code__.co_filename).name in text
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR2"), reason="no SIGUSR2 on this system")
+def test_a_worker_that_is_still_starting_is_not_killed_by_asking_for_its_stack():
+    ready, tell = multiprocessing.Pipe(duplex=False)
+    ours = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+    pool = SimpleNamespace(_processes={process.pid: process for process in ours})
+    try:
+        tell.send(ours[0].pid)  # which has no handler, so that the signal shows
+        _print_stacks(pool, ready, set())
+        assert ours[0].wait(10) == -signal.SIGUSR2 and ours[1].poll() is None
+    finally:
+        for process in ours:
+            process.kill()
+            process.wait()
 
 
 def test_workers_share_the_cores(tmp_path, square):

@@ -67,6 +67,21 @@ def test_librispeech(librispeech, tmp_path, caplog):
     assert run["num_items"] == {"train": 3, "dev": 3, "test": 3} and run["settings"]["hidden_dim"] == 256
 
 
+def test_names_in_lists_of_corpora_lead_nowhere_else(librispeech, voxceleb, tmp_path, caplog):
+    """They become ids and paths; one that cannot is left out by name, and the others go on."""
+    noise(tmp_path / "outside.flac", 1.0)
+    with open(librispeech / "LibriSpeech/dev-clean/84/198/84-198.trans.txt", "a") as handle:
+        handle.write(f"../../../../outside HELLO\n{tmp_path}/outside HELLO\n19-\x85198 HELLO\n")
+    counts = prepare_corpus("librispeech", librispeech, tmp_path / "data")
+    assert counts["ASR"] == {"dev": 3, "test": 3, "train": 3}
+    assert "left out '../../../../outside'" in caplog.text and "line 6 of " in caplog.text
+    with open(voxceleb / "iden_split.txt", "a") as handle:
+        handle.write(f"1 ../../outside.flac\n2 {tmp_path}/outside.flac\n3 id1\x00/v/00001.wav\n")
+    counts = prepare_corpus("voxceleb", voxceleb, tmp_path / "data")
+    assert counts["SID"] == {"dev": 10, "test": 10, "train": 20 + 30}
+    assert "line 51 of iden_split.txt: left out '../../outside.flac'" in caplog.text
+
+
 def test_scores_with_a_lexicon_are_made_again_when_its_words_change(librispeech, tmp_path):
     prepare_corpus("librispeech", librispeech, tmp_path / "data")
     pytest.importorskip("flashlight.lib.text.decoder")

@@ -12,7 +12,14 @@ from pathlib import Path
 
 from spear import fs
 from spear.errors import DataError
-from spear.evaluate.superb.corpora.writing import Rows, check_layout, logger, with_durations, write_task
+from spear.evaluate.superb.corpora.writing import (
+    Rows,
+    check_layout,
+    is_usable_name,
+    logger,
+    with_durations,
+    write_task,
+)
 
 _SPLITS = {"train-clean-100": "train", "dev-clean": "dev", "test-clean": "test"}
 _HOW = (
@@ -59,9 +66,9 @@ def _utterances(root: Path, folder: str, split: str) -> Rows:
     """Rows from the transcripts; an utterance without a recording keeps its row and is listed later."""
     rows = []
     for path in sorted((root / folder).glob("*/*/*.trans.txt")):
-        for _, line in fs.iter_lines(path):
+        for number, line in fs.iter_lines(path):
             name, _, text = line.strip().partition(" ")
-            if not name:
+            if not name or not is_usable_name(name, f"line {number} of {path}", "/\\"):
                 continue
             place = path.parent.relative_to(root) / f"{name}.flac"
             speaker = name.split("-")[0]

@@ -17,6 +17,7 @@ from spear.evaluate.excerpt import sounding
 from spear.evaluate.superb.corpora.writing import (
     Rows,
     check_layout,
+    is_usable_name,
     random_trials,
     share,
     with_durations,
@@ -70,6 +71,8 @@ def _identification(raw: Path, places: list[str]) -> Rows:
             continue
         if len(words) != 2 or words[0] not in _SPLIT_NAMES:
             raise DataError(f"line {number} of iden_split.txt: '{line}'", "1, 2 or 3 and a path", _HOW)
+        if not is_usable_name(words[1], f"line {number} of iden_split.txt"):
+            continue
         speaker = words[1].split("/")[0]
         row = {"id": words[1], "path": _find(raw, places, words[1]), "split": _SPLIT_NAMES[words[0]]}
         rows.append({**row, "speaker": speaker, "target": speaker})

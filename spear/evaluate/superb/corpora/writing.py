@@ -14,6 +14,7 @@ from spear.audio.load import probe
 from spear.errors import DataError, SpearError
 from spear.evaluate.superb.table import manifest_path
 from spear.log import get_logger
+from spear.names import id_problem
 from spear.records import Positive
 from spear.seeds import numpy_rng
 
@@ -126,6 +127,19 @@ def read_entries(raw: Path, what: str, fix: str, columns: Sequence[str] = ()) ->
 def share(name: str, salt: str) -> float:
     """A number in [0, 1) that depends on the texts alone: splits by it are the same in every lab."""
     return int(fs.sha256_bytes(f"{salt}\x1f{name}".encode())[:12], 16) / 16**12
+
+
+def is_usable_name(name: str, where: str, separators: str = "\\") -> bool:
+    """Whether what a corpus' list names is an id, and lies below the folder; else a warning names it.
+
+    Args:
+        where: of the name, for the warning.
+        separators: that it must not hold; "/\\" where it is one part of a path.
+    """
+    problem = id_problem(name, separators) or ("an absolute path" if name.startswith("/") else "")
+    if problem:
+        logger.warning("%s: left out %a: %s", where, name[:200], problem)
+    return not problem
 
 
 def check_layout(root: str | Path, wanted: Sequence[str], corpus: str, how: str) -> Path:
