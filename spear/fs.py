@@ -203,6 +203,8 @@ def iter_lines(path: str | Path, escape: bool = False) -> Iterator[tuple[int, st
         with open(path, "rb") as plain:
             begin = plain.read(4)
             mark = next((name for mark, name in _BYTE_ORDER_MARKS.items() if begin.startswith(mark)), "")
+            if not mark and len(begin) == 4 and any(begin[:2]):  # two ASCII characters, without a mark
+                mark = {(1, 3): "UTF-16LE", (0, 2): "UTF-16BE"}.get(tuple(n for n in range(4) if not begin[n]), "")
             if mark:
                 raise DataError(f"{path} is text in {mark}", "UTF-8", f"convert it: iconv -f {mark} -t UTF-8 FILE")
             plain.seek(0)

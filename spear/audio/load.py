@@ -235,24 +235,38 @@ def _check_segment(path: str | Path, start: int, stop: int | None, available: in
 def blocks(sound: soundfile.SoundFile, path: str | Path, start: int, count: int) -> Iterator[np.ndarray]:
     """Yields (T, channels) float32: `count` frames from frame `start`, at the file's rate.
 
+    Of GSM and G.72x, in which one cannot seek, `start` must not lie before what was read.
+
     Raises:
         DataError: fewer can be decoded.
     """
     done, frames = 0, sound.frames
     try:
-        if sound.tell() != start:
-            sound.seek(start)
+        _go_to(sound, start)
         while done < count:
             block = sound.read(min(_BLOCK_FRAMES, count - done), dtype="float32", always_2d=True)
             if len(block) == 0:
                 break
             done += len(block)
+            sound.frames_read = start + done
             yield block
     except (soundfile.SoundFileError, RuntimeError) as error:
         reason = getattr(error, "error_string", error)
         raise truncated(path, f"decoding fails after {start + done} frames ({reason})", f"{frames} frames") from error
     if done < count and not (sound.format in ("MP3", "MPEG") and start + done > _MP3_KEPT * frames):
         raise truncated(path, f"{start + done} frames decoded", f"{frames} frames")
+
+
+def _go_to(sound: soundfile.SoundFile, start: int) -> None:
+    if sound.seekable():
+        if sound.tell() != start:
+            sound.seek(start)
+        return
+    place = getattr(sound, "frames_read", 0)
+    if start < place:
+        raise RuntimeError("it can only be read forwards")
+    while place < start and (skipped := len(sound.read(min(_BLOCK_FRAMES, start - place)))):
+        place += skipped  # decoded and left
 
 
 def _decode(

@@ -7,7 +7,11 @@ from pathlib import Path, PurePosixPath
 
 from spear import fs
 from spear.errors import DataError
+from spear.log import get_logger
 from spear.manifest.item import DOMAIN_OF_KIND
+from spear.manifest.words import is_held_out
+
+logger = get_logger(__name__)
 
 READABLE = {
     ".wav",
@@ -67,12 +71,22 @@ class Entry:
 
 @dataclass
 class Scan:
-    """What was found: entries to examine, entries refused with a reason, and whether a manifest listed them."""
+    """What was found: entries to examine, entries refused with a reason, and whether a manifest listed them.
+
+    `failed` has an error for each of the corpus' own lists that cannot be read.
+    """
 
     entries: list[Entry]
     refused: list[dict]
     has_manifest: bool
     ignored_files: int = 0
+    failed: list[DataError] = field(default_factory=list)
+
+    def leave_out(self, path: Path, error: DataError) -> None:
+        """Refuses a list that cannot be read, by name; the corpus' others go on."""
+        logger.warning("%s is left out: %s", path.name, error.found)
+        self.refused.append({"id": path.name, "path": path.name, "reason": f"a list that is left out: {error.found}"})
+        self.failed.append(error)
 
 
 def scan(raw: str | Path, kind: str = "speech") -> Scan:
@@ -152,7 +166,7 @@ def _walk(raw: Path, kind: str) -> Scan:
             reason = f"format {suffix} is not read; convert it, for example: ffmpeg -i IN OUT.flac"
             found.refused.append({"id": item_id, "path": path, "reason": reason})
         else:
-            found.entries.append(Entry(item_id, path, kind))
+            found.entries.append(Entry(item_id, path, kind, heldout=is_held_out(os.path.dirname(path))))
     return found
 
 
@@ -162,8 +176,9 @@ def _read_manifest(raw: Path, kind: str) -> Scan:
     _, first = next(lines, (1, ""))
     header = first.split("\t")
     missing = [name for name in REQUIRED_COLUMNS if name not in header]
-    if missing or not is_text(first):
+    if missing or not is_text(first) or "\r" in first:
         wrong = f"has no column {', '.join(missing)} in its first line" if missing else "has a first line in no UTF-8"
+        wrong = "has lines that end with a carriage return alone" if "\r" in first else wrong
         raise DataError(
             f"{path} {wrong}",
             "a tab-separated header in UTF-8: id path duration kind speaker text label ...",

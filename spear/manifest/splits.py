@@ -1,7 +1,6 @@
 """Dividing the recordings of every task into train, dev and test, and keeping dev and test out of pre-training."""
 
 import hashlib
-import re
 from collections import Counter, defaultdict
 from collections.abc import Set
 from dataclasses import dataclass, field
@@ -9,14 +8,9 @@ from typing import Any
 
 from spear.manifest.scan import Entry
 from spear.manifest.tasks import TaskSpec, group_of, is_selected, target_of
+from spear.manifest.words import split_of
 
 SPLITS = ("train", "dev", "test")
-_SPLIT_OF_WORD = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("dev", "devel", "development", "valid", "validation", "val"), "dev"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
-}
-_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
 @dataclass
@@ -39,19 +33,6 @@ class ResolvedTask:
         if self.spec.head != "classify":
             return []
         return sorted({self.targets[item] for item in self.splits})
-
-
-def split_of(name: str) -> str:
-    """The split that a table or column names: train, dev or test, in other spellings too; empty for anything else."""
-    return _SPLIT_OF_WORD.get(name.strip().lower(), "")
-
-
-def is_held_out(name: str) -> bool:
-    """Whether the name of a file or part says that it is for development or test.
-
-    Whole words count: dev-clean, cuts_test2.jsonl and ValidSet do; validated, latest and device1 do not.
-    """
-    return any(split_of(word) in ("dev", "test") for word in _WORDS.findall(name))
 
 
 def foreign_splits(specs: list[TaskSpec], entries: list[Entry]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from spear.bin import manifests
 from spear.errors import ConfigError, DataError
 from spear.manifest import read_items
 from spear.manifest.corpora import scan_corpus
-from spear.manifest.splits import is_held_out, split_of
+from spear.manifest.words import is_held_out, split_of
 
 
 def stage_1(raw, output, *more):

@@ -90,6 +90,8 @@ def scan_corpus(corpus: str, raw: str | Path, kind: str = "", name: str = "") ->
     if not raw.is_dir():
         raise DataError(f"no folder {raw}", f"corpus '{corpus}': {layout.about}", "correct the path")
     found = layout.reader(raw, kind or layout.kind)
+    if not found.entries and found.failed:
+        raise found.failed[0]
     if not found.entries and not found.refused:
         raise DataError(f"nothing of corpus '{corpus}' in {raw}", layout.about, "correct the path or --corpus")
     taken: set[str] = set()

@@ -13,7 +13,7 @@ from spear.manifest import foreign
 from spear.manifest.foreign import Cut, Recording, Supervision
 from spear.manifest.item import DOMAIN_OF_KIND
 from spear.manifest.scan import Entry, Scan, files_below
-from spear.manifest.splits import is_held_out
+from spear.manifest.words import is_held_out
 
 _ENOUGH_FILES = 100  # found under a rule, which is then certain
 _MOST_DROPPED = 32  # leading parts of a name
@@ -34,10 +34,15 @@ class NemoLine(msgspec.Struct):
 class _Manifest:
     """What one manifest lists: entries whose paths are as they stand there, and what is refused."""
 
-    def __init__(self, path: Path, kind: str):
+    def __init__(self, raw: Path, path: Path, kind: str, fill: Callable[["_Manifest"], None]):
         self.path, self.kind, self.entries = path, kind, []
         self.refused: list[dict] = []
-        self.heldout = is_held_out(path.name)
+        self.heldout = is_held_out(os.path.relpath(path, raw))
+        self.failed: DataError | None = None
+        try:
+            fill(self)
+        except DataError as error:  # damaged, in another encoding, or something else altogether
+            self.failed, self.entries, self.refused = error, [], []
 
     def refuse(self, item_id: str, reason: str) -> None:
         """Lists what cannot be used."""
@@ -91,6 +96,8 @@ def _scan(raw: Path, manifests: list[_Manifest]) -> Scan:
     for number in sorted(range(len(manifests)), key=lambda number: rules[number][1]):
         manifest, (base, count) = manifests[number], rules[number]
         found.refused += manifest.refused
+        if manifest.failed:
+            found.leave_out(manifest.path, manifest.failed)
         for entry in manifest.entries:
             source = entry.path
             place = base.joinpath(*Path(source).parts[count:])
@@ -119,32 +126,34 @@ def lhotse(raw: Path, kind: str) -> Scan:
     """Cuts, or else recordings with supervisions, in JSONL files anywhere below the folder.
 
     Of a cut, id, recording, channel, start, duration and what its supervisions say (see `foreign.said_of`) are taken;
-    files whose names say dev, test or valid are held out. Recordings that perturb_speed has changed are read at their
-    speed; cuts that it has changed are refused, since --speed-perturb makes such copies.
+    files whose names or folders say dev, test or valid are held out. Recordings that perturb_speed has changed are read
+    at their speed; cuts that it has changed are refused, since --speed-perturb makes such copies.
 
-    What is no stretch of one channel of a recording in a file is refused, one by one.
-
-    Raises:
-        DataError: supervisions without a file of recordings, or a file that cannot be read.
+    What is no stretch of one channel of a recording in a file is refused, one by one, and so are files that cannot be
+    read, and supervisions without a file of recordings.
     """
-    manifests = []
     cuts = _files(raw, "cuts")
-    for path in cuts:
-        manifest = _Manifest(path, kind)
-        for cut in foreign.iterate(path, Cut, "a cut", manifest.refuse):
-            manifest.take(cut.id, _of_cut, cut)
-        manifests.append(manifest)
-    for path in [] if cuts else _files(raw, "supervisions"):
-        manifest = _Manifest(path, kind)
-        recordings = _recordings(path, manifest)
-        for segment in foreign.iterate(path, Supervision, "a supervision", manifest.refuse):
-            manifest.take(segment.id, _of_supervision, segment, recordings)
-        manifests.append(manifest)
-    return _scan(raw, manifests)
+    if cuts:
+        return _scan(raw, [_Manifest(raw, path, kind, _fill_from_cuts) for path in cuts])
+    return _scan(raw, [_Manifest(raw, path, kind, _fill_from_supervisions) for path in _files(raw, "supervisions")])
+
+
+def _fill_from_cuts(manifest: _Manifest) -> None:
+    for cut in foreign.iterate(manifest.path, Cut, "a cut", manifest.refuse):
+        manifest.take(cut.id, _of_cut, cut)
+
+
+def _fill_from_supervisions(manifest: _Manifest) -> None:
+    recordings = _recordings(manifest.path, manifest)
+    for segment in foreign.iterate(manifest.path, Supervision, "a supervision", manifest.refuse):
+        manifest.take(segment.id, _of_supervision, segment, recordings)
 
 
 def _recordings(supervisions: Path, manifest: _Manifest) -> dict[str, Recording]:
     path = supervisions.with_name(supervisions.name.replace("supervisions", "recordings"))
+    packed = path.name.endswith(".gz")
+    other = path.with_name(path.name.removesuffix(".gz") if packed else f"{path.name}.gz")
+    path = next((place for place in (path, other) if place.exists()), path)
     if not path.exists():
         raise DataError(f"{supervisions} without {path.name}", "both, as lhotse prepare writes them", "copy it there")
     return {one.id: one for one in foreign.iterate(path, Recording, "a recording", manifest.refuse)}
@@ -220,27 +229,22 @@ def nemo(raw: Path, kind: str) -> Scan:
 
     The id is the manifest's own (`id` or `utt_id`) or the audio's name with its offset in milliseconds. Numbers may be
     texts; without a duration, a stretch lasts to the end of its recording. Lines that cannot be used (such as those
-    with a list of files) are refused, one by one.
-
-    Raises:
-        DataError: a JSON file without one line of this kind.
+    with a list of files) are refused, one by one, and so are files without one line of this kind.
     """
-    manifests = []
-    for name in files_below(raw)[0]:
-        if not name.endswith((".json", ".jsonl", ".jsonl.gz", ".json.gz")):
-            continue
-        path = raw / name
-        manifest = _Manifest(path, kind)
-        for line in foreign.iterate(path, NemoLine, "a line", manifest.refuse):
-            manifest.take(_nemo_id(line, None), _of_line, line)
-        if not manifest.entries and manifest.refused:
-            raise DataError(
-                f"{path} without a line that can be used, such as {manifest.refused[0]['reason']}",
-                "a manifest of NeMo, one JSON object with audio_filepath a line",
-                "correct it, or move other files away",
-            )
-        manifests.append(manifest)
-    return _scan(raw, manifests)
+    suffixes = (".json", ".jsonl", ".jsonl.gz", ".json.gz")
+    names = [name for name in files_below(raw)[0] if name.endswith(suffixes)]
+    return _scan(raw, [_Manifest(raw, raw / name, kind, _fill_from_nemo) for name in names])
+
+
+def _fill_from_nemo(manifest: _Manifest) -> None:
+    for line in foreign.iterate(manifest.path, NemoLine, "a line", manifest.refuse):
+        manifest.take(_nemo_id(line, None), _of_line, line)
+    if not manifest.entries and manifest.refused:
+        raise DataError(
+            f"{manifest.path} without a line that can be used, such as {manifest.refused[0]['reason']}",
+            "a manifest of NeMo, one JSON object with audio_filepath a line",
+            "correct it, or move other files away",
+        )
 
 
 def _nemo_id(line: NemoLine, offset: float | None) -> str:

@@ -1,5 +1,6 @@
 """Speech corpora with transcripts beside the audio: LibriSpeech, GigaSpeech."""
 
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -8,9 +9,9 @@ import msgspec
 from spear import fs, records
 from spear.errors import DataError
 from spear.manifest.scan import Entry, Scan, not_utf8
+from spear.manifest.words import is_held_out
 from spear.records import Finite, NotNegative
 
-_HELD_OUT = ("dev", "test")
 _AGAIN = "download GigaSpeech.json again"
 
 
@@ -42,7 +43,8 @@ def librispeech(raw: Path, kind: str) -> Scan:
         DataError: no part in the folder.
     """
     root = raw / "LibriSpeech" if (raw / "LibriSpeech").is_dir() else raw
-    parts = sorted(path for path in root.iterdir() if path.name.split("-")[0] in ("train", *_HELD_OUT))
+    begins = re.compile(r"(train|dev|test)(?![a-z])", re.IGNORECASE)  # some copies spell them Train or train_clean_100
+    parts = sorted(path for path in root.iterdir() if begins.match(path.name))
     found = Scan([], [], has_manifest=True)
     for part in parts:
         for transcript in sorted(part.glob("*/*/*.trans.txt")):
@@ -69,7 +71,7 @@ def _utterances(transcript: Path, place: str, kind: str, part: str, refused: lis
             entry = Entry(
                 item, f"{PurePosixPath(place).parent}/{item}.flac", kind, speaker=item.split("-")[0], text=text
             )
-            entry.columns, entry.heldout = {"part": part}, part.startswith(_HELD_OUT)
+            entry.columns, entry.heldout = {"part": part}, is_held_out(part)
             entries.append(entry)
     return entries
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from spear import fs
 from spear.errors import DataError
 from spear.manifest.scan import READABLE, Entry, Scan, files_below, not_utf8, scan
-from spear.manifest.splits import is_held_out
+from spear.manifest.words import is_held_out
 
 _YOUTUBE = re.compile(r"Y?(?P<id>[\w-]{11})(?:_(?P<start>\d+(?:\.\d+)?))?(?:_\d+(?:\.\d+)?)?")
 
@@ -47,7 +47,7 @@ def _rows(path: Path, found: Scan, least: int, delimiter: str = ",") -> Iterator
     have no quotes: there, they are characters of a title.
     """
     quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    for number, line in fs.iter_lines(path, escape=True):
+    for number, line in _lines(path, found):
         if not line.strip() or line.startswith("#"):
             continue
         row, reason = [line.partition(delimiter)[0]], not_utf8(line)
@@ -63,6 +63,13 @@ def _rows(path: Path, found: Scan, least: int, delimiter: str = ",") -> Iterator
             yield number, row
 
 
+def _lines(path: Path, found: Scan) -> Iterator[tuple[int, str]]:
+    try:
+        yield from fs.iter_lines(path, escape=True)
+    except DataError as error:
+        found.leave_out(path, error)
+
+
 def _records(path: Path, found: Scan, columns: Sequence[str], delimiter: str = ",") -> Iterator[dict[str, str]]:
     """The rows of a table with a header, by its names; more values than names are left aside.
 
@@ -71,6 +78,8 @@ def _records(path: Path, found: Scan, columns: Sequence[str], delimiter: str = "
     """
     rows = _rows(path, found, 1, delimiter)
     _, header = next(rows, (0, []))
+    if not header and found.failed:  # it cannot be read
+        return
     if missing := [name for name in columns if name not in header]:
         raise DataError(
             f"{path} without the column {', '.join(missing)}",
