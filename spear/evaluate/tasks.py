@@ -27,7 +27,7 @@ _TARGET = r"^(speaker|text|phones|label:\w+(\s*,\s*label:\w+)*)$"
 class _Entry:
     """A task as stage 1 writes it; the name is that of a folder."""
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,200}$")]
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,200}\Z")]
     head: Literal[HEADS]
     target: Annotated[str, msgspec.Meta(pattern=_TARGET)]
     metric: Literal[DECODE_METRICS]

@@ -60,3 +60,9 @@ def test_depth_is_no_traceback(tmp_path):
     path.write_text("[" * 200_000)
     with pytest.raises(DataError, match="deep.json is not valid JSON"):
         records.read(path, _Cut)
+
+
+def test_a_pattern_is_of_the_whole_text():
+    assert records.convert("0" * 64, records.Sha256, "a") == "0" * 64
+    with pytest.raises(DataError):
+        records.convert("0" * 64 + "\n", records.Sha256, "a")
