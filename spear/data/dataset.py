@@ -99,12 +99,14 @@ class PretrainDataset:
             accumulation=accumulation,
         )
         if plan.summary["num_too_long"]:
+            headroom = self.limits.headroom_seconds
             logger.warning(
-                "epoch %d: %d cuts, %.2f h, are longer than a batch may be (plan.max_seconds = %g) and left out",
+                "epoch %d: %d cuts, %.2f h, are longer than a batch may be (plan.max_seconds = %g%s) and left out",
                 epoch,
                 plan.summary["num_too_long"],
                 plan.summary["seconds_too_long"] / 3600,
                 self.limits.max_seconds,
+                f", of which {headroom:g} are kept free for mixing" if headroom else "",
             )
         if directory:
             plan.save(directory)

@@ -34,6 +34,8 @@ from spear.manifest.tasks import read_task_specs
 CUTS = ("cuts_speech_train", "cuts_audio_train", "cuts_heldout")
 _FILES_PER_UNIT = 128
 _MISSING = "missing file"
+# Kinds of reasons in the summary, and words of each; quarantine.jsonl has all, and whole.
+_KINDS, _KIND_WORDS = 20, 16
 logger = log.get_logger("manifests")
 
 
@@ -226,14 +228,16 @@ def _refuse_bad(settings: ManifestsConfig, bad: int, of: int, usable: list, quar
 
 
 def _reasons(quarantine: list[dict]) -> dict[str, int]:
-    """Counts of the kinds of reasons: what stands before details."""
-    kinds = Counter(
-        item["reason"].partition(": ")[2 if item["reason"].startswith("line ") else 0] for item in quarantine
-    )
-    shortened: Counter = Counter()
-    for reason, count in kinds.items():
-        shortened[" ".join(reason.partition(":")[0].split("(")[0].split()[:6])] += count
-    return dict(shortened.most_common())
+    """Counts of the most frequent kinds of reasons: what stands before details, without numbers and values."""
+    kinds: Counter = Counter()
+    for item in quarantine:
+        reason = re.sub(r"^line \d+: | '.*'(?= )| \([^()]*\)", "", item["reason"])
+        words = re.sub(r"(?<!\S)\d[\d.]*(?![^\s,])", "N", re.split(r"[:;] ", reason)[0]).split()
+        kinds[" ".join(words[:_KIND_WORDS]) + (" ..." if len(words) > _KIND_WORDS else "")] += 1
+    kept = dict(kinds.most_common(_KINDS))
+    if rest := kinds.total() - sum(kept.values()):
+        kept["other reasons"] = rest
+    return kept
 
 
 # Cuts --------------------------------------------------------------------------------------------------------------

@@ -229,7 +229,7 @@ def _refusal(row: dict[str, str], num_values: int, num_columns: int, taken: set[
     if not row["id"] or not row["path"]:
         return "no id or no path"
     if row["id"] in taken:
-        return f"duplicate id {row['id']}"
+        return f"duplicate id: {row['id']}"
     if os.path.isabs(row["path"]) or ".." in PurePosixPath(row["path"].replace("\\", "/")).parts:
         return "path leaves the folder"
     if _is_no_length(row.get("duration") or "0"):

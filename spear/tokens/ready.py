@@ -50,8 +50,9 @@ def check_ready(data_dir: str | Path, cuts: Iterable[str | Path], streams: Mappi
         streams: directories of token streams in use, by name.
     """
     data_dir, found = Path(data_dir), ReadyCheck()
-    ready = _Ready()
+    ready, unnamed = _Ready(), "no READY file, which stage 5 writes"
     if (data_dir / "READY").is_file():
+        unnamed = "READY does not name it"
         try:
             ready = records.convert(seal.read_json(data_dir / "READY"), _Ready, str(data_dir / "READY"))
         except DataError as error:
@@ -59,7 +60,7 @@ def check_ready(data_dir: str | Path, cuts: Iterable[str | Path], streams: Mappi
             return found
     for path in map(Path, cuts):
         if path.name not in ready.cuts:
-            found.not_compared.append(f"manifest {path.name} (READY does not name it)")
+            found.not_compared.append(f"manifest {path.name} ({unnamed})")
         elif fs.sha256_file(path) != ready.cuts[path.name].sha256:
             found.problems.append(f"{path} was changed after the tokens were verified")
         else:

@@ -76,7 +76,12 @@ class Rehearser:
                 limit that would).
         """
         slowest, flops, points = 0.0, 0.0, [(0.0, used_bytes(self.world.device))]
-        for number, place in enumerate(plan.costliest(count)):
+        places = plan.costliest(count)
+        largest = max(float(plan.batch_seconds[plan.global_batch(*place)]) for place in places)
+        logger.info(
+            "rehearsal: %d of the costliest batches before the first step, %.0f padded seconds", len(places), largest
+        )
+        for number, place in enumerate(places):
             batch = self.data.batch(plan, epoch, *place).to(self.world.device)
 
             def work(batch=batch, place=place):
@@ -98,6 +103,8 @@ class Rehearser:
             if points[-1][1] > self.limit_bytes:
                 found = f"it took {fs.human_bytes(points[-1][1])} of {fs.human_bytes(self.limit_bytes)}"
                 raise self._too_large(batch.padded_seconds, points, found)
+        memory = fs.human_bytes(max(taken for _, taken in points))
+        logger.info("rehearsal: the slowest batch took %.1f s; %s of memory at most", slowest, memory)
         return Rehearsal(slowest, points[1][0], flops, points[-1][1])
 
     def fitting_seconds(self) -> float:

@@ -150,10 +150,12 @@ class Watch:
             handle.flush()
             faulthandler.dump_traceback(handle, all_threads=True)
         logger.warning(
-            "rank %d has been %s for %s; the stacks of its threads are in %s. Compare the ranks: the one that is not "
-            "in a collective is the one the others wait for",
+            "rank %d has been %s for %s; the stacks of its threads are in %s%s",
             self.world.rank,
             self._doing,
             human_seconds(idle),
             path,
+            ". Compare the ranks: the one that is not in a collective is the one the others wait for"
+            if self.world.size > 1
+            else "",
         )

@@ -73,6 +73,32 @@ def test_every_bad_recording_is_listed_with_its_reason(prepared):
         assert words in reasons[path], (path, reasons[path])
 
 
+def test_the_summary_counts_kinds_of_reasons_in_whole_phrases(prepared, tmp_path):
+    assert fs.read_json(prepared / "summary.json")["quarantine"] == {
+        "the file is truncated": 2,
+        "empty file": 1,
+        "format .m4a is not read": 1,
+        "the file cannot be read as audio": 1,
+        "the file holds N samples that are not finite": 1,
+        "the file holds no samples": 1,
+        "silent": 1,
+        "too short": 1,
+    }
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    soundfile.write(raw / "a.wav", noise(0.5), RATE)
+    lines = ["id\tpath\tduration\tkind\tspeaker", "a\ta.wav\t0.5\tspeech\tx", "b\ta.wav\t0.5"]
+    for number in range(100):
+        lines += [f"a\ta{number}.wav\t0.5\tspeech\tx", f"c{number}\ta.wav\t0.5\ta: ({number}) it's\tx"]
+    (raw / "manifest.tsv").write_text("\n".join(lines) + "\n")
+    manifests.main(["--raw", str(raw), "--output", str(tmp_path / "m"), "--max-bad-fraction", "1"])
+    assert fs.read_json(tmp_path / "m" / "summary.json")["quarantine"] == {
+        "duplicate id": 100,
+        "kind is none of speech, event, music": 100,
+        "N values for N columns": 1,
+    }
+
+
 def test_long_and_stereo_recordings_are_handled(prepared):
     items = read_items(prepared / "cuts_speech_train.jsonl")
     by_recording = {}
