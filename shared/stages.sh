@@ -55,11 +55,25 @@ stage_seconds() {
   if (($1 >= 60)); then printf '%dm%02ds' $(($1 / 60)) $(($1 % 60)); else printf '%ds' "$1"; fi
 }
 
+_refuse_in_use() { # PATH: fails when a command writes to it, or below it, at this moment
+  if [[ -d "$1" && -n "$(find "$1" -name '.lock*' -print -quit)" ]]; then
+    (cd / && python - "$1") <<'PYTHON'
+import sys
+from spear import errors, locks
+try:
+    locks.refuse_if_held(sys.argv[1])
+except errors.SpearError as error:
+    sys.exit(f"error\n  {error}")
+PYTHON
+  fi
+}
+
 # set_aside PATH...: results with other settings that took long, such as a trained model, get a number as suffix.
 set_aside() {
   local path number=1
   for path in "$@"; do
     if [[ "$_stage_changed" == true && -e "$path" ]]; then
+      _refuse_in_use "$path"
       while [[ -e "$path.$number" ]]; do number=$((number + 1)); done
       echo "   settings or inputs have changed: $path is kept as $path.$number"
       mv -- "$path" "$path.$number"
@@ -72,6 +86,7 @@ renew() {
   local path
   for path in "$@"; do
     if [[ "$_stage_changed" == true && -e "$path" ]]; then
+      _refuse_in_use "$path"
       echo "   settings or inputs have changed: $path is made anew"
       rm -rf -- "$path"
     fi

@@ -73,6 +73,16 @@ def hold(
                 place.rmdir()
 
 
+def refuse_if_held(directory: str | Path, watch_seconds: float = _WATCH_SECONDS) -> None:
+    """For who is about to move or delete a directory.
+
+    Raises:
+        LockedError: a living process holds a lock in it or below it.
+    """
+    for path in sorted(Path(directory).resolve().rglob(f"{NAME}*")):
+        _Lock(path, "").refuse(watch_seconds)
+
+
 def _free(place: Path) -> str:
     with contextlib.suppress(OSError):
         return fs.human_bytes(fs.free_bytes(place))
@@ -96,17 +106,26 @@ class _Lock:
             if dead is None:
                 continue
             if not dead:
-                who = f"{holder.get('purpose')}, process {holder.get('process')} on {holder.get('host')}"
-                raise LockedError(
-                    f"{self.path.parent} is being written by {who}, since {holder.get('since')}",
-                    "one writing command at a time in a directory",
-                    "wait for it, stop it, or give this run a directory of its own",
-                )
+                raise self._refusal(holder)
             logger.warning("taking over %s from process %s, which is gone", self.path.parent, holder.get("process"))
             self._take_away(holder)
         self._mine = True
         atexit.register(self.release)
         threading.Thread(target=self._beat, name="lock", daemon=True).start()
+
+    def refuse(self, watch_seconds: float) -> None:
+        """Like `take` of a lock that somebody has, but leaves it alone when nobody has it."""
+        holder, changed = self._holder()
+        if holder and self._is_dead(holder, changed, watch_seconds) is False:
+            raise self._refusal(holder)
+
+    def _refusal(self, holder: dict) -> LockedError:
+        who = f"{holder.get('purpose')}, process {holder.get('process')} on {holder.get('host')}"
+        return LockedError(
+            f"{self.path.parent} is being written by {who}, since {holder.get('since')}",
+            "one writing command at a time in a directory",
+            "wait for it, stop it, or give this run a directory of its own",
+        )
 
     def release(self) -> None:
         """Gives the lock back, if it is ours (a forked child's copy is not)."""

@@ -1,10 +1,13 @@
 """The shared Bash: options, stages, environment."""
 
+import json
 import os
 import subprocess
 
 import pytest
 import repository
+
+from spear import locks
 
 OPTIONS = """#!/usr/bin/env bash
 # Head of the script.
@@ -118,6 +121,22 @@ def test_a_change_redoes_the_stage_and_all_that_follow(stages, tmp_path):
     (tmp_path / "settings").write_text("b")
     assert bash(stages, WORD="two").stdout.count("done before") == 1
     assert (tmp_path / "model.2").exists()
+
+
+def test_what_a_living_command_writes_is_neither_moved_nor_deleted(stages, tmp_path):
+    bash(stages)
+    (tmp_path / "model").unlink()
+    for place, stage, word in ((tmp_path / "model", "2", "one"), (tmp_path / "out" / "part", "1", "two")):
+        (tmp_path / "settings").write_text(stage)
+        with locks.hold(place, "spear train"):
+            refused = bash(stages, "--stage", stage, WORD=word)
+            assert refused.returncode == 1 and f"{place} is being written by spear train" in refused.stdout
+            assert (place / locks.NAME).exists() and not (tmp_path / "model.1").exists()
+        place.mkdir(parents=True, exist_ok=True)
+        (place / locks.NAME).write_text(json.dumps(locks._process(os.getpid()) | {"started": "never"}))
+    done = bash(stages, WORD="two")
+    assert "being written" not in done.stdout + done.stderr
+    assert not (tmp_path / "out" / "part").exists() and (tmp_path / "model.1" / locks.NAME).exists()
 
 
 def test_a_failed_stage_stops_the_script_and_is_continued(stages, tmp_path):
