@@ -1,6 +1,6 @@
 """Which recordings may serve as noise: sounds whose labels are known and name neither a person nor music.
 
-SPEAR mixes noise into speech and sounds (reference 6 and 13.1): never the audio corpora themselves, which are full of
+SPEAR mixes noise into speech and sounds: never the audio corpora themselves, which are full of
 talk and song, but lists from which they are left out by label. Labels are ids of the AudioSet ontology, or words.
 """
 

@@ -1,4 +1,4 @@
-"""Prediction heads: an independent linear softmax per codebook (reference section 2.4).
+"""Prediction heads: an independent linear softmax per codebook.
 
 The loss touches valid frames only and is computed in chunks together with its gradients, so the float32 logits of a
 whole batch (frames x codebooks x 256) never exist at once, and nothing is recomputed in the backward pass.

@@ -1,4 +1,4 @@
-"""Masking of log-mel features before the encoder (reference section 4; wav2vec 2.0 span sampling).
+"""Masking of log-mel features before the encoder (wav2vec 2.0 span sampling).
 
 Channel masks set whole mel bins of an utterance to 0; time masks then overwrite whole 10 ms frames with a learned
 vector. The draws come from a NumPy generator that the caller names, so that a batch's masks do not depend on the rank

@@ -4,7 +4,7 @@
 
     L(b) = sum over teachers s of  w_s(domain of b) * sum_t a_t * (1/C) * sum_c  -log p_s,c(token_t,c | h_t)
 
-with w_s the domain weights of the strategy (reference 5.4) and a_t the masked or unmasked weight (reference 5.2).
+with w_s the domain weights of the strategy and a_t the masked or unmasked weight.
 """
 
 from dataclasses import dataclass

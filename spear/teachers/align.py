@@ -1,4 +1,4 @@
-"""Frame counts and frame rates: the only place that knows them (reference sections 3.2, 5.3).
+"""Frame counts and frame rates: the only place that knows them.
 
 Two questions are answered here: how many frames a teacher makes of so many samples, and how target frames at one rate
 become targets of a student at another. Frames are paired by index from the start; nothing is shifted or interpolated.

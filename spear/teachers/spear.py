@@ -1,4 +1,4 @@
-"""Our own encoders as teachers: any checkpoint that `spear.load_model` reads, any layer (reference sections 3.2, 8).
+"""Our own encoders as teachers: any checkpoint that `spear.load_model` reads, any layer.
 
     spear:PATH@LAYER,frame_rate_hz=25,dtype=bfloat16
 

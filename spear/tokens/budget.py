@@ -84,6 +84,7 @@ def estimate(
         items += len(unit.items) if pending else 0
         audio_seconds += unit.seconds if pending else 0.0
         total_bytes += sum(_shard_bytes(unit, stream) for stream in pending)
+    total_bytes += _BLOCK * len(streams) if items else 0  # their locks
     rate = measured_rate(streams) if measure and items else None
     seconds = audio_seconds / rate / world_size if rate else None
     return Estimate(items, audio_seconds, total_bytes, free_bytes(directory), seconds)

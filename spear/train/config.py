@@ -10,7 +10,7 @@ from spear.errors import ConfigError
 from spear.models.config import SpearConfig
 from spear.models.mask import MaskConfig
 
-# Weight of each stream's loss on each domain (reference 5.4). Streams are named after what their teacher knows;
+# Weight of each stream's loss on each domain. Streams are named after what their teacher knows;
 # a run with other streams, or other weights, states `streams.<name>.domain_weights` itself.
 STRATEGIES: dict[str, dict[str, dict[str, float]]] = {
     "asymmetric": {"speech": {"speech": 1.0, "audio": 1.0}, "audio": {"speech": 0.0, "audio": 0.1}},
@@ -27,7 +27,7 @@ class StreamConfig:
         objective: `tokens` (of a teacher, from the token store) or `random_projection` (BEST-RQ: codes of the
             unmasked features under a frozen random projection; needs no teacher).
         domain_weights: weight of this stream's loss per domain; None takes the strategy's.
-        mix_tokens: take part in token mixing of speech with speech (reference 6.2: the speech teacher only).
+        mix_tokens: take part in token mixing of speech with speech (the speech teacher only).
         tokens: directory of the token store below the data directory; None means `tokens/<stream name>`.
         num_codebooks: random projection only; tokens state theirs on their card.
         codebook_size: random projection only.
@@ -63,7 +63,7 @@ class StreamConfig:
 
 @dataclass
 class OptimizerConfig:
-    """ScaledAdam and Eden (reference section 7).
+    """ScaledAdam and Eden.
 
     Attributes:
         base_lr: learning rate before Eden's factors.
@@ -103,7 +103,7 @@ class TrainConfig:
         sources: corpora with their domains and sampling weights.
         cut_limits: the shortest and longest cut that is trained on and scored.
         valid_fraction: share of the cuts (chosen by id) kept out of training and scored unmasked and masked.
-        masked_weight, unmasked_weight: weights of frames by whether their input was masked (reference 5.2).
+        masked_weight, unmasked_weight: weights of frames by whether their input was masked.
         head_initial_scale: of the heads' first weights, relative to the paper's; see `spear.models.heads`.
         accumulation: batches per rank and optimizer step; `auto`: what comes closest to plan.global_seconds.
         parallel: what several ranks do with parameters, average and optimizer: `ddp` keeps all on each, `fsdp` shards

@@ -34,7 +34,7 @@ class Objective(Protocol):
 
 
 class TokenObjective:
-    """A teacher's tokens from the token store, aligned to the student's frames (reference 5.3).
+    """A teacher's tokens from the token store, aligned to the student's frames.
 
     Args:
         name: stream name, the key in `Batch.targets`.

@@ -1,4 +1,4 @@
-"""Frame counts and alignment, with the reference's own numbers (reference sections 1, 3.2, 5.3)."""
+"""Frame counts and alignment, with the reference's own numbers."""
 
 import pytest
 import torch
