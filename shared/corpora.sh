@@ -3,7 +3,8 @@
 #
 #   prepare "librispeech audioset" "speech audio" "musan"      # corpora, streams, noise; all may be empty
 #
-# Corpora of noise are listed by stage 1 and mixed in by training, and take no part in the rest.
+# Corpora of noise are listed by stage 1 and mixed in by training, and take no part in the rest; one that is not there
+# has an empty list.
 # A corpus C is found in ${C}_dir (linked to data/raw/C) or in data/raw/C; its layout is ${C}_layout or C itself
 # (`spear manifests` knows layouts), its domain ${C}_domain and its longest window ${C}_window_seconds, or what is usual
 # for it. A stream S has ${S}_teacher (a spec such as wavlm:FOLDER@21), ${S}_codebooks, ${S}_normalise, ${S}_sample
@@ -124,10 +125,12 @@ make_manifests() {
       --max-seconds "$(window_seconds_of "$corpus")" --max-bad-fraction "$max_bad_fraction" \
       --executor "$executor" --num-jobs "$num_jobs"
   done
-  if [[ -n "${musan_dir+option}" && ! -e "$data_dir/manifests/noise_musan.jsonl" ]]; then
-    echo "no MUSAN (--musan-dir DIR): manifests/noise_musan.jsonl is empty, and training mixes in none of its noise"
-    : >"$data_dir/manifests/noise_musan.jsonl"
-  fi
+  for corpus in $absent_noises; do
+    if [[ ! -e "$data_dir/manifests/noise_$corpus.jsonl" ]]; then
+      echo "no $corpus (--$corpus-dir DIR): manifests/noise_$corpus.jsonl is empty, and training mixes in none of its noise"
+      : >"$data_dir/manifests/noise_$corpus.jsonl"
+    fi
+  done
 }
 
 make_fbank() {
@@ -183,10 +186,13 @@ extract_tokens() {
 
 prepare() { # CORPORA STREAMS [NOISES]: the stages
   local corpus stream places=() teachers=() quantizers=()
-  corpora="$1" streams="$2" noises="${3:-}"
+  corpora="$1" streams="$2" noises="" absent_noises=""
   data_dir="${data_dir:-$here/data}"
   if [[ "$data_dir" != /* ]]; then data_dir="$PWD/$data_dir"; fi
   stage_dir="$data_dir/.stages"
+  for corpus in ${3:-}; do
+    if [[ -n "$(present "$corpus")" ]]; then noises+=" $corpus"; else absent_noises+=" $corpus"; fi
+  done
   [[ -n "$corpora" ]] || _absent "no corpus" "at least one" "see $(basename "$0") --help"
   for corpus in $corpora $noises; do places+=("$corpus=$(_value "${corpus}_dir")"); done
   for stream in $streams; do

@@ -28,6 +28,7 @@ from spear.nn import set_activation_checkpointing, set_batch_count
 from spear.train.throughput import matmul_flops
 
 _PEAK_SIZE = {"cpu": 2048, "cuda": 8192}
+_PEAK_SECONDS = 8
 
 
 @dataclass
@@ -117,6 +118,8 @@ def _run(case: Case) -> dict:
 
 def measure(case: Case) -> dict:
     """Measures one case in this process."""
+    if case.what not in ("step", "encoder", "peer"):
+        raise ConfigError(f"the case '{case.what}'", "step, checkpointed, encoder or peer", "correct --whats")
     torch.set_num_threads(case.threads)
     device = torch.device(case.device)
     if device.type == "cpu":
@@ -192,8 +195,6 @@ def _prepare(case: Case, device: torch.device) -> tuple[_Work, float]:
         return _Work(lambda: model.encode(features_BTF, lens_B, False).encoder_out.float().square().sum(), model), (
             count * seconds
         )
-    if case.what != "step":
-        raise ConfigError(f"the case '{case.what}'", "step, checkpointed, encoder or peer", "correct --whats")
     frames = int(model.output_lengths(lens_B)[0])
     targets = {name: torch.randint(0, 256, (count, frames, 16)).to(device) for name in heads}
     weights = {name: torch.full((count,), weight).to(device) for name, weight in (("speech", 1.0), ("audio", 0.1))}
@@ -205,9 +206,12 @@ def matmul_peak(dtype: torch.dtype, device: torch.device) -> dict[str, float]:
     """FLOP/s of a large square product, by the clock and by processor time; the best of a few."""
     size = _PEAK_SIZE[device.type]
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    started = time.perf_counter()
     a @ b
+    # Eight, or as many as fit in some seconds: without instructions for bfloat16 one takes a minute.
+    repeats = min(8, max(1, int(_PEAK_SECONDS / (time.perf_counter() - started))))
     best = {"clock": 0.0, "cpu": 0.0}
-    for _ in range(8):
+    for _ in range(repeats):
         _memory.wait_for(device.type)
         clock, cpu = time.perf_counter(), time.process_time()
         a @ b

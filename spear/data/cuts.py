@@ -63,7 +63,7 @@ class Columns:
 
     def __init__(self, items: Iterable):
         ids, names, folders, offsets = bytearray(), bytearray(), {}, [array("q", [0]), array("q", [0])]
-        columns = [array(code) for code in "idddBQHhdB"]
+        columns = [array(code) for code in "idddBQHhfB"]  # the gain meets float32 samples
         for item in items:
             # Recordings lie in few folders: those are stored once.
             folder, name = os.path.split(item.path)
@@ -148,7 +148,8 @@ class CutTable:
         self._columns = columns
         self._row = np.concatenate([rows[number] for number in columns]).astype(np.int32)
         self._source = np.repeat(np.asarray(list(columns), dtype=np.int16), [len(rows[number]) for number in columns])
-        self._duration = np.concatenate([columns[number].duration[rows[number]] for number in columns])
+        seconds = np.concatenate([columns[number].duration[rows[number]] for number in columns])
+        self._num_samples = np.round(seconds * SAMPLE_RATE_HZ).astype(np.uint32)
         self._domain = np.concatenate([domains[number] for number in columns]).astype(np.uint8)
 
     def __len__(self) -> int:
@@ -173,7 +174,7 @@ class CutTable:
     @property
     def durations_seconds(self) -> np.ndarray:
         """(num_cuts,) durations rounded to samples, which is what batches are made of."""
-        return np.round(self._duration * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
+        return self._num_samples / SAMPLE_RATE_HZ
 
     @property
     def is_speech(self) -> np.ndarray:

@@ -35,29 +35,30 @@ def write_sample(path: str | Path, root: Path, sources: Iterable[str]) -> None:
     seal.write_json(path, {"of": len(names), "recordings": sample})
 
 
-def compare_samples(manifests: str | Path) -> tuple[list[str], int]:
+def compare_samples(manifests: str | Path) -> tuple[list[str], list[str], int]:
     """Compares the recordings of every sample in a directory of manifests with what they were.
 
     Returns:
-        one line for each recording that is another one (or gone), and how many were looked at.
+        one line for each recording that is another one, the recordings that are gone (the loader leaves those out by
+        name), and how many were looked at.
 
     Raises:
         DataError: a sample file itself was changed.
     """
     manifests = Path(manifests)
-    problems, number = [], 0
+    problems, gone, number = [], [], 0
     for path in fs.finished(manifests, "recordings_sample*.json"):
         sample = records.convert(seal.read_json(path).get("recordings"), dict[str, _Recording], str(path))
         for name, recording in sample.items():
             file = manifests.absolute().parent / name
             number += 1
             if not file.is_file():
-                problems.append(f"{file} is gone")
+                gone.append(str(file))
             elif file.stat().st_size != recording.bytes:
                 problems.append(f"{file} has {file.stat().st_size} bytes, {recording.bytes} when stage 1 decoded it")
             elif digest(file) != recording.sha256:
                 problems.append(f"{file} is another recording than the one that stage 1 decoded")
-    return problems, number
+    return problems, gone, number
 
 
 def digest(path: Path) -> str:

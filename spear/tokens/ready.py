@@ -34,9 +34,10 @@ class _Ready(msgspec.Struct):
 
 @dataclass
 class ReadyCheck:
-    """What a look at a data directory found: what is wrong, what was compared, what was not."""
+    """What a look at a data directory found: what is wrong, what is gone, what was compared, what was not."""
 
     problems: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
     compared: list[str] = field(default_factory=list)
     not_compared: list[str] = field(default_factory=list)
 
@@ -96,7 +97,7 @@ def _check_stream(name: str, directory: Path, declared: _Stream | None, data_dir
 
 def _check_recordings(data_dir: Path, found: ReadyCheck) -> None:
     try:
-        changed, number = compare_samples(data_dir / "manifests")
+        changed, found.gone, number = compare_samples(data_dir / "manifests")
     except SpearError as error:
         found.problems.append(error.found)
         return

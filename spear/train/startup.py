@@ -85,6 +85,8 @@ def check_data(config: TrainConfig, world: dist.World) -> None:
         found = check_ready(data_dir, [data_dir / manifest for manifest in manifests], streams)
         logger.info("data: compared %s", ", ".join(found.compared) or "nothing")
         logger.info("data: not compared: %s", "; ".join(found.not_compared))
+        if found.gone:
+            logger.warning("data: %d recordings of the sample are gone: %s", len(found.gone), ", ".join(found.gone[:3]))
         if streams and not (data_dir / "READY").is_file():
             logger.warning("no READY in %s: nobody verified that tokens and manifests fit", data_dir)
     problems = dist.gather_objects(found.problems if found else [])[0]

@@ -327,6 +327,10 @@ def _scores(folder: Path) -> list[Path]:
     return [place / "fbank.json", place / "p.jsonl"]
 
 
+def _read_sample(folder: Path) -> None:
+    compare_samples(folder / "manifests")
+
+
 def _read_scores(folder: Path):
     found = load_runs(folder)
     if found:
@@ -423,7 +427,7 @@ ARTEFACTS = {
     "torch file": Artefact(_torch_file, lambda folder: _weights(load_model(folder / "a.pt"))),
     "plan": Artefact(_plan, _read_plan, sealed=True),
     "READY": Artefact(_ready, _read_ready, sealed=True),
-    "sample of recordings": Artefact(_stage_one, lambda f: compare_samples(f / "manifests")[0] and None, sealed=True),
+    "sample of recordings": Artefact(_stage_one, _read_sample, sealed=True),
     "run.json": Artefact(_run, lambda folder: (found := runs.find(folder)) and asdict(found), sealed=True),
     "metrics.jsonl": Artefact(_metrics, _read_metrics),
     "scores": Artefact(_scores, _read_scores),

@@ -57,6 +57,11 @@ def test_data_that_nobody_verified_are_trained_on_with_a_warning(check, caplog):
     assert "no READY in" in caplog.text
 
 
+def test_recordings_that_are_gone_are_named_and_end_nothing(check, caplog):
+    check(lambda data: (data / "raw/cut4.wav").unlink())
+    assert "1 recordings of the sample are gone" in caplog.text and "raw/cut4.wav" in caplog.text
+
+
 def test_a_run_on_changed_data_ends_before_its_first_step(ready, start, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(ready, data)
@@ -115,7 +120,6 @@ def _exchange_quantizer(data):
         (_edit_manifest, "cuts_speech_train.jsonl was changed after the tokens were verified"),
         (_exchange_recordings, "cuts_speech_train.jsonl was changed after the tokens were verified"),
         (_replace_audio, "cut4.wav is another recording"),
-        (lambda data: (data / "raw/cut4.wav").unlink(), "cut4.wav is gone"),
         (_replace_tokens, "tokens/speech are others than those that were verified"),
         (_exchange_ids_of_tokens, "tokens-00000.json was changed or damaged"),
         (_edit_card, "card.json was changed or damaged"),

@@ -23,4 +23,4 @@ audio_normalise=false
 . "$here/shared/parse_options.sh"
 . "$here/shared/corpora.sh"
 
-prepare "audioset" "audio" "$(present musan)"
+prepare "audioset" "audio" "musan"

@@ -24,4 +24,4 @@ speech_normalise=true
 . "$here/shared/parse_options.sh"
 . "$here/shared/corpora.sh"
 
-prepare "librispeech" "speech" "$(present musan)"
+prepare "librispeech" "speech" "musan"

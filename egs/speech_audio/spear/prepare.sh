@@ -48,4 +48,4 @@ audio_domains=audio
 
 corpora="$(present librispeech libriheavy gigaspeech voxpopuli yodas_granary \
   audioset freesound bbc vggsound mtg_jamendo music4all fsd50k)"
-prepare "$corpora" "speech audio" "$(present musan)"
+prepare "$corpora" "speech audio" "musan"
