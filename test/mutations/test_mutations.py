@@ -101,7 +101,7 @@ def quiet():
 SEALED = [kind for kind, artefact in ARTEFACTS.items() if artefact.sealed]
 
 
-def test_other_bits_of_what_is_sealed_are_noticed_or_without_effect(tmp_path, capsys):
+def test_flipped_bits_of_what_is_sealed_are_noticed_or_without_effect(tmp_path, capsys):
     table, silent = {}, []
     for kind in SEALED:
         folder = tmp_path / "a"
