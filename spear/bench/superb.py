@@ -17,8 +17,8 @@ import torch
 
 from spear import config, fs
 from spear.bench._report import environment, markdown_table
-from spear.evaluate.superb.banks import LinearBank
-from spear.evaluate.superb.protocol import Settings, settings_of
+from spear.evaluate.banks import LinearBank
+from spear.evaluate.protocol import Settings, settings_of
 
 
 @dataclass(frozen=True)

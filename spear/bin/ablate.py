@@ -95,8 +95,8 @@ def plan(settings: AblateConfig) -> list[dict]:
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the arguments, trains, decodes, and writes the table."""
+    from spear.evaluate.recipe_run import DecodeConfig
     from spear.evaluate.results import ablation_table, evaluate_checkpoints
-    from spear.evaluate.run import DecodeConfig
 
     settings = config.parse(AblateConfig, argv, description=__doc__)
     log.setup()

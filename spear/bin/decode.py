@@ -67,8 +67,8 @@ def recipe(task: str, script: str, argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, tasks: list[str], command: str) -> int:
     from spear import locks, log
+    from spear.evaluate.recipe_run import DecodeConfig, decode
     from spear.evaluate.results import terminal_table
-    from spear.evaluate.run import DecodeConfig, decode
 
     log.setup()
     config = DecodeConfig(

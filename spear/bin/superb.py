@@ -86,8 +86,8 @@ def recipe(tasks: str, script: str, protocol: str = "superb", argv: list[str] | 
 
 def _run(arguments: argparse.Namespace, command: str) -> int:
     from spear import locks, log
-    from spear.evaluate.superb.page import terminal_text, write_section, write_superb_page
-    from spear.evaluate.superb.run import SuperbConfig, superb
+    from spear.evaluate.page import terminal_text, write_section, write_superb_page
+    from spear.evaluate.run import SuperbConfig, superb
 
     log.setup()
     config = SuperbConfig(
@@ -119,7 +119,7 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
 
 def _prepare(argv: list[str]) -> int:
     from spear import log
-    from spear.evaluate.superb.corpora import CORPORA, prepare_corpus
+    from spear.evaluate.corpora import CORPORA, prepare_corpus
 
     reader = argparse.ArgumentParser(prog="spear superb prepare", description="Writes the manifests of SUPERB tasks.")
     reader.add_argument("corpus", choices=CORPORA)
@@ -141,7 +141,7 @@ def _prepare(argv: list[str]) -> int:
 
 def _fetch(argv: list[str]) -> int:
     from spear import log
-    from spear.evaluate.superb.corpora.fetch import ARCHIVES, fetch
+    from spear.evaluate.corpora.fetch import ARCHIVES, fetch
 
     reader = argparse.ArgumentParser(prog="spear superb fetch", description="Downloads, checks and unpacks a corpus.")
     reader.add_argument("corpus", choices=sorted(ARCHIVES))
@@ -155,7 +155,7 @@ def _fetch(argv: list[str]) -> int:
 
 def _rescore(argv: list[str]) -> int:
     from spear.evaluate.metrics import shown, unit
-    from spear.evaluate.superb.run import rescore
+    from spear.evaluate.run import rescore
 
     reader = argparse.ArgumentParser(prog="spear superb rescore", description="Scores from predictions alone.")
     reader.add_argument("runs", type=Path, nargs="+", help="run files, EXP_DIR/superb/<TASK>/<UPSTREAM>.json")

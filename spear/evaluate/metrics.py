@@ -1,17 +1,17 @@
-"""Scores of the decode tasks, their confidence intervals, and their recomputation from prediction files.
+"""Scores of all tasks from prediction rows, their bootstrap intervals, and what tables show of them.
 
-Every metric is a ratio of sums over items: correct items over items (accuracy), or edits over reference units of the
-whole corpus (PER, WER, CER; benchmarks A.2: total over total, not the mean of utterances). An item therefore has a
-numerator and a denominator, and the bootstrap over items needs nothing else.
+A prediction row is {id, reference, hypotheses} and, where a task has folds, fold; it has one hypothesis for each head
+seed, and a score is the mean over seeds and over folds. There are three kinds of metric: ratios of sums over items
+(accuracy, error rates, slot F1 and CER, diarization error, the mean of what separation gained); the equal error rate,
+over trials; and the maximum term-weighted value, over queries. The bootstrap resamples items, trials and queries,
+inside each fold.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from spear import fs
-from spear.errors import DataError
 from spear.seeds import numpy_rng
 
 HIGHER_IS_BETTER = {"accuracy": True, "per": False, "wer": False, "cer": False}
@@ -113,26 +113,226 @@ def prediction_counts(metric: str, predictions: Iterable[dict]) -> tuple[np.ndar
     return np.asarray(top), np.asarray(bottom)
 
 
-def rescore(run_path: str | Path) -> float:
-    """The test score of a run file, recomputed from its prediction file alone.
+MISS_FALSE_ALARM_WEIGHT = 12.49
+"""beta = C_fa / C_miss * (1 / P_target - 1) of QUESST 2014, with costs 1 and 100 and P_target 0.0008."""
 
-    Raises:
-        DataError: a file is missing or damaged, or the prediction file does not hold the items that the run counted.
+_POOLED = ("eer", "mtwv")
+_ROUNDS = 300
+
+Segments = Sequence[tuple[str, float, float]]
+Slots = Sequence[tuple[str, str]]
+
+
+def score_rows(metric: str, rows: Sequence[dict]) -> float:
+    """The score of prediction rows; nan when there is nothing to count."""
+    if metric not in _POOLED:
+        return score(*_counts(metric, rows))
+    seeds = len(rows[0]["hypotheses"]) if rows else 0
+    return float(np.mean([_pooled(metric, rows, seed) for seed in range(seeds)])) if seeds else float("nan")
+
+
+def bootstrap_of_rows(metric: str, rows: Sequence[dict], seed: int = 0) -> np.ndarray:
+    """Scores of resampled items, trials or queries; empty when there is nothing to resample."""
+    if metric not in _POOLED:
+        return bootstrap_scores(*_counts(metric, rows), seed=seed)
+    if len(rows) < 2:
+        return np.zeros(0)
+    rng = numpy_rng(seed, "bootstrap", len(rows))
+    draws = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=_ROUNDS)
+    seeds = range(len(rows[0]["hypotheses"]))
+    scores = np.asarray([np.mean([_pooled(metric, rows, s, weights) for s in seeds]) for weights in draws])
+    return scores[np.isfinite(scores)]
+
+
+def row_counts(metric: str, reference, hypothesis) -> tuple[float, float]:
+    """Numerator and denominator of one item under a metric that is a ratio of sums."""
+    if metric == "slot_f1":
+        return slot_type_f1(reference["slots"], hypothesis["slots"]), 1
+    if metric == "slot_cer":
+        return slot_value_edits(reference["slots"], hypothesis["slots"])
+    if metric == "der":
+        errors = diarization_errors(reference, hypothesis)
+        return errors["missed"] + errors["false_alarm"] + errors["confused"], errors["speech"]
+    if metric == "si_sdri":
+        return hypothesis["si_sdr"] - hypothesis["mixture"], 1
+    return item_counts(metric, reference, hypothesis)
+
+
+def _counts(metric: str, rows: Sequence[dict]) -> tuple[np.ndarray, np.ndarray]:
+    counts = np.asarray(
+        [np.mean([row_counts(metric, row["reference"], found) for found in row["hypotheses"]], axis=0) for row in rows]
+    ).reshape(-1, 2)
+    return counts[:, 0], counts[:, 1]
+
+
+def _pooled(metric: str, rows: Sequence[dict], seed: int, weights: np.ndarray | None = None) -> float:
+    if metric == "eer":
+        scores = [row["hypotheses"][seed] for row in rows]
+        return equal_error_rate(scores, [row["reference"] for row in rows], weights)
+    tables = [{"scores": row["hypotheses"][seed], "targets": row["reference"]} for row in rows]
+    return maximum_term_weighted_value(tables, weights)
+
+
+# Folds --------------------------------------------------
+
+
+def _by_fold(rows: Sequence[dict]) -> list[list[dict]]:
+    folds: dict[str, list[dict]] = {}
+    for row in rows:
+        folds.setdefault(row.get("fold", ""), []).append(row)
+    return list(folds.values())
+
+
+def score_folds(metric: str, rows: Sequence[dict]) -> float:
+    """Mean over folds of the score of each; nan without rows."""
+    scores = [score_rows(metric, fold) for fold in _by_fold(rows)]
+    return float(np.mean(scores)) if scores else float("nan")
+
+
+def interval_of_folds(metric: str, rows: Sequence[dict], seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap interval of `score_folds`, resampling inside each fold."""
+    draws = [bootstrap_of_rows(metric, fold, seed) for fold in _by_fold(rows)]
+    rounds = min(map(len, draws), default=0)
+    if not rounds:
+        return float("nan"), float("nan")
+    scores = np.mean([scores[:rounds] for scores in draws], axis=0)
+    low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+# Slot filling ------------------------------------------------------------------------------------------------------
+
+
+def slot_type_f1(reference: Slots, hypothesis: Slots) -> float:
+    """F1 between the sets of slot types; 1 when both are empty, 0 when one is."""
+    expected, found = {name for name, _ in reference}, {name for name, _ in hypothesis}
+    if not expected or not found:
+        return float(expected == found)
+    return 2 * len(expected & found) / (len(expected) + len(found))
+
+
+def slot_value_edits(reference: Slots, hypothesis: Slots) -> tuple[int, int]:
+    """(edits, reference characters): each reference value against the hypothesis value of its type nearest to it.
+
+    A type that the hypothesis lacks counts as the empty value.
     """
-    run_path = Path(run_path)
-    run = fs.read_json(run_path)
-    try:
-        rows = fs.read_jsonl(run_path.parent / run["predictions"])
-        if len(rows) != run["num_items"]["test"]:
-            raise DataError(
-                f"{len(rows)} predictions beside {run_path}",
-                f"{run['num_items']['test']} of them, as the run file counts",
-                "run the decode command again",
-            )
-        return score(*prediction_counts(run["metric"], rows))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise DataError(
-            f"{run_path} and its predictions cannot be scored ({type(error).__name__}: {error})",
-            "both as the command leaves them",
-            "run the command again",
-        ) from error
+    edits = characters = 0
+    for name, value in reference:
+        candidates = [found for other, found in hypothesis if other == name] or [""]
+        edits += min(item_counts("cer", value, candidate)[0] for candidate in candidates)
+        characters += len(value)
+    return edits, characters
+
+
+# Speaker verification ----------------------------------------------------------------------------------------------
+
+
+def equal_error_rate(
+    scores: Sequence[float], same_speaker: Sequence[bool], weights: Sequence[float] | None = None
+) -> float:
+    """Where the line through the points of the ROC meets false alarm rate = miss rate.
+
+    Args:
+        scores: higher means more likely the same speaker.
+        same_speaker: whether a trial is a target trial.
+        weights: how often each trial counts (the bootstrap); once by default.
+
+    Returns:
+        The rate in 0..1; nan unless there are trials of both kinds.
+    """
+    values, target = np.asarray(scores, dtype=np.float64), np.asarray(same_speaker, dtype=bool)
+    weight = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
+    positives, negatives = weight[target].sum(), weight[~target].sum()
+    if not positives or not negatives:
+        return float("nan")
+    order = np.argsort(-values, kind="stable")
+    last = np.append(np.diff(values[order]) != 0, True)  # trials of one score are accepted together
+    accepted = np.concatenate([[0.0], np.cumsum(np.where(target, weight, 0.0)[order])[last] / positives])
+    alarms = np.concatenate([[0.0], np.cumsum(np.where(target, 0.0, weight)[order])[last] / negatives])
+    gap = alarms - (1 - accepted)  # ascends from -1 to 1
+    after = int(np.argmax(gap >= 0))
+    share = -gap[after - 1] / (gap[after] - gap[after - 1])
+    return float(alarms[after - 1] + share * (alarms[after] - alarms[after - 1]))
+
+
+# Speaker diarization -----------------------------------------------------------------------------------------------
+
+
+def diarization_errors(reference: Segments, hypothesis: Segments) -> dict[str, float]:
+    """Seconds missed, falsely alarmed and confused, and the seconds of reference speech (overlap counts twice).
+
+    The speakers are mapped one to one so that the error is least; no collar, overlapping speech is scored. With nothing
+    but silence in the reference, `speech` is 0 and every hypothesised second a false alarm.
+    """
+    spans, expected, found = _activities(reference, hypothesis)
+    both = expected @ (spans[:, None] * found.T)  # (reference speakers, hypothesis speakers) seconds together
+    num_expected, num_found = expected.sum(axis=0), found.sum(axis=0)
+    speech = float((spans * num_expected).sum())
+    missed = float((spans * np.maximum(num_expected - num_found, 0)).sum())
+    false_alarm = float((spans * np.maximum(num_found - num_expected, 0)).sum())
+    matched = float((spans * np.minimum(num_expected, num_found)).sum())
+    confused = matched - _best_assignment(both)
+    return {"missed": missed, "false_alarm": false_alarm, "confused": max(confused, 0.0), "speech": speech}
+
+
+def _activities(reference: Segments, hypothesis: Segments) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lengths of the stretches between all boundaries (M,), and who speaks in them: (speakers, M), 0 or 1, twice."""
+    times = np.unique([time for _, start, end in [*reference, *hypothesis] for time in (start, end)])
+    spans = np.diff(times) if len(times) else np.zeros(0)
+    sides = []
+    for segments in (reference, hypothesis):
+        names = sorted({name for name, _, _ in segments})
+        active = np.zeros((len(names), len(spans)))
+        for name, start, end in segments:
+            active[names.index(name), np.searchsorted(times, start) : np.searchsorted(times, end)] = 1
+        sides.append(active)
+    return spans, *sides
+
+
+def _best_assignment(gain: np.ndarray) -> float:
+    """The largest sum of entries with at most one in each row and column."""
+    if min(gain.shape) == 0:
+        return 0.0
+    if gain.shape[0] > gain.shape[1]:
+        gain = gain.T
+    rows = range(gain.shape[0])
+    if gain.shape[1] <= 7:
+        return float(
+            max(gain[rows, columns].sum() for columns in itertools.permutations(range(gain.shape[1]), len(rows)))
+        )
+    from spear.errors import require
+
+    optimize = require("scipy.optimize", "scipy", "diarization of more than seven speakers")
+    return float(gain[optimize.linear_sum_assignment(gain, maximize=True)].sum())
+
+
+# Query by example --------------------------------------------------------------------------------------------------
+
+
+def maximum_term_weighted_value(
+    tables: Sequence[dict], weights: Sequence[float] | None = None, beta: float = MISS_FALSE_ALARM_WEIGHT
+) -> float:
+    """The best over thresholds of 1 - mean over queries of (miss rate + beta * false-alarm rate); at least 0.
+
+    Args:
+        tables: for each query {scores: {document: score}, targets: [documents that hold it]}. Queries without a
+            target document, or with nothing else, do not count, as in the official scorer.
+        weights: how often each query counts (the bootstrap); once by default.
+    """
+    values, gains, total = [], [], 0.0
+    for number, table in enumerate(tables):
+        targets = set(table["targets"]) & set(table["scores"])
+        others = len(table["scores"]) - len(targets)
+        weight = 1.0 if weights is None else float(weights[number])
+        if not targets or not others or not weight:
+            continue
+        total += weight
+        for document, value in table["scores"].items():
+            values.append(value)
+            gains.append(weight / len(targets) if document in targets else -weight * beta / others)
+    if not total:
+        return float("nan")
+    order = np.argsort(-np.asarray(values), kind="stable")
+    sorted_values = np.asarray(values)[order]
+    last = np.append(np.diff(sorted_values) != 0, True)
+    return max(0.0, float(np.cumsum(np.asarray(gains)[order])[last].max()) / total)

@@ -12,8 +12,8 @@ from spear import fs, records
 from spear.errors import DataError
 from spear.evaluate.doubts import MARK, doubt_lines
 from spear.evaluate.metrics import HIGHER_IS_BETTER, is_better, shown, unit
-from spear.evaluate.run import DecodeConfig, decode
-from spear.evaluate.tasks import read_tasks
+from spear.evaluate.recipe_run import DecodeConfig, decode
+from spear.evaluate.recipe_tasks import read_tasks
 from spear.log import get_logger
 
 logger = get_logger(__name__)

@@ -3,7 +3,7 @@
 import pytest
 
 from spear.errors import ConfigError
-from spear.evaluate.superb.score import references, superb_s
+from spear.evaluate.score import references, superb_s
 
 KNOWN = references()
 

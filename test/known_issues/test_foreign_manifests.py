@@ -284,7 +284,7 @@ def test_gzipped_manifests_are_read_wherever_plain_ones_are(tmp_path):
     packed = tmp_path / "packed" / "manifests" / "cuts_a.jsonl.gz"
     packed.parent.mkdir(parents=True)
     packed.write_bytes(gzip.compress(plain.read_bytes()))
-    from spear.evaluate.tasks import read_all_items
+    from spear.evaluate.recipe_tasks import read_all_items
     from spear.manifest.features import _items
 
     assert read_cuts([packed]) == read_cuts([plain])

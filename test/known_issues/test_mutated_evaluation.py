@@ -7,13 +7,13 @@ import yaml
 
 from spear import fs
 from spear.errors import SpearError
-from spear.evaluate import metrics, results
-from spear.evaluate.superb.corpora.librispeech import read_lexicons
-from spear.evaluate.superb.corpora.writing import read_entries
-from spear.evaluate.superb.run import rescore
-from spear.evaluate.superb.table import read_table
-from spear.evaluate.superb.tasks import TASKS
-from spear.evaluate.tasks import find_tasks
+from spear.evaluate import recipe_run, results
+from spear.evaluate.corpora.librispeech import read_lexicons
+from spear.evaluate.corpora.writing import read_entries
+from spear.evaluate.recipe_tasks import find_tasks
+from spear.evaluate.run import rescore
+from spear.evaluate.table import read_table
+from spear.evaluate.tasks import TASKS
 
 PIECES = [b"", b"\x00", b"\xff\xfe", b"\n", b"\t", b"null", b"-1", b"1e999", b"NaN", b"[]", b"{}", b'"', b"\\udce9"]
 PIECES += ["\u2028".encode(), b"9" * 400, b"[" * 300, b": ", b"- ", b"&a [*a]", b"2001-01-01", b"true", b"../"]
@@ -79,7 +79,7 @@ def run_files(folder):
         runs = results.load_runs(folder)
         if runs:
             results.terminal_table(runs), results.results_markdown(runs, "title")
-        metrics.rescore(place)
+        recipe_run.rescore(place)
 
     return [place, place.parent / run["predictions"]], read
 

@@ -19,8 +19,8 @@ from spear.config import parse
 from spear.data import PlanLimits
 from spear.data.mixing import MixingConfig
 from spear.errors import ConfigError
-from spear.evaluate.run import DecodeConfig
-from spear.evaluate.superb.run import SuperbConfig
+from spear.evaluate.recipe_run import DecodeConfig
+from spear.evaluate.run import SuperbConfig
 from spear.manifest import ManifestsConfig
 from spear.manifest.features import FeaturesConfig
 from spear.quantize import QuantizerTrainConfig

@@ -13,8 +13,8 @@ from spear.bin.decode import main as decode_main
 from spear.bin.report import main as report_main
 from spear.bin.superb import main as superb_main
 from spear.evaluate.doubts import Judged, find_doubts
-from spear.evaluate.superb.table import read_table
-from spear.evaluate.superb.tasks import TASKS
+from spear.evaluate.table import read_table
+from spear.evaluate.tasks import TASKS
 from spear.manifest import Item
 
 QUICK = ["--upstream", "fbank", "--max-steps", "2", "--learning-rates", "1e-2", "--num-jobs", "1"]

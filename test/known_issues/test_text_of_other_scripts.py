@@ -6,9 +6,9 @@ import pytest
 from spear import fs
 from spear.audio import save_audio
 from spear.errors import DataError
+from spear.evaluate.corpora import prepare_corpus
+from spear.evaluate.corpora.librispeech import read_lexicons
 from spear.evaluate.metrics import item_counts
-from spear.evaluate.superb.corpora import prepare_corpus
-from spear.evaluate.superb.corpora.librispeech import read_lexicons
 from spear.evaluate.units import make_units, normalise_text
 
 

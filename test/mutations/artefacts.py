@@ -15,9 +15,9 @@ from spear.audio import FbankConfig, load_audio, probe
 from spear.data import index
 from spear.data.cuts import Columns
 from spear.data.plan import Plan, PlanLimits, build_plan
-from spear.evaluate.metrics import rescore
+from spear.evaluate.recipe_run import rescore
 from spear.evaluate.results import load_runs, results_markdown, terminal_table
-from spear.evaluate.superb.table import manifest_path, read_table
+from spear.evaluate.table import manifest_path, read_table
 from spear.manifest import ManifestsConfig, iter_items, make_manifests
 from spear.manifest.corpora import scan_corpus
 from spear.manifest.exchange import read_arrays

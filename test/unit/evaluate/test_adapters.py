@@ -13,7 +13,7 @@ from spear import teachers
 from spear.errors import ConfigError, DataError, SpearError
 from spear.evaluate.adapters import CallableUpstream
 from spear.evaluate.cache import FeatureCache, item_key
-from spear.evaluate.tasks import read_all_items
+from spear.evaluate.recipe_tasks import read_all_items
 from spear.evaluate.upstream import Upstream, load_upstream, upstream_hash
 
 
@@ -159,7 +159,7 @@ def test_a_wav2vec2_of_the_registry_gives_the_states_that_transformers_gives(tmp
 
 def test_the_s3prl_upstream_gives_the_same_states(tmp_path, monkeypatch):
     import spear
-    from spear.evaluate.superb.s3prl_expert import spear_local
+    from spear.evaluate.s3prl_expert import spear_local
 
     monkeypatch.setattr(spear, "load_model", lambda path: TinyEncoder())
     expert = spear_local("checkpoint")

@@ -9,7 +9,7 @@ from corpus import TinyEncoder, make_corpus
 
 from spear.errors import CheckpointError, ConfigError
 from spear.evaluate.cache import CacheConfig, FeatureCache, FeatureStore, item_key
-from spear.evaluate.tasks import read_all_items
+from spear.evaluate.recipe_tasks import read_all_items
 from spear.evaluate.upstream import FbankUpstream, SpearUpstream, default_name, load_upstream, upstream_hash
 
 

@@ -13,9 +13,9 @@ from spear import fs
 from spear.audio import save_audio
 from spear.evaluate.cache import FeatureCache, item_key, read_wave
 from spear.evaluate.excerpt import Excerpt, sounding
-from spear.evaluate.superb.protocol import settings_of
-from spear.evaluate.superb.table import read_table
-from spear.evaluate.superb.tasks import TASKS
+from spear.evaluate.protocol import settings_of
+from spear.evaluate.table import read_table
+from spear.evaluate.tasks import TASKS
 from spear.evaluate.upstream import SpearUpstream
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from spear import fs
 from spear.errors import DataError
-from spear.evaluate import metrics
+from spear.evaluate import metrics, recipe_run
 from spear.evaluate.units import collapse, make_units, normalise_text
 
 
@@ -51,7 +51,7 @@ def test_rescore_refuses_predictions_of_another_run(tmp_path):
     )
     fs.write_jsonl(tmp_path / "a.predictions.jsonl", [{"id": "x", "reference": "A", "hypotheses": ["A", "B"]}])
     with pytest.raises(DataError, match="1 predictions"):
-        metrics.rescore(tmp_path / "a.json")
+        recipe_run.rescore(tmp_path / "a.json")
 
 
 def test_collapse_drops_repeats_then_blanks():

@@ -12,9 +12,9 @@ from spear import fs
 from spear.bin import decode as decode_command
 from spear.bin import report as report_command
 from spear.errors import CheckpointError, ConfigError, DataError
-from spear.evaluate import metrics, results, run
-from spear.evaluate.run import DecodeConfig, decode
-from spear.evaluate.tasks import find_tasks, make_examples, read_all_items
+from spear.evaluate import recipe_run, results
+from spear.evaluate.recipe_run import DecodeConfig, decode
+from spear.evaluate.recipe_tasks import find_tasks, make_examples, read_all_items
 from spear.evaluate.upstream import FbankUpstream, SpearUpstream
 from spear.shards import ShardWriter
 
@@ -32,7 +32,7 @@ def fake_upstream(spec, device="cpu", seed=0):
 
 @pytest.fixture(autouse=True)
 def fake_upstreams(monkeypatch):
-    monkeypatch.setattr(run, "load_upstream", fake_upstream)
+    monkeypatch.setattr(recipe_run, "load_upstream", fake_upstream)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def scored(data_dir, tmp_path_factory):
     """All four tasks with three upstreams."""
     exp_dir = tmp_path_factory.mktemp("exp")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "load_upstream", fake_upstream)
+        patch.setattr(recipe_run, "load_upstream", fake_upstream)
         runs = decode("all", ["tiny", "untrained", "fbank"], data_dir, exp_dir, CONFIG, "spear decode --task all")
     return exp_dir, runs
 
@@ -61,7 +61,7 @@ def test_every_task_is_scored_for_every_upstream_above_chance(scored):
 def test_scores_can_be_computed_again_from_predictions(scored):
     exp_dir, runs = scored
     for path in exp_dir.glob("decode/*/*.json"):
-        assert metrics.rescore(path) == pytest.approx(fs.read_json(path)["score"], abs=1e-12)
+        assert recipe_run.rescore(path) == pytest.approx(fs.read_json(path)["score"], abs=1e-12)
 
 
 def test_run_file_says_how_the_number_came_about(scored):

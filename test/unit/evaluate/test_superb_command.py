@@ -5,8 +5,8 @@ import superb_corpus
 
 from spear import fs
 from spear.bin.superb import main, recipe
-from spear.evaluate.superb.page import overall_lines, protocol_lines
-from spear.evaluate.superb.score import references
+from spear.evaluate.page import overall_lines, protocol_lines
+from spear.evaluate.score import references
 
 QUICK = ["--protocol", "mini", "--max-steps", "5", "--num-jobs", "1"]
 

@@ -10,13 +10,13 @@ from spear import fs
 from spear.audio import save_audio
 from spear.errors import ConfigError, DataError
 from spear.evaluate.cache import FeatureCache
-from spear.evaluate.superb.corpora import prepare_corpus
-from spear.evaluate.superb.corpora.speech_commands import WORDS, split_of
-from spear.evaluate.superb.corpora.synthetic import slots_of_command
-from spear.evaluate.superb.protocol import settings_of
-from spear.evaluate.superb.run import SuperbConfig, superb
-from spear.evaluate.superb.table import read_table
-from spear.evaluate.superb.tasks import TASKS
+from spear.evaluate.corpora import prepare_corpus
+from spear.evaluate.corpora.speech_commands import WORDS, split_of
+from spear.evaluate.corpora.synthetic import slots_of_command
+from spear.evaluate.protocol import settings_of
+from spear.evaluate.run import SuperbConfig, superb
+from spear.evaluate.table import read_table
+from spear.evaluate.tasks import TASKS
 from spear.evaluate.upstream import FbankUpstream
 
 REAL_MINI = Path(__file__).resolve().parents[4] / "shared/data/real-mini"

@@ -10,12 +10,12 @@ from corpus import TinyEncoder
 
 from spear import fs
 from spear.errors import ConfigError, DataError
+from spear.evaluate import run as superb_run
 from spear.evaluate.cache import FeatureCache, LiveStore
-from spear.evaluate.superb import run as superb_run
-from spear.evaluate.superb.protocol import settings_of
-from spear.evaluate.superb.run import SuperbConfig, rescore, score_task, superb
-from spear.evaluate.superb.table import read_table
-from spear.evaluate.superb.tasks import TASKS
+from spear.evaluate.protocol import settings_of
+from spear.evaluate.run import SuperbConfig, rescore, score_task, superb
+from spear.evaluate.table import read_table
+from spear.evaluate.tasks import TASKS
 from spear.evaluate.upstream import SpearUpstream
 
 # (task, metric, a bar far from what an untrained head gives)

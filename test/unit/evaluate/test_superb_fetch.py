@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from spear.errors import DataError
-from spear.evaluate.superb.corpora.fetch import ARCHIVES, LICENCES, Archive, fetch
+from spear.evaluate.corpora.fetch import ARCHIVES, LICENCES, Archive, fetch
 
 
 class Ranged(http.server.SimpleHTTPRequestHandler):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from spear.evaluate.superb import metrics
-from spear.evaluate.superb.folds import interval_of_folds, score_folds
+from spear.evaluate import metrics
+from spear.evaluate.metrics import interval_of_folds, score_folds
 
 
 def row(reference, *hypotheses):

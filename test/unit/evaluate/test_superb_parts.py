@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from spear.errors import DataError
-from spear.evaluate.superb.banks import ModuleBank
-from spear.evaluate.superb.ctc import Symbols
-from spear.evaluate.superb.engine import Grid, select
-from spear.evaluate.superb.lexicon_beam import LexiconBeam
-from spear.evaluate.superb.modules import RecurrentHead, SpeakerHead, additive_margin_loss, spec_augment
-from spear.evaluate.superb.protocol import settings_of
-from spear.evaluate.superb.tasks.diarization import frame_labels, permutation_free_loss, read_segments
-from spear.evaluate.superb.tasks.query_by_example import subsequence_costs
-from spear.evaluate.superb.tasks.slot_filling import read_slots, spell_slots
-from spear.evaluate.superb.tasks.speech_recognition import read_text, spell_text
+from spear.evaluate.banks import ModuleBank
+from spear.evaluate.ctc import Symbols
+from spear.evaluate.engine import Grid, select
+from spear.evaluate.lexicon_beam import LexiconBeam
+from spear.evaluate.modules import RecurrentHead, SpeakerHead, additive_margin_loss, spec_augment
+from spear.evaluate.protocol import settings_of
+from spear.evaluate.tasks.diarization import frame_labels, permutation_free_loss, read_segments
+from spear.evaluate.tasks.query_by_example import subsequence_costs
+from spear.evaluate.tasks.slot_filling import read_slots, spell_slots
+from spear.evaluate.tasks.speech_recognition import read_text, spell_text
 
 
 def test_subsequence_costs_by_hand():

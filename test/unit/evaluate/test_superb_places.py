@@ -7,14 +7,14 @@ import superb_corpus
 import torch
 from torch import nn
 
+from spear.evaluate.banks import ModuleBank
 from spear.evaluate.cache import FeatureCache
-from spear.evaluate.superb.banks import ModuleBank
-from spear.evaluate.superb.engine import gather, select, train_grid
-from spear.evaluate.superb.folds import score_folds
-from spear.evaluate.superb.problems import FrameProblem
-from spear.evaluate.superb.protocol import settings_of
-from spear.evaluate.superb.table import read_table
-from spear.evaluate.superb.tasks import TASKS
+from spear.evaluate.engine import gather, select, train_grid
+from spear.evaluate.metrics import score_folds
+from spear.evaluate.problems import FrameProblem
+from spear.evaluate.protocol import settings_of
+from spear.evaluate.table import read_table
+from spear.evaluate.tasks import TASKS
 from spear.evaluate.upstream import FbankUpstream
 
 WORDS = ["<start>", "<end>", *superb_corpus.WORDS_HZ]

@@ -8,11 +8,10 @@ import superb_corpus
 import torch
 
 from spear.errors import DataError
-from spear.evaluate.metrics import shown, unit
-from spear.evaluate.superb.metrics import score_rows
-from spear.evaluate.superb.run import find_tasks
-from spear.evaluate.superb.tasks import TASKS
-from spear.evaluate.superb.tasks.source_separation import _FFT, _Scorer, mask_loss, si_sdr
+from spear.evaluate.metrics import score_rows, shown, unit
+from spear.evaluate.run import find_tasks
+from spear.evaluate.tasks import TASKS
+from spear.evaluate.tasks.source_separation import _FFT, _Scorer, mask_loss, si_sdr
 
 
 def test_si_sdr_by_hand():

@@ -12,7 +12,7 @@ from pathlib import Path
 from spear import fs
 from spear.audio.synthesis.espeak import speak, speakers
 from spear.errors import DataError
-from spear.evaluate.superb.corpora.writing import Rows, random_trials, read_entries, share, write_task, write_trials
+from spear.evaluate.corpora.writing import Rows, random_trials, read_entries, share, write_task, write_trials
 from spear.evaluate.units import normalise_text
 from spear.names import file_name
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from spear.audio.load import probe
 from spear.errors import DataError
-from spear.evaluate.superb.corpora.writing import Rows, check_layout, with_durations, write_task
+from spear.evaluate.corpora.writing import Rows, check_layout, with_durations, write_task
 from spear.seeds import numpy_rng
 
 WORDS = "yes no up down left right on off stop go".split()

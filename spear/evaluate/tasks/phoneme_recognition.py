@@ -1,12 +1,12 @@
 """PR: phones by a linear CTC head; phone error rate. `target` is the list of phones."""
 
+from spear.evaluate.banks import LinearBank
 from spear.evaluate.cache import FeatureStore
-from spear.evaluate.superb.banks import LinearBank
-from spear.evaluate.superb.ctc import SequenceProblem
-from spear.evaluate.superb.problems import Splits
-from spear.evaluate.superb.protocol import Settings
-from spear.evaluate.superb.table import Table
-from spear.evaluate.superb.task import Task
+from spear.evaluate.ctc import SequenceProblem
+from spear.evaluate.problems import Splits
+from spear.evaluate.protocol import Settings
+from spear.evaluate.table import Table
+from spear.evaluate.task import Task
 
 
 def _linear_bank(num_layers: int, dim: int, num_outputs: int, settings: Settings, join: int) -> LinearBank:

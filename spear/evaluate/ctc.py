@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from spear.errors import DataError
+from spear.evaluate.banks import Bank
 from spear.evaluate.cache import FeatureStore
-from spear.evaluate.superb.banks import Bank
-from spear.evaluate.superb.lexicon_beam import LexiconBeam
-from spear.evaluate.superb.modules import joined_lengths
-from spear.evaluate.superb.problems import FrameProblem, Splits
-from spear.evaluate.superb.protocol import Settings
+from spear.evaluate.lexicon_beam import LexiconBeam
+from spear.evaluate.modules import joined_lengths
+from spear.evaluate.problems import FrameProblem, Splits
+from spear.evaluate.protocol import Settings
 from spear.evaluate.units import BLANK, collapse
 
 BEAM = "lexicon beam"

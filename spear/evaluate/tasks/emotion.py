@@ -6,11 +6,11 @@ random as dev, whose speakers are also in training (legacy); the clean number ta
 
 from spear.errors import DataError
 from spear.evaluate.cache import FeatureStore
-from spear.evaluate.superb.problems import MeanProblem, Splits
-from spear.evaluate.superb.protocol import Settings
-from spear.evaluate.superb.table import Row, Table
-from spear.evaluate.superb.task import Task
-from spear.evaluate.superb.tasks.labels import with_lists
+from spear.evaluate.problems import MeanProblem, Splits
+from spear.evaluate.protocol import Settings
+from spear.evaluate.table import Row, Table
+from spear.evaluate.task import Task
+from spear.evaluate.tasks.labels import with_lists
 from spear.seeds import numpy_rng
 
 _DEV_FRACTION = 0.2

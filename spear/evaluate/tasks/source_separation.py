@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from spear.audio.load import load_audio
+from spear.evaluate.banks import Bank, ModuleBank
 from spear.evaluate.cache import FeatureStore
-from spear.evaluate.superb.banks import Bank, ModuleBank
-from spear.evaluate.superb.modules import RecurrentHead
-from spear.evaluate.superb.problems import FrameProblem, Splits
-from spear.evaluate.superb.protocol import Settings
-from spear.evaluate.superb.table import Table
-from spear.evaluate.superb.task import Task
+from spear.evaluate.modules import RecurrentHead
+from spear.evaluate.problems import FrameProblem, Splits
+from spear.evaluate.protocol import Settings
+from spear.evaluate.table import Table
+from spear.evaluate.task import Task
 
 NUM_SOURCES = 2
 _RATE_HZ, _FFT = 16000, 512

@@ -11,10 +11,10 @@ import torch
 
 from spear.errors import DataError
 from spear.evaluate.cache import FeatureStore
-from spear.evaluate.superb.problems import Splits
-from spear.evaluate.superb.protocol import Settings
-from spear.evaluate.superb.table import Row, Table
-from spear.evaluate.superb.task import Task, unfit
+from spear.evaluate.problems import Splits
+from spear.evaluate.protocol import Settings
+from spear.evaluate.table import Row, Table
+from spear.evaluate.task import Task, unfit
 
 MIN_QUERY_FRAMES = 5
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from spear.evaluate.banks import Bank, ModuleBank
 from spear.evaluate.cache import FeatureStore
-from spear.evaluate.superb.banks import Bank, ModuleBank
-from spear.evaluate.superb.modules import RecurrentHead
-from spear.evaluate.superb.problems import FrameProblem, Splits, padded, shuffled_batches
-from spear.evaluate.superb.protocol import Settings
-from spear.evaluate.superb.table import Row, Table
-from spear.evaluate.superb.task import Task, unfit
+from spear.evaluate.modules import RecurrentHead
+from spear.evaluate.problems import FrameProblem, Splits, padded, shuffled_batches
+from spear.evaluate.protocol import Settings
+from spear.evaluate.table import Row, Table
+from spear.evaluate.task import Task, unfit
 from spear.records import NotNegative
 
 NUM_SPEAKERS = 2

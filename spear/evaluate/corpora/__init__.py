@@ -24,7 +24,7 @@ def prepare_corpus(corpus: str, raw: str | Path, data_dir: str | Path, **options
     name = corpus.replace("-", "_")
     if name not in CORPORA:
         raise ConfigError(f"corpus '{corpus}'", f"one of {', '.join(CORPORA)}", "correct the corpus")
-    module = importlib.import_module(f"spear.evaluate.superb.corpora.{name}")
+    module = importlib.import_module(f"spear.evaluate.corpora.{name}")
     known = inspect.signature(module.prepare).parameters
     foreign = sorted(options.keys() - known.keys() - {"seed", "num_jobs"})
     if foreign:

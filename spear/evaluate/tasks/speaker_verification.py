@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from spear.errors import DataError
+from spear.evaluate.banks import Bank, ModuleBank
 from spear.evaluate.cache import FeatureStore
-from spear.evaluate.superb.banks import Bank, ModuleBank
-from spear.evaluate.superb.modules import SpeakerHead, additive_margin_loss
-from spear.evaluate.superb.problems import FrameProblem, Splits, padded
-from spear.evaluate.superb.protocol import Settings
-from spear.evaluate.superb.table import Table
-from spear.evaluate.superb.task import Task
+from spear.evaluate.modules import SpeakerHead, additive_margin_loss
+from spear.evaluate.problems import FrameProblem, Splits, padded
+from spear.evaluate.protocol import Settings
+from spear.evaluate.table import Table
+from spear.evaluate.task import Task
 from spear.seeds import numpy_rng
 
 _CROP_SECONDS = 8.0

@@ -12,7 +12,7 @@ import numpy as np
 from spear import fs, records
 from spear.audio.load import probe
 from spear.errors import DataError, SpearError
-from spear.evaluate.superb.table import manifest_path
+from spear.evaluate.table import manifest_path
 from spear.log import get_logger
 from spear.names import id_problem
 from spear.records import Positive

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from spear.evaluate.metrics import HIGHER_IS_BETTER
-from spear.evaluate.superb.banks import Bank
-from spear.evaluate.superb.folds import interval_of_folds, score_folds
-from spear.evaluate.superb.problems import Problem
-from spear.evaluate.superb.protocol import Settings
+from spear.evaluate.banks import Bank
+from spear.evaluate.metrics import HIGHER_IS_BETTER, interval_of_folds, score_folds
+from spear.evaluate.problems import Problem
+from spear.evaluate.protocol import Settings
 from spear.log import Progress, get_logger
 
 logger = get_logger(__name__)

@@ -13,10 +13,10 @@ import numpy as np
 
 from spear.errors import DataError
 from spear.evaluate.cache import FeatureStore
-from spear.evaluate.superb.problems import MeanProblem, Splits
-from spear.evaluate.superb.protocol import Settings
-from spear.evaluate.superb.table import Table
-from spear.evaluate.superb.task import Task, unfit
+from spear.evaluate.problems import MeanProblem, Splits
+from spear.evaluate.protocol import Settings
+from spear.evaluate.table import Table
+from spear.evaluate.task import Task, unfit
 from spear.seeds import numpy_rng
 
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from spear.evaluate.cache import FeatureStore
-from spear.evaluate.superb.ctc import SequenceProblem
-from spear.evaluate.superb.problems import Splits
-from spear.evaluate.superb.protocol import Settings
-from spear.evaluate.superb.table import Table
-from spear.evaluate.superb.task import Task, unfit
-from spear.evaluate.superb.tasks.speech_recognition import recurrent_bank
+from spear.evaluate.ctc import SequenceProblem
+from spear.evaluate.problems import Splits
+from spear.evaluate.protocol import Settings
+from spear.evaluate.table import Table
+from spear.evaluate.task import Task, unfit
+from spear.evaluate.tasks.speech_recognition import recurrent_bank
 from spear.evaluate.units import normalise_text
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from spear import fs
 from spear.errors import DataError
-from spear.evaluate.superb.corpora.writing import (
+from spear.evaluate.corpora.writing import (
     Rows,
     check_layout,
     is_usable_name,

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from spear.evaluate.banks import Bank, LinearBank
 from spear.evaluate.cache import FeatureStore
 from spear.evaluate.heads import standardise_stats
-from spear.evaluate.superb.banks import Bank, LinearBank
-from spear.evaluate.superb.protocol import Settings
-from spear.evaluate.superb.table import Row
+from spear.evaluate.protocol import Settings
+from spear.evaluate.table import Row
 from spear.seeds import numpy_rng
 
 Splits = dict[str, list[Row]]

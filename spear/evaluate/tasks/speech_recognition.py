@@ -7,14 +7,14 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from spear.evaluate.banks import ModuleBank
 from spear.evaluate.cache import FeatureStore
-from spear.evaluate.superb.banks import ModuleBank
-from spear.evaluate.superb.ctc import SequenceProblem
-from spear.evaluate.superb.modules import RecurrentHead
-from spear.evaluate.superb.problems import Splits
-from spear.evaluate.superb.protocol import Settings
-from spear.evaluate.superb.table import Table
-from spear.evaluate.superb.task import Task
+from spear.evaluate.ctc import SequenceProblem
+from spear.evaluate.modules import RecurrentHead
+from spear.evaluate.problems import Splits
+from spear.evaluate.protocol import Settings
+from spear.evaluate.table import Table
+from spear.evaluate.task import Task
 from spear.evaluate.units import normalise_text
 
 

@@ -18,7 +18,7 @@ from spear.audio.synthesis.emotion import emotional_speech
 from spear.audio.synthesis.espeak import SAMPLE_RATE_HZ, speakers
 from spear.audio.synthesis.text import KEYWORDS
 from spear.errors import DataError
-from spear.evaluate.superb.corpora.writing import Rows, random_trials, read_entries, share, write_task, write_trials
+from spear.evaluate.corpora.writing import Rows, random_trials, read_entries, share, write_task, write_trials
 from spear.executor import run_units
 from spear.seeds import numpy_rng
 

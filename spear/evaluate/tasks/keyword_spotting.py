@@ -7,11 +7,11 @@ is the legacy number.
 import numpy as np
 
 from spear.evaluate.cache import FeatureStore
-from spear.evaluate.superb.problems import MeanProblem, Splits
-from spear.evaluate.superb.protocol import Settings
-from spear.evaluate.superb.table import Table
-from spear.evaluate.superb.task import Task
-from spear.evaluate.superb.tasks.labels import with_lists
+from spear.evaluate.problems import MeanProblem, Splits
+from spear.evaluate.protocol import Settings
+from spear.evaluate.table import Table
+from spear.evaluate.task import Task
+from spear.evaluate.tasks.labels import with_lists
 from spear.seeds import numpy_rng
 
 

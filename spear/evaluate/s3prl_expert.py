@@ -2,7 +2,7 @@
 
 Put into a checkout of s3prl, as `s3prl/upstream/spear/hubconf.py`, the one line
 
-    from spear.evaluate.superb.s3prl_expert import spear_local
+    from spear.evaluate.s3prl_expert import spear_local
 
 and run its downstream tasks with `-u spear_local -k CHECKPOINT`. The module itself does not need s3prl.
 """

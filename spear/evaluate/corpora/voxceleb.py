@@ -13,8 +13,7 @@ import numpy as np
 from spear import fs
 from spear.audio.load import load_audio
 from spear.errors import DataError, SpearError
-from spear.evaluate.excerpt import sounding
-from spear.evaluate.superb.corpora.writing import (
+from spear.evaluate.corpora.writing import (
     Rows,
     check_layout,
     is_usable_name,
@@ -24,7 +23,8 @@ from spear.evaluate.superb.corpora.writing import (
     write_task,
     write_trials,
 )
-from spear.evaluate.superb.protocol import settings_of
+from spear.evaluate.excerpt import sounding
+from spear.evaluate.protocol import settings_of
 from spear.executor import run_units
 from spear.seeds import numpy_rng
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from spear.evaluate import report
 from spear.evaluate.results import index_runs, results_markdown, terminal_table, upstream_names, write_results
-from spear.evaluate.superb.score import references, superb_s
+from spear.evaluate.score import references, superb_s
 
 
 def overall_lines(runs: Sequence[dict]) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spear.evaluate.heads import Heads
-from spear.evaluate.superb.protocol import Settings
+from spear.evaluate.protocol import Settings
 from spear.seeds import derive, seed_global
 
 

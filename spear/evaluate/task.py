@@ -6,9 +6,9 @@ from spear import records
 from spear.errors import DataError
 from spear.evaluate.cache import FeatureStore
 from spear.evaluate.doubts import Judged, find_doubts
-from spear.evaluate.superb.problems import Problem, Splits
-from spear.evaluate.superb.protocol import Settings
-from spear.evaluate.superb.table import SPLITS, Table
+from spear.evaluate.problems import Problem, Splits
+from spear.evaluate.protocol import Settings
+from spear.evaluate.table import SPLITS, Table
 
 
 def unfit(target: Any, target_type: Any) -> str | None:
