@@ -19,9 +19,11 @@ HIGHER_IS_BETTER = {"accuracy": True, "per": False, "wer": False, "cer": False}
 
 DECODE_METRICS = tuple(HIGHER_IS_BETTER)
 HIGHER_IS_BETTER |= {"slot_f1": True, "slot_cer": False, "eer": False, "der": False, "mtwv": True, "si_sdri": True}
+HIGHER_IS_BETTER |= {"lenient_slot_f1": True, "lenient_slot_cer": False}
 
 TITLES = {"accuracy": "accuracy", "per": "phone error rate", "wer": "word error rate", "cer": "character error rate"}
 TITLES |= {"slot_f1": "F1 of slot types", "slot_cer": "character error rate of slot values"}
+TITLES |= {f"lenient_{name}": f"{TITLES[name]}, malformed tags mended" for name in ("slot_f1", "slot_cer")}
 TITLES |= {"eer": "equal error rate", "der": "diarization error rate", "mtwv": "maximum term-weighted value"}
 TITLES |= {"si_sdri": "improvement of the scale-invariant signal-to-distortion ratio"}
 UNITS = {"si_sdri": "dB"}
@@ -146,10 +148,11 @@ def bootstrap_of_rows(metric: str, rows: Sequence[dict], seed: int = 0) -> np.nd
 
 def row_counts(metric: str, reference, hypothesis) -> tuple[float, float]:
     """Numerator and denominator of one item under a metric that is a ratio of sums."""
-    if metric == "slot_f1":
-        return slot_type_f1(reference["slots"], hypothesis["slots"]), 1
-    if metric == "slot_cer":
-        return slot_value_edits(reference["slots"], hypothesis["slots"])
+    if metric.endswith(("slot_f1", "slot_cer")):
+        found = hypothesis["lenient_slots" if metric.startswith("lenient") else "slots"]
+        if metric.endswith("slot_cer"):
+            return slot_value_edits(reference["slots"], found)
+        return slot_type_f1(reference["slots"], found), 1
     if metric == "der":
         errors = diarization_errors(reference, hypothesis)
         return errors["missed"] + errors["false_alarm"] + errors["confused"], errors["speech"]

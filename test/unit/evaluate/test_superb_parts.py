@@ -117,9 +117,30 @@ def test_spelling_of_texts_and_slots_is_undone_by_reading():
     target = {"parts": [[None, "TURN ON THE"], ["object", "LIGHTS"], [None, "NOW"]]}
     symbols = spell_slots(target)
     assert symbols[symbols.index("B-object") - 1] == " " and "E-object" in symbols
-    assert read_slots(symbols) == {"text": "TURN ON THE LIGHTS NOW", "slots": [["object", "LIGHTS"]]}
-    assert read_slots(["B-a", "X", "B-b", "Y"])["slots"] == [["a", "X"], ["b", "Y"]]
-    assert read_slots(["E-a", "X"]) == {"text": "X", "slots": []}
+    found = [["object", "LIGHTS"]]
+    assert read_slots(symbols) == {"text": "TURN ON THE LIGHTS NOW", "slots": found, "lenient_slots": found}
+
+
+@pytest.mark.parametrize(
+    ("symbols", "published", "lenient"),
+    [
+        (["B-a", "X", "B-b", "Y"], [], [["a", "X"], ["b", "Y"]]),  # never closed
+        (["E-a", "X"], [], []),
+        (["B-a", "E-a", "X"], [], [["a", ""]]),  # empty
+        (["B-a", "X", "E-b", "Y"], [], [["a", "X"]]),  # closed as another type
+        (["B-a", "X", "E-b", " ", "B-a", "Y", "E-a"], [["a", "X Y"]], [["a", "X"], ["a", "Y"]]),
+        (
+            ["B-a", "X", "B-b", "Y", "E-b", "Z", "E-a"],
+            [["a", "XY"]],
+            [["a", "X"], ["b", "Y"]],
+        ),  # with what touches the tag
+        (["B-a", "X", "E-a", "B-a", "Y", "E-a"], [["a", "X"], ["a", "Y"]], [["a", "X"], ["a", "Y"]]),
+        (["B-a", " ", "X", " ", "E-a"], [["a", "X"]], [["a", "X"]]),
+    ],
+)
+def test_malformed_slot_tags_are_no_slots(symbols, published, lenient):
+    found = read_slots(symbols)
+    assert (found["slots"], found["lenient_slots"]) == (published, lenient)
 
 
 def test_a_step_with_a_broken_gradient_leaves_that_head_alone_and_is_counted():
