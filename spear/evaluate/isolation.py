@@ -78,7 +78,7 @@ def settle(failures: list[Failure], wanted: list[Failure] | None, num_runs: int)
 def ensure_by_task(
     cache: FeatureCache, items: Mapping[str, Mapping[str, Item]], of_frames: set[str]
 ) -> dict[str, list[str]]:
-    """Fills a cache for several tasks, at once where that works.
+    """Fills a cache for several tasks; one run of the encoder serves all that use an utterance.
 
     Args:
         items: task -> key -> item.
@@ -87,18 +87,29 @@ def ensure_by_task(
     Returns:
         Task -> [found, expected, fix] of those whose features cannot be computed.
     """
-    together = {key: item for of_task in items.values() for key, item in of_task.items()}
-    try:
-        cache.ensure(list(together.values()), {key for task in of_frames for key in items[task]})
-        return {}
-    except SpearError as error:
-        if len(items) < 2:
-            return {task: parts(error) for task in items}
-    failed = {}
-    # Tasks on time means come first: they need little room.
-    for task in sorted(items, key=lambda name: name in of_frames):
+    failed: dict[str, list[str]] = {}
+    wanted: dict[str, Item] = {}
+    frame_keys: set[str] = set()
+    for task, of_task in items.items():
+        more = frame_keys | set(of_task) if task in of_frames else frame_keys
         try:
-            cache.ensure(list(items[task].values()), set(items[task]) if task in of_frames else set())
+            # Before the encoder runs: what there is no room for takes nothing from the others.
+            cache.check_room(wanted | dict(of_task), more)
+        except SpearError as error:
+            failed[task] = parts(error)
+        else:
+            wanted, frame_keys = wanted | dict(of_task), more
+    rest = [task for task in items if task not in failed]
+    try:
+        cache.ensure(wanted, frame_keys)
+        return failed
+    except SpearError as error:
+        if len(rest) < 2:
+            return failed | {task: parts(error) for task in rest}
+    # Tasks on time means come first: they need little room.
+    for task in sorted(rest, key=lambda name: name in of_frames):
+        try:
+            cache.ensure(items[task], set(items[task]) if task in of_frames else set())
         except SpearError as error:
             failed[task] = parts(error)
     return failed

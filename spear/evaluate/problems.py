@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from spear.errors import DataError
 from spear.evaluate.banks import Bank, LinearBank
 from spear.evaluate.cache import FeatureStore
 from spear.evaluate.heads import standardise_stats
@@ -21,7 +22,6 @@ from spear.evaluate.table import Row
 from spear.seeds import numpy_rng
 
 Splits = dict[str, list[Row]]
-_USUAL_RATES_HZ = (10.0, 12.5, 20.0, 25.0, 31.25, 40.0, 50.0, 62.5, 75.0, 86.1328125, 100.0)
 
 
 class Problem(Protocol):
@@ -175,17 +175,24 @@ class FrameProblem:
         self.details: dict = {}
 
     def _frame_rate(self) -> float:
-        """Frames a second: the median over training items, or the usual rate that it all but equals.
+        """Frames a second, by the upstream's stride.
 
-        Padding and rounding at the ends change the number of frames of an item by one or two.
+        Raises:
+            DataError: most training items of known duration have another number of frames.
         """
+        rate = self._store.frame_rate_hz
         known = [(n, row.item.duration_seconds) for n, row in zip(self.lengths["train"], self._splits["train"])]
-        rates = [frames / seconds for frames, seconds in known if seconds > 0]
-        if not rates:
-            return 50.0
-        rate = float(np.median(rates))
-        near = min(_USUAL_RATES_HZ, key=lambda usual: abs(usual - rate))
-        return near if abs(near - rate) < 0.05 * near else rate
+        # Padding, and what the first frame spans, change the number of frames of an item by some.
+        excess = [abs(frames - rate * seconds) - 5 for frames, seconds in known if seconds > 0]
+        allowed = [0.1 * rate * seconds for _, seconds in known if seconds > 0]
+        if excess and np.median(np.asarray(excess) > np.asarray(allowed)) == 1:
+            measured = np.median([frames / seconds for frames, seconds in known if seconds > 0])
+            raise DataError(
+                f"{measured:.1f} frames a second of most training recordings",
+                f"{rate:g}, as the upstream's stride says",
+                "correct `duration` in the manifest, or the encoder's `stride_samples`",
+            )
+        return rate
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
         """Over all frames of at most 300 training items, evenly spread."""

@@ -76,7 +76,7 @@ class DecodeConfig:
 
     def cache(self) -> CacheConfig:
         """How features are kept."""
-        return CacheConfig(max_bytes=int(self.cache_gigabytes * 1e9))
+        return CacheConfig(max_bytes=int(self.cache_gigabytes * 1e9), frame_dtype="float16")
 
 
 def decode(

@@ -16,7 +16,7 @@ import numpy as np
 
 from spear import env, fs, ranges, records
 from spear.errors import ConfigError, DataError
-from spear.evaluate import engine
+from spear.evaluate import contents, engine
 from spear.evaluate.cache import CacheConfig, FeatureCache, FeatureStore, LiveStore
 from spear.evaluate.ctc import BEAM
 from spear.evaluate.isolation import Failure, ensure_by_task, isolated, note, parts, settle
@@ -33,6 +33,7 @@ VERSION = "superb-4"
 """Changes when equal inputs would give other numbers; part of the inputs' hash."""
 
 logger = get_logger(__name__)
+_FILES = contents.Contents()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,7 @@ class SuperbConfig:
         max_steps: replaces the declared number of steps.
         cache_gigabytes: most hidden states on disk for one upstream.
         live: no cache: the encoder runs whenever its features are asked for.
+        check_audio: reads every audio file again, whatever its size and times say (see `contents`).
         lexicon, language_model: ASR is decoded with them as well (`lexicon_beam`).
         force: score again although nothing has changed.
     """
@@ -62,6 +64,7 @@ class SuperbConfig:
     max_steps: records.PositiveCount | None = None
     cache_gigabytes: records.Positive = 20.0
     live: bool = False
+    check_audio: bool = False
     lexicon: str = ""
     language_model: str = ""
     force: bool = False
@@ -78,7 +81,7 @@ class SuperbConfig:
 
     def cache(self) -> CacheConfig:
         """How features are kept."""
-        return CacheConfig(max_bytes=int(self.cache_gigabytes * 1e9), frame_dtype="bfloat16")
+        return CacheConfig(max_bytes=int(self.cache_gigabytes * 1e9))
 
 
 def find_tasks(data_dir: str | Path, names: Sequence[str]) -> list[Task]:
@@ -137,6 +140,8 @@ def superb(
     for task in chosen:
         config.settings(task.name)  # an unknown protocol is refused before anything is computed
     failed: list[Failure] = []
+    if config.check_audio:
+        contents.forget(data_dir / "superb")
     doubts = _examined(chosen, str(data_dir), config, failed)
     chosen = [task for task in chosen if task.name in doubts]
     common = {"data_dir": str(data_dir), "exp_dir": str(exp_dir), "config": dataclasses.asdict(config)}
@@ -271,19 +276,10 @@ def _inputs_hash(task: Task, place: dict, table: Table, config: SuperbConfig) ->
             "cache": "live" if config.live else Path(place["cache_dir"]).name,
             "table": table.content_hash(),
             "settings": dataclasses.asdict(settings),
-            "files": [_file_hash(path) for path in (settings.lexicon, settings.language_model)],
+            "files": [_FILES.digest(Path(path)) for path in (settings.lexicon, settings.language_model)],
             "seed": config.seed,
         }
     )
-
-
-def _file_hash(path: str) -> str:
-    return _hash_of(path, Path(path).stat().st_mtime_ns) if path and Path(path).exists() else ""
-
-
-@functools.lru_cache(maxsize=8)
-def _hash_of(path: str, changed_ns: int) -> str:
-    return fs.sha256_file(path)
 
 
 def _reusable(path: Path, inputs_sha256: str, doubts: list[str]) -> dict | None:
@@ -342,7 +338,7 @@ def score_unit(unit: dict) -> dict:
     table = _table(unit["data_dir"], task.name, config)
     if config.live:
         upstream = load_upstream(place["spec"], config.device, config.seed)
-        store = LiveStore(upstream, [row.item for row in table.rows], config.cache())
+        store = LiveStore(upstream, {row.key: row.item for row in table.rows}, config.cache())
     else:
         store = FeatureStore(place["cache_dir"])
     _keep_readable(table, task, store, place["skipped"])

@@ -10,7 +10,7 @@ same}. Rows without a target, or without a recording, are left out, counted and 
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,7 @@ import msgspec
 from spear import fs, records
 from spear.errors import DataError
 from spear.evaluate.cache import item_key
+from spear.evaluate.contents import Contents
 from spear.evaluate.excerpt import Excerpt
 from spear.log import get_logger
 from spear.manifest import Item
@@ -142,8 +143,11 @@ def read_table(
         if reason:
             skipped.append({"id": line.id, "split": line.split, "reason": reason})
             continue
-        rows.append(Row(line.id, line.split, item, values.get("target"), item_key(item), _extra(values)))
+        rows.append(Row(line.id, line.split, item, values.get("target"), "", _extra(values)))
     rows = _chosen(rows, max_items) if max_items else rows
+    contents = Contents(path.parent)
+    rows = [replace(row, key=item_key(row.item, contents)) for row in rows]
+    contents.save()
     if skipped:
         reasons = Counter(row["reason"].partition(" /")[0] for row in skipped)
         logger.warning(

@@ -7,8 +7,9 @@ import pytest
 import torch
 from corpus import TinyEncoder, make_corpus
 
-from spear.errors import CheckpointError, ConfigError
-from spear.evaluate.cache import CacheConfig, FeatureCache, FeatureStore, item_key
+from spear.errors import CheckpointError, ConfigError, DataError
+from spear.evaluate.cache import CacheConfig, FeatureCache, FeatureStore, LiveStore, item_key
+from spear.evaluate.isolation import ensure_by_task
 from spear.evaluate.recipe_tasks import read_all_items
 from spear.evaluate.upstream import FbankUpstream, SpearUpstream, default_name, load_upstream, upstream_hash
 
@@ -26,9 +27,9 @@ def test_features_do_not_depend_on_batching_and_cached_equals_live(tmp_path, ite
         caches[-1].ensure(items, keys)
     for item in items:
         key = item_key(item)
-        batched, alone = (cache.frames(key).astype(np.float32) for cache in caches)
+        batched, alone = (cache.hidden_states(key).float().numpy() for cache in caches)
         assert batched.shape[0] == 3 and batched.shape[1] == caches[0].num_frames(key)
-        np.testing.assert_allclose(batched, alone, atol=1e-3)
+        np.testing.assert_allclose(batched, alone, atol=2**-8)  # neighbours in bfloat16, at most
         means = [cache.means([key])[:, 0].numpy() for cache in caches]
         np.testing.assert_allclose(means[0], means[1], atol=1e-5)
         np.testing.assert_allclose(means[0], batched.mean(axis=1), atol=1e-3)
@@ -96,6 +97,108 @@ def test_byte_budget_is_refused_before_anything_is_computed(tmp_path, items, enc
         cache.ensure(items, {item_key(item) for item in items})
     assert not list(tmp_path.rglob("*.npy"))
     cache.ensure(items)  # means are small and not counted
+
+
+def counted(upstream, monkeypatch):
+    """Rows of every later call of the upstream."""
+    seen, extract = [], upstream.extract
+
+    def counting(waves_BS, lengths_B):
+        seen.append(len(waves_BS))
+        return extract(waves_BS, lengths_B)
+
+    monkeypatch.setattr(upstream, "extract", counting)
+    return seen
+
+
+def test_one_run_of_the_encoder_serves_tasks_on_means_and_on_frames(tmp_path, items, encoder, monkeypatch):
+    keyed = {item_key(item): item for item in items}
+    some = dict(list(keyed.items())[:20])
+    cache = FeatureCache(tmp_path, encoder)
+    seen = counted(encoder, monkeypatch)
+    assert (
+        ensure_by_task(cache, {"means": keyed, "frames": some, "more frames": keyed}, {"frames", "more frames"}) == {}
+    )
+    assert sum(seen) == len(items) + 1  # and once silence, for the byte budget
+    assert all(cache.has("frames", key) and cache.has("means", key) for key in keyed)
+
+
+def test_a_task_without_room_for_its_frames_leaves_the_others_one_run(tmp_path, items, encoder, monkeypatch):
+    keyed = {item_key(item): item for item in items}
+    some = dict(list(keyed.items())[:5])
+    cache = FeatureCache(tmp_path, encoder, CacheConfig(max_bytes=500_000))
+    seen = counted(encoder, monkeypatch)
+    failed = ensure_by_task(cache, {"large": keyed, "means": keyed, "small": some}, {"large", "small"})
+    assert list(failed) == ["large"] and "--cache-gigabytes" in failed["large"][2]
+    assert sum(seen) == len(items) + 1
+    assert [cache.has("frames", key) for key in keyed] == [key in some for key in keyed]
+
+
+def broken_at(encoder, lengths, monkeypatch, value=float("nan"), error=None):
+    """The encoder makes no numbers of utterances of these lengths, or fails with an error."""
+    extract = encoder.extract
+
+    def breaking(waves_BS, lengths_B):
+        states, lens_B = extract(waves_BS, lengths_B)
+        for row, length in enumerate(lengths_B.tolist()):
+            if length in lengths:
+                if error is not None:
+                    raise error
+                states[1][row, 0, 0] = value
+        return states, lens_B
+
+    monkeypatch.setattr(encoder, "extract", breaking)
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("out of memory"), DataError("no", "yes", "?")])
+@pytest.mark.parametrize("live", [False, True])
+def test_an_utterance_without_finite_features_is_listed_and_the_others_go_on(
+    tmp_path, items, encoder, monkeypatch, live, error
+):
+    keyed = {item_key(item): item for item in items}
+    bad = list(keyed)[3]
+    broken_at(encoder, [keyed[bad].num_samples], monkeypatch, float("inf"), error)
+    store = LiveStore(encoder, keyed) if live else FeatureCache(tmp_path, encoder)
+    if not live:
+        store.ensure(keyed, set(keyed))
+        store.ensure(keyed, set(keyed))  # a second run: the bad one is all that is missing
+    for kind in ("means", "frames"):
+        assert [key for key in keyed if not store.has(kind, key)] == [bad]
+    assert list(store.skipped) == [bad]
+    assert ("not all finite (from layer 1 on)" in store.skipped[bad]) == (error is None)
+    rest = [key for key in keyed if key != bad]
+    assert torch.isfinite(store.means(rest)).all()
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_an_encoder_that_mostly_fails_is_named(tmp_path, items, encoder, monkeypatch, live):
+    keyed = {item_key(item): item for item in items[:9]}
+    broken_at(encoder, [item.num_samples for item in items[:5]], monkeypatch)
+    with pytest.raises(DataError, match="5 of 9 utterances failed with tiny .*not all finite"):
+        if live:
+            store = LiveStore(encoder, keyed)
+            [store.has("means", key) for key in keyed]
+        else:
+            FeatureCache(tmp_path, encoder).ensure(keyed)
+
+
+def test_live_features_are_those_of_the_cache_and_has_runs_the_encoder_once(tmp_path, items, encoder, monkeypatch):
+    keyed = {item_key(item): item for item in items[:4]}
+    cache = FeatureCache(tmp_path, encoder, CacheConfig(batch_seconds=0.01))
+    cache.ensure(keyed, set(keyed))
+    seen = counted(encoder, monkeypatch)
+    live = LiveStore(encoder, keyed)
+    assert all(live.has("means", key) for key in keyed) and all(live.has("frames", key) for key in keyed)
+    assert torch.equal(live.means(list(keyed)), cache.means(list(keyed)))
+    assert [live.num_frames(key) for key in keyed] == [cache.num_frames(key) for key in keyed]
+    assert sum(seen) == len(keyed) and live.frame_rate_hz == cache.frame_rate_hz == 50
+    assert all(torch.equal(live.hidden_states(key), cache.hidden_states(key)) for key in keyed)
+
+
+def test_stores_know_the_frame_rate_by_the_stride(tmp_path, items):
+    cache = FeatureCache(tmp_path, FbankUpstream())
+    cache.ensure(items[:1])
+    assert FeatureStore(cache.directory).frame_rate_hz == 100
 
 
 def test_one_sample_has_one_frame(tmp_path, encoder):

@@ -11,12 +11,12 @@ from corpus import TinyEncoder
 from spear import fs
 from spear.errors import ConfigError, DataError
 from spear.evaluate import run as superb_run
-from spear.evaluate.cache import FeatureCache, LiveStore
+from spear.evaluate.cache import FeatureCache, LiveStore, read_wave
 from spear.evaluate.protocol import settings_of
 from spear.evaluate.run import SuperbConfig, rescore, score_task, superb
 from spear.evaluate.table import read_table
 from spear.evaluate.tasks import TASKS
-from spear.evaluate.upstream import SpearUpstream
+from spear.evaluate.upstream import FbankUpstream, SpearUpstream
 
 # (task, metric, a bar far from what an untrained head gives)
 BARS = [
@@ -227,6 +227,50 @@ def test_an_utterance_shorter_than_one_frame_has_one(task, data, tmp_path):
         superb_corpus.write(folder, "ASV_trials", trials)
     found, table = score(task, folder, tmp_path)
     assert np.isfinite(found["score"]) and not table.skipped
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_without_durations_the_frame_rate_is_that_of_the_upstream(data, tmp_path, live):
+    def change(row):
+        del row["duration"]
+        return row
+
+    table = read_table(rewritten(data, tmp_path, "SD", change), "SD", TASKS["SD"].refuse)
+    keyed = {row.key: row.item for row in table.rows}
+    store = LiveStore(FbankUpstream(), keyed) if live else FeatureCache(tmp_path, FbankUpstream())
+    if not live:
+        store.ensure(keyed, set(keyed))
+    (problem,) = TASKS["SD"].problems(table, store, settings_of("mini", "SD", {})).values()
+    assert problem.frame_rate_hz == 100
+    row = table.of("train")[0]
+    ends = np.flatnonzero(problem._labels("train", 0).any(axis=1))[-1] / 100
+    assert ends == pytest.approx(max(end for _, _, end in row.target), abs=0.02)
+
+
+def test_a_stride_that_contradicts_the_frames_is_refused(data, tmp_path):
+    upstream = tiny()
+    upstream.stride_samples = 640
+    with pytest.raises(DataError, match="(?s)frames a second.*25, as the upstream's stride says"):
+        score("SD", data, tmp_path, upstream)
+
+
+def test_one_recording_without_finite_features_is_listed_and_the_others_are_scored(data, tmp_path, monkeypatch):
+    upstream, extract = tiny(), SpearUpstream.extract
+    row = read_table(data, "KS", TASKS["KS"].refuse).of("test")[2]
+    wave = read_wave(row.item, 16000)
+
+    def breaking(self, waves_BS, lengths_B):
+        states, lens_B = extract(self, waves_BS, lengths_B)
+        for number, wave_S in enumerate(waves_BS):
+            if np.array_equal(wave_S[: len(wave)].numpy(), wave):
+                states[0][number, 1] = float("nan")
+        return states, lens_B
+
+    monkeypatch.setattr(SpearUpstream, "extract", breaking)
+    for live in (False, True):
+        found, table = score("KS", data, tmp_path, upstream, live)
+        assert [(r["id"], r["split"]) for r in table.skipped] == [(row.id, "test")]
+        assert "not all finite" in table.skipped[0]["reason"] and np.isfinite(found["score"])
 
 
 def test_features_that_are_not_numbers_are_refused(data, tmp_path):
