@@ -10,7 +10,7 @@ and run its downstream tasks with `-u spear_local -k CHECKPOINT`. The module its
 import torch
 from torch import Tensor, nn
 
-from spear.evaluate.upstream import SpearUpstream
+from spear.evaluate.upstream import model_stride
 
 
 class UpstreamExpert(nn.Module):
@@ -28,7 +28,7 @@ class UpstreamExpert(nn.Module):
 
     def get_downsample_rates(self, key: str) -> int:
         """Samples between frames."""
-        return SpearUpstream.stride_samples
+        return model_stride(self.model)
 
     def forward(self, wavs: list[Tensor]) -> dict[str, list[Tensor] | Tensor]:
         """{"hidden_states": the input of the first layer and the output of every layer, each (B, T, D)}."""

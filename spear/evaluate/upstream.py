@@ -86,7 +86,7 @@ class FbankUpstream:
 
 
 class SpearUpstream:
-    """A SPEAR encoder, trained or not: the input to the first layer and all hidden states, at 50 Hz.
+    """An encoder of ours, trained or not: the input to the first layer and all hidden states, at 50 Hz as a rule.
 
     Args:
         model: a `spear.SpearModel`.
@@ -94,12 +94,13 @@ class SpearUpstream:
         details: further facts for the fingerprint (the seed of random weights).
     """
 
-    sample_rate, stride_samples = 16000, 320
+    sample_rate = 16000
 
     def __init__(self, model: torch.nn.Module, name: str, kind: str, device: str = "cpu", details: dict | None = None):
         self.name, self.kind, self.details = name, kind, dict(details or {})
         self.device = torch.device(device)
         self.model = model.to(self.device).eval().requires_grad_(False)
+        self.stride_samples = model_stride(model)
         self.dtype = _fast_dtype(self.device)
         self._weights = weights_hash(self.model)
         states, _ = self.extract(torch.zeros(1, 16000), torch.tensor([16000]))
@@ -120,16 +121,15 @@ class SpearUpstream:
         first = getattr(output, "embed_out", None)
         states = [state.float() for state in (first, *output.hidden_states) if state is not None]
         frames = states[0].shape[1]
-        lens_B = output.encoder_out_lens.cpu()
-        if output.encoder_out.shape[1] != frames:
-            # Output downsampling: encoder_out has fewer frames than the hidden states, which stay at 50 Hz.
-            lens_B = hidden_lengths(lengths_B)
+        # With output downsampling encoder_out has fewer frames than the hidden states.
+        lens_B = getattr(output, "hidden_lens", None)
+        lens_B = (output.encoder_out_lens if lens_B is None else lens_B).cpu()
         return states, lens_B.clamp(max=frames)
 
 
-def hidden_lengths(lengths_B: Tensor) -> Tensor:
-    """Frames at 50 Hz of utterances in samples: 100 Hz frames through the convolutional subsampling, (T - 7) // 2."""
-    return (((lengths_B.cpu() + 80) // 160 - 7) // 2).clamp(min=0)
+def model_stride(model: torch.nn.Module) -> int:
+    """Samples between the hidden states of an encoder of ours."""
+    return round(16000 / getattr(getattr(model, "config", None), "hidden_rate_hz", 50))
 
 
 def weights_hash(model: torch.nn.Module) -> str:

@@ -1,10 +1,15 @@
-"""The encoder's configuration: names and defaults of the released config.json (reference, sections 3 and 8)."""
+"""The encoder `zipformer`: names and defaults of the released config.json."""
 
-import dataclasses
 import re
 from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
 
 from spear.errors import ConfigError
+from spear.models.encoders.base import EncoderConfig, switch_regularisers
+from spear.models.inference import infer_sizes
+from spear.nn import StackSizes, Zipformer, ZipformerLayer
 
 # Smallest and largest number of each field. The largest are far beyond any model there is; they end the reading of
 # configurations that would take hours and all memory to build.
@@ -24,12 +29,24 @@ _LISTS = {**_PER_STACK, "subsampling_channels": (1, 1 << 13)}
 _NUMBERS = {"num_mel_bins": (7, 1024), "output_downsampling_factor": (1, 2), "pos_dim": (2, 4096)}
 _SWITCHES = ("causal", "exact_padding", "gradient_regularisers", "constant_attention")
 _MOST_STACKS, _MOST_LAYERS = 32, 512
+_STACK_SIZES = {
+    "downsampling": "downsampling_factor",
+    "num_layers": "num_encoder_layers",
+    "dim": "encoder_dim",
+    "unmasked_dim": "encoder_unmasked_dim",
+    "feed_forward_dim": "feedforward_dim",
+    "kernel": "cnn_module_kernel",
+    "num_heads": "num_heads",
+    "query_head_dim": "query_head_dim",
+    "position_head_dim": "pos_head_dim",
+    "value_head_dim": "value_head_dim",
+}
 _WHOLE_NUMBERS = re.compile(r"\d{1,9}(,\d{1,9})*", re.ASCII)
 
 
 @dataclass(frozen=True)
-class SpearConfig:
-    """Sizes of the encoder. The defaults are the released Large model.
+class SpearConfig(EncoderConfig):
+    """Sizes of a Zipformer. The defaults are the released Large model.
 
     Fields that hold one number per stack are comma-joined strings, as in the released files; tuples and lists are
     accepted, and a single number counts for all stacks.
@@ -54,6 +71,9 @@ class SpearConfig:
         constant_attention: now and then, training spreads the attention of non-linear attention evenly over all frames.
             No published model was trained so.
     """
+
+    encoder: ClassVar[str] = "zipformer"
+    layer_class: ClassVar[type[nn.Module]] = ZipformerLayer
 
     num_mel_bins: int = 128
     output_downsampling_factor: int = 1
@@ -93,7 +113,7 @@ class SpearConfig:
         for name in ("chunk_size", "left_context_frames"):
             if not isinstance(getattr(self, name), str | int):
                 self._refuse(name, "whole numbers joined by commas")
-        self._check()
+        self.check()
 
     def _refuse(self, name: str, expected: str) -> None:
         raise ConfigError(f"{name} = {_shown(getattr(self, name))}", expected, f"correct {name}")
@@ -102,8 +122,8 @@ class SpearConfig:
         if type(value) is not int or not least <= value <= most:
             self._refuse(name, f"whole numbers from {least} to {most}")
 
-    def _check(self) -> None:
-        """Raises ConfigError for sizes that do not go together."""
+    def check(self) -> None:
+        """See `EncoderConfig`."""
         stacks = len(self._numbers("num_encoder_layers"))
         for name in _PER_STACK:
             count = len(self._numbers(name))
@@ -154,21 +174,32 @@ class SpearConfig:
         first, second, third = self._numbers("subsampling_channels")
         return first, second, third
 
-    def to_dict(self) -> dict:
-        """All fields, for JSON; lists are comma-joined strings."""
-        return dataclasses.asdict(self)
+    @property
+    def layer_dims(self) -> tuple[int, ...]:
+        """Channels of each hidden state."""
+        stacks = zip(self.per_stack("encoder_dim"), self.per_stack("num_encoder_layers"))
+        return tuple(dim for dim, count in stacks for _ in range(count))
+
+    def front_end(self) -> nn.Module:
+        """See `EncoderConfig`."""
+        return self._switched(super().front_end())
+
+    def body(self) -> nn.Module:
+        """See `EncoderConfig`."""
+        columns = {ours: self.per_stack(theirs) for ours, theirs in _STACK_SIZES.items()}
+        stacks = [StackSizes(**dict(zip(columns, row))) for row in zip(*columns.values())]
+        return self._switched(Zipformer(stacks, self.pos_dim, self.output_downsampling_factor, self.exact_padding))
+
+    def _switched(self, module: nn.Module) -> nn.Module:
+        for part in module.modules():
+            if isinstance(part, ZipformerLayer):
+                part.constant_attention = self.constant_attention
+        return switch_regularisers(module, self.gradient_regularisers, exact=self.regularisers == "exact")
 
     @classmethod
-    def from_dict(cls, values: dict) -> "SpearConfig":
-        """Reads a released config.json or `to_dict()`; keys of other tools (model_type, auto_map...) are ignored.
-
-        Raises:
-            ConfigError: no mapping, a value of another type or outside its range.
-        """
-        if not isinstance(values, dict):
-            raise ConfigError(f"a {type(values).__name__} as configuration", "names and values", "copy it again")
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in names})
+    def infer(cls, state: dict[str, Tensor]) -> "SpearConfig":
+        """See `EncoderConfig`, and `spear.models.inference.infer_sizes` for what shapes do not tell."""
+        return cls(**infer_sizes(state))
 
     @classmethod
     def _uniform(cls, layers: str, dim: int, unmasked_dim: int, changes: dict) -> "SpearConfig":

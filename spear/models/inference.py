@@ -6,25 +6,25 @@ from pathlib import Path
 import torch
 
 from spear.errors import CheckpointError, ConfigError
-from spear.models.config import SpearConfig
+from spear.models.encoders import registry
+from spear.models.encoders.base import EncoderConfig
 
 # Training only, so no tensor shows it; these are the released models' numbers.
 _UNMASKED = {512: 256, 1024: 512, 1280: 768}
 _POSITION_HEAD_DIM = 4
 
 
-def infer_config(state: dict[str, torch.Tensor], path: Path) -> SpearConfig:
+def infer_config(state: dict[str, torch.Tensor], path: Path) -> EncoderConfig:
     """The configuration that fits the tensors `state` (names as in the released models).
-
-    Sizes that leave no trace take the defaults: the positional head width of 4, the unmasked channels, and 128 mel
-    bins where the front end's width allows it.
 
     Raises:
         CheckpointError: a tensor that the architecture needs is missing, or shapes fit no architecture; `path` is
             named.
     """
     try:
-        return _infer(state)
+        others = [name for name in registry.names() if name != registry.DEFAULT and not _is_default(state)]
+        found = (registry.load(name).infer(state) for name in others)
+        return next((config for config in found if config), None) or registry.load(registry.DEFAULT).infer(state)
     except KeyError as error:
         raise CheckpointError(
             f"{path} without the tensor {error}", "a complete SPEAR encoder", "copy the checkpoint again"
@@ -38,7 +38,19 @@ def infer_config(state: dict[str, torch.Tensor], path: Path) -> SpearConfig:
         ) from error
 
 
-def _infer(state: dict[str, torch.Tensor]) -> SpearConfig:
+def _is_default(state: dict[str, torch.Tensor]) -> bool:
+    return any(name.startswith("encoder.encoders.") for name in state)
+
+
+def infer_sizes(state: dict[str, torch.Tensor]) -> dict:
+    """Fields of `SpearConfig`, the Zipformer's, from shapes.
+
+    Sizes that leave no trace take the defaults: the positional head width of 4, the unmasked channels, and 128 mel
+    bins where the front end's width allows it.
+
+    Raises:
+        KeyError: a tensor is missing.
+    """
     layers: dict[int, set[int]] = {}
     for name in state:
         if found := re.match(r"encoder\.encoders\.(\d+)\.(?:encoder\.)?layers\.(\d+)\.", name):
@@ -51,13 +63,13 @@ def _infer(state: dict[str, torch.Tensor]) -> SpearConfig:
             columns.setdefault(name, []).append(value)
         columns.setdefault("num_encoder_layers", []).append(len(layers[stack]))
     channels = [state[f"encoder_embed.conv.{part}.weight"].shape[0] for part in ("0", "4", "7")]
-    return SpearConfig(
+    return {
         **{name: tuple(values) for name, values in columns.items()},
-        num_mel_bins=_mel_bins(state["encoder_embed.out.weight"].shape[1] // channels[2]),
-        output_downsampling_factor=len(state.get("encoder.downsample_output.bias", [0])),
-        pos_dim=next(t.shape[1] for name, t in state.items() if name.endswith("linear_pos.weight")),
-        subsampling_channels=tuple(channels),
-    )
+        "num_mel_bins": _mel_bins(state["encoder_embed.out.weight"].shape[1] // channels[2]),
+        "output_downsampling_factor": len(state.get("encoder.downsample_output.bias", [0])),
+        "pos_dim": next(t.shape[1] for name, t in state.items() if name.endswith("linear_pos.weight")),
+        "subsampling_channels": tuple(channels),
+    }
 
 
 def _stack(state: dict[str, torch.Tensor], stack: int) -> dict[str, int]:

@@ -11,7 +11,8 @@ import torch
 
 from spear import compat, fs, records, seal, weights
 from spear.errors import CheckpointError, ConfigError, DataError
-from spear.models.config import SpearConfig
+from spear.models import encoders
+from spear.models.encoders import EncoderConfig
 from spear.models.inference import infer_config
 from spear.models.spear import SpearModel
 
@@ -76,7 +77,7 @@ def save_model(model: SpearModel, directory: str | Path) -> Path:
     (directory / _SEAL).unlink(missing_ok=True)  # never an old seal beside new tensors
     with fs.atomic(directory / "model.safetensors") as temporary:
         safetensors.torch.save_file(state, temporary, metadata={"format": "pt"})
-    fs.write_json(directory / "config.json", {"model_type": "spear", **model.config.to_dict()})
+    fs.write_json(directory / "config.json", {"model_type": "spear", **encoders.to_dict(model.config)})
     seal.write_json(directory / _SEAL, {"files": seal.digests(directory, ("config.json", "model.safetensors"))})
     return directory
 
@@ -107,17 +108,17 @@ def _digests_beside(weights_file: Path) -> dict[str, str]:
     return {}
 
 
-def _config_beside(weights_file: Path, digests: dict[str, str]) -> SpearConfig | None:
+def _config_beside(weights_file: Path, digests: dict[str, str]) -> EncoderConfig | None:
     """The configuration in checkpoint.json or config.json beside the weights; None when there is neither."""
     ours, released = (weights_file.with_name(name) for name in ("checkpoint.json", "config.json"))
     try:
         if ours.is_file():
-            return SpearConfig.from_dict(weights.read_settings(ours).get("model_config"))
+            return encoders.from_dict(weights.read_settings(ours).get("model_config"))
         if weights_file.suffix in (".safetensors", ".bin") and released.is_file():
             settings = weights.read_settings(released)
             if released.name in digests:
                 seal.check_files(released.parent, {released.name: digests[released.name]})
-            return SpearConfig.from_dict(settings)
+            return encoders.from_dict(settings)
     except (weights.WeightsError, ConfigError) as error:
         raise CheckpointError(
             f"an unreadable configuration beside {weights_file} ({error.found})",
@@ -155,7 +156,7 @@ def _encoder_tensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, 
     return state
 
 
-def _build(config: SpearConfig, state: dict[str, torch.Tensor], path: Path) -> SpearModel:
+def _build(config: EncoderConfig, state: dict[str, torch.Tensor], path: Path) -> SpearModel:
     # The checkpoint's tensors become the parameters.
     with compat.parameters_only():
         model = SpearModel(config)

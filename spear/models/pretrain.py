@@ -13,11 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spear.models.config import SpearConfig
+from spear.models.encoders.base import EncoderConfig
 from spear.models.heads import IGNORE, CodebookHead
 from spear.models.mask import apply_masks, masked_student_frames
 from spear.models.spear import SpearModel
-from spear.nn.subsampling import output_frames
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class SpearPretrainModel(SpearModel):
 
     def __init__(
         self,
-        config: SpearConfig,
+        config: EncoderConfig,
         heads: dict[str, HeadSpec],
         masked_weight: float = 1.0,
         unmasked_weight: float = 1.0,
@@ -76,11 +75,6 @@ class SpearPretrainModel(SpearModel):
             }
         )
         self.masked_weight, self.unmasked_weight = masked_weight, unmasked_weight
-
-    def output_lengths(self, feature_lens_B: Tensor) -> Tensor:
-        """(B,) output frames of utterances of so many feature frames: where their targets must end."""
-        factor = self.config.output_downsampling_factor
-        return (output_frames(feature_lens_B).clamp(min=0) + factor - 1) // factor
 
     def forward(
         self,
@@ -107,7 +101,7 @@ class SpearPretrainModel(SpearModel):
         encoded = self.encode(features_BTF, feature_lens_B, with_hidden_states=False)
         hidden_BTD = encoded.encoder_out
         num_frames = hidden_BTD.shape[1]
-        masked_BT = masked_student_frames(time_mask_BT, num_frames, 2 * self.config.output_downsampling_factor)
+        masked_BT = masked_student_frames(time_mask_BT, num_frames, round(100 / self.frame_rate_hz))
         frame_weights_BT = torch.where(masked_BT, self.masked_weight, self.unmasked_weight)
 
         loss = hidden_BTD.new_zeros((), dtype=torch.float32)

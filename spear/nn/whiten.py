@@ -120,14 +120,17 @@ class Whiten(nn.Module):
 
 def whitening_memory(module: nn.Module) -> str:
     """What the exact whiteners of a module remember, in order: 1 where the limit was exceeded, else 0."""
-    return "".join(str(int(part.exceeded)) for part in module.modules() if isinstance(part, Whiten))
+    return "".join(str(int(part.exceeded)) for part in _exact_whiteners(module))
 
 
 def set_whitening_memory(module: nn.Module, memory: str) -> None:
     """Gives whiteners what `whitening_memory` said."""
-    whiteners = [part for part in module.modules() if isinstance(part, Whiten)]
-    for part, exceeded in zip(whiteners, memory, strict=True):
+    for part, exceeded in zip(_exact_whiteners(module), memory, strict=True):
         part.exceeded = exceeded == "1"
+
+
+def _exact_whiteners(module: nn.Module) -> list[Whiten]:
+    return [part for part in module.modules() if isinstance(part, Whiten) and part.exact]
 
 
 @contextmanager

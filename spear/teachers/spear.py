@@ -15,8 +15,9 @@ from torch import Tensor
 from spear import compat
 from spear.audio import FbankConfig
 from spear.errors import ConfigError
+from spear.models.encoders import EncoderConfig
 from spear.models.loading import load_model
-from spear.teachers.align import expected_frames
+from spear.teachers.align import register_frame_rule
 from spear.teachers.base import weights_sha256
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -60,8 +61,7 @@ class SpearTeacher:
                 module.exact_padding = True
         self.batch_invariant = True
         config = self._model.config
-        sizes = zip(config.per_stack("encoder_dim"), config.per_stack("num_encoder_layers"))
-        dims = [dim for dim, count in sizes for _ in range(count)]
+        dims = config.layer_dims
         if not -1 <= self.layer < len(dims):
             raise ConfigError(
                 f"layer {layer} of {path}",
@@ -69,9 +69,9 @@ class SpearTeacher:
                 "correct the teacher's spec",
             )
         self.dim = config.output_dim if self.layer == -1 else dims[self.layer]
-        own_rate = 50 // config.output_downsampling_factor if self.layer == -1 else 50
+        own_rate = int(config.frame_rate_hz) if self.layer == -1 else config.hidden_rate_hz
         self.frame_rate = self._rate(own_rate, frame_rate_hz)
-        self.frame_rule = f"zipformer-{self.frame_rate}hz"
+        self.frame_rule = _frame_rule(config, self.frame_rate)
         self._pairs = own_rate // self.frame_rate == 2
         self._weights_sha256: str | None = None
 
@@ -115,12 +115,23 @@ class SpearTeacher:
         if self.layer == -1:
             x_BTD, lens_B = out.encoder_out, out.encoder_out_lens
         else:
-            x_BTD = out.hidden_states[self.layer]
-            # hidden_states stay at 50 Hz when the output is downsampled, and have no lengths of their own.
-            counts = [expected_frames(length, "zipformer-50hz") for length in lengths_B.tolist()]
-            lens_B = torch.tensor(counts, device=lengths_B.device)
+            # Hidden states stay at 50 Hz when the output is downsampled.
+            x_BTD, lens_B = out.hidden_states[self.layer], out.hidden_lens
         x_BTD = x_BTD.float()
         return average_pairs(x_BTD, lens_B) if self._pairs else (x_BTD, lens_B)
+
+
+def _frame_rule(config: EncoderConfig, rate_hz: int) -> str:
+    """The name of the rule by which an encoder makes frames; encoders with a front end of their own bring theirs."""
+    if config.embedding_frames is EncoderConfig.embedding_frames:
+        return f"zipformer-{rate_hz}hz"
+
+    def rule(num_samples: int) -> int:
+        embeddings = max(0, config.embedding_frames((num_samples + 80) // 160))
+        return -(-embeddings * rate_hz // config.hidden_rate_hz)
+
+    register_frame_rule(f"{config.encoder}-{rate_hz}hz", rule)
+    return f"{config.encoder}-{rate_hz}hz"
 
 
 def average_pairs(x_BTD: Tensor, lens_B: Tensor) -> tuple[Tensor, Tensor]:

@@ -148,9 +148,9 @@ class Saver:
         return final
 
     def _whitening_memory(self) -> list[str]:
-        """Of all ranks, whose activations differ; empty for regularisers without a memory. All ranks call it."""
-        exact = self.config.model.regularisers == "exact"
-        return dist.gather_objects(whitening_memory(self.trainer.model)) if exact else []
+        """Of all ranks, whose activations differ; empty for encoders without a memory. All ranks call it."""
+        memory = whitening_memory(self.trainer.model)
+        return dist.gather_objects(memory) if memory else []
 
     def _prune(self) -> None:
         always = {self._window_start()}

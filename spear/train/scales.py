@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spear import compat, dist, fs
-from spear.nn.layer import ZipformerLayer
+from spear.models.spear import SpearModel
 from spear.train import checkpoint, runs
 from spear.train.config import TrainConfig
 from spear.train.loop import Trainer
@@ -28,7 +28,7 @@ class Scale:
 
     Attributes:
         name: of the module, in the order in which they ran.
-        is_layer: whether it is a Zipformer layer.
+        is_layer: whether it is one of the layers whose outputs are the hidden states.
         rms: root mean square of what is finite.
         largest: largest magnitude of what is finite.
         non_finite: how many values are not.
@@ -42,7 +42,7 @@ class Scale:
 
 
 @torch.no_grad()
-def activation_scales(model: nn.Module, inputs: tuple, dtype: torch.dtype | None = None) -> list[Scale]:
+def activation_scales(model: SpearModel, inputs: tuple, dtype: torch.dtype | None = None) -> list[Scale]:
     """Runs the model once, in evaluation mode.
 
     Args:
@@ -51,8 +51,9 @@ def activation_scales(model: nn.Module, inputs: tuple, dtype: torch.dtype | None
         dtype: of autocast.
     """
     found: list[Scale] = []
+    layers = set(model.layers())
 
-    def look(name: str, module: nn.Module):
+    def look(name: str, is_layer: bool):
         def hook(_module, _inputs, output) -> None:
             while isinstance(output, tuple | list) and output:
                 output = output[-1] if isinstance(output, list) else output[0]
@@ -62,12 +63,13 @@ def activation_scales(model: nn.Module, inputs: tuple, dtype: torch.dtype | None
                 count = int(finite.sum())
                 values = torch.where(finite, values, 0.0)
                 rms = float(values.square().sum() / max(count, 1)) ** 0.5
-                is_layer = isinstance(module, ZipformerLayer)
                 found.append(Scale(name, is_layer, rms, float(values.abs().max()), values.numel() - count))
 
         return hook
 
-    handles = [module.register_forward_hook(look(name, module)) for name, module in model.named_modules() if name]
+    handles = [
+        module.register_forward_hook(look(name, module in layers)) for name, module in model.named_modules() if name
+    ]
     training = model.training
     model.eval()
     try:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from spear import dist
-from spear.nn.layer import ZipformerLayer
+from spear.models.spear import SpearModel
 
 
-def shard(model: nn.Module, world: dist.World) -> None:
+def shard(model: SpearModel, world: dist.World) -> None:
     """Shards the layers of a model over all ranks, in place; further passes and steps must be done by all together.
 
     Args:
@@ -24,8 +24,7 @@ def shard(model: nn.Module, world: dist.World) -> None:
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(world.device.type, (world.size,))
-    layers = [module for module in model.modules() if isinstance(module, ZipformerLayer)]
-    for layer in layers:
+    for layer in model.layers():
         small = {param for param in layer.parameters() if param.dim() < 2 or not param.requires_grad}
         fully_shard(layer, mesh=mesh, ignored_params=small)
     # The root shards nothing; it lets the layers gather ahead of their turn.
