@@ -22,14 +22,14 @@ from spear.evaluate.ctc import BEAM
 from spear.evaluate.isolation import Failure, ensure_by_task, isolated, note, parts, settle
 from spear.evaluate.metrics import interval_of_folds, score_folds
 from spear.evaluate.protocol import Settings, settings_of
-from spear.evaluate.table import Row, Table, present_tasks, read_table
+from spear.evaluate.table import Table, present_tasks, read_table
 from spear.evaluate.task import Task
 from spear.evaluate.tasks import TASKS
 from spear.evaluate.upstream import load_upstream
 from spear.executor import run_units
 from spear.log import get_logger, human_seconds
 
-VERSION = "superb-4"
+VERSION = "superb-5"
 """Changes when equal inputs would give other numbers; part of the inputs' hash."""
 
 logger = get_logger(__name__)
@@ -385,15 +385,8 @@ def score_unit(unit: dict) -> dict:
 def _keep_readable(table: Table, task: Task, store: FeatureStore, skipped: dict[str, str]) -> None:
     """Moves rows without features from `rows` to `skipped`, with the reason, and drops their trials."""
     kind = "frames" if task.needs_frames else "means"
-    absent: list[Row] = [row for row in table.rows if not store.has(kind, row.key)]
-    for row in absent:
-        table.skipped.append({"id": row.id, "split": row.split, "reason": skipped.get(row.key, "no features")})
-    lost = {row.id for row in absent}
-    table.rows = [row for row in table.rows if row.id not in lost]
-    for trial in [t for t in table.trials if {t["first"], t["second"]} & lost]:
-        name = f"{trial['first']} {trial['second']}"
-        table.skipped.append({"id": name, "split": trial["split"], "reason": "trial of an unreadable recording"})
-        table.trials.remove(trial)
+    absent = [row for row in table.rows if not store.has(kind, row.key)]
+    table.leave_out({row.id: skipped.get(row.key, "no features") for row in absent})
 
 
 def score_task(

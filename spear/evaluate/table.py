@@ -5,11 +5,12 @@ is train, dev or test, or all; `start` and `duration` in seconds may be left out
 `kept`, a list of [start, stop] in samples at 16 kHz, names what is left of a recording whose silence is cut; `unused`
 is the reason why a row is not used.
 Each task's file says what its target is. ASV has a second file `ASV_trials.jsonl` with rows {split, first, second,
-same}. Rows without a target, or without a recording, are left out, counted and listed with the reason.
+same}; `same` is true or false, or 1 or 0, also as texts. Rows without a target, or without a recording, and trials
+that cannot be used, are left out, counted and listed with the reason.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -58,7 +59,7 @@ class _Trial:
     split: Literal["dev", "test"]
     first: str
     second: str
-    same: bool
+    same: bool | int | str
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,21 @@ class Table:
     def of(self, split: str) -> list[Row]:
         """Rows of a split, those of `all` included."""
         return [row for row in self.rows if row.split in (split, "all")]
+
+    def leave_out(self, reasons: Mapping[str, str]) -> None:
+        """Moves rows from `rows` to `skipped`, and the trials that need them.
+
+        Args:
+            reasons: id -> reason.
+        """
+        for row in [row for row in self.rows if row.id in reasons]:
+            self.skipped.append({"id": row.id, "split": row.split, "reason": reasons[row.id]})
+            self.rows.remove(row)
+        for trial in [t for t in self.trials if t["first"] in reasons or t["second"] in reasons]:
+            lost = trial["first"] if trial["first"] in reasons else trial["second"]
+            name = f"{trial['first']} {trial['second']}"
+            self.skipped.append({"id": name, "split": trial["split"], "reason": f"trial without {lost}"})
+            self.trials.remove(trial)
 
     def content_hash(self) -> str:
         """Depends on ids, audio, splits, targets and trials."""
@@ -139,7 +155,7 @@ def read_table(
             raise DataError(f"{where}, field id: {line.id!r}", f"an id of its own ({problem})", _FIX)
         seen.add(line.id)
         item = _item(line, Path(data_dir), gain_db)
-        reason = line.unused or refuse(values.get("target")) or _absent(item.path)
+        reason = line.unused or _wrong_role(line.role) or refuse(values.get("target")) or _absent(item.path)
         if reason:
             skipped.append({"id": line.id, "split": line.split, "reason": reason})
             continue
@@ -153,7 +169,11 @@ def read_table(
         logger.warning(
             "%s: %d rows left out: %s", task, len(skipped), "; ".join(f"{v} x {k}" for k, v in reasons.items())
         )
-    return Table(rows, skipped, _trials(Path(data_dir), task, {row.id for row in rows}, skipped))
+    return Table(rows, skipped, _trials(Path(data_dir), task, {row.id: row.split for row in rows}, skipped))
+
+
+def _wrong_role(role: str | None) -> str | None:
+    return None if role in (None, "query", "document") else f"role '{role}', not query or document"
 
 
 def _absent(path: Path) -> str | None:
@@ -193,17 +213,27 @@ def _chosen(rows: list[Row], max_items: int) -> list[Row]:
     return [row for row in rows if row.id in kept]
 
 
-def _trials(data_dir: Path, task: str, present: set[str], skipped: list[dict]) -> list[dict]:
+_SAME = {"true": True, "1": True, "false": False, "0": False}
+
+
+def _trials(data_dir: Path, task: str, split_of: dict[str, str], skipped: list[dict]) -> list[dict]:
     path = data_dir / "superb" / f"{task}_trials.jsonl"
     if not path.exists():
         return []
     trials = []
     for number, trial in records.iterate(path, dict[str, Any], fix=_FIX):
         trial = msgspec.to_builtins(records.convert(trial, _Trial, f"line {number} of {path}", _FIX))
-        absent = [trial[side] for side in ("first", "second") if trial[side] not in present]
-        if absent:
-            name = f"{trial['first']} {trial['second']}"
-            skipped.append({"id": name, "split": trial["split"], "reason": f"trial without {absent[0]}"})
+        sides = (trial["first"], trial["second"])
+        absent = [side for side in sides if side not in split_of]
+        foreign = [side for side in sides if split_of.get(side) not in (None, "all", trial["split"])]
+        same = _SAME.get(str(trial["same"]).lower())
+        reason = f"trial without {absent[0]}" if absent else None
+        if not reason and foreign:
+            reason = f"trial of {foreign[0]}, which is in {split_of[foreign[0]]}"
+        if not reason and same is None:
+            reason = f"same: '{trial['same']}', not true or false"
+        if reason:
+            skipped.append({"id": " ".join(sides), "split": trial["split"], "reason": reason})
         else:
-            trials.append(trial)
+            trials.append({**trial, "same": same})
     return trials

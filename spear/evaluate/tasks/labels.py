@@ -2,16 +2,16 @@
 
 SID: `target` is the speaker. Training recordings longer than 8 s come as several crops of 8 s; whenever a batch takes
 the recording, one of them is drawn (the published protocol draws any crop; F.2). IC: `target` is {slot: label}; all
-must be right.
+must be right. Slots are matched by name; a row whose slots are not those of most rows is left out and listed.
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from spear.errors import DataError
 from spear.evaluate.cache import FeatureStore
 from spear.evaluate.problems import MeanProblem, Splits
 from spear.evaluate.protocol import Settings
@@ -74,13 +74,16 @@ class IntentClassification(Task):
         empty = [slot for slot, label in target.items() if label in (None, "")]
         return f"no label for {empty[0]}" if empty else unfit(target, self.target_type)
 
+    def folds(self, table: Table, legacy: bool = False) -> dict[str, Splits]:
+        """See `Task`; rows with other slots than most are left out."""
+        counts = Counter(tuple(sorted(row.target)) for row in table.rows)
+        if len(counts) > 1:
+            usual = min(counts, key=lambda slots: (-counts[slots], slots))
+            said = f"not {', '.join(usual)}"
+            others = {row.id: tuple(sorted(row.target)) for row in table.rows}
+            table.leave_out({n: f"slots {', '.join(s)}, {said}" for n, s in others.items() if s != usual})
+        return super().folds(table)
+
     def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> MeanProblem:
         """See `Task`."""
-        slots = sorted({tuple(sorted(row.target)) for rows in splits.values() for row in rows})
-        if len(slots) > 1:
-            raise DataError(
-                f"rows of {self.name} with the slots {slots[0]} and {slots[1]}",
-                "the same slots in every row",
-                "correct the manifest",
-            )
         return MeanProblem(with_lists(splits), store, settings)

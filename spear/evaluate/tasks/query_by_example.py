@@ -1,7 +1,7 @@
 """QbE: finds recordings that hold a spoken query by dynamic time warping; nothing is trained (benchmarks A.2).
 
-Rows have `role` query (its `target` is the term) or document (its `target` is the list of terms spoken in it); split is
-dev, test or all. Every layer is a variant; the best on dev is reported on test.
+Rows have `role` query (its `target` is the term) or document (its `target` is the list of terms spoken in it, or a text
+of them); split is dev, test or all. Every layer is a variant; the best on dev is reported on test.
 """
 
 from typing import Any
@@ -138,9 +138,13 @@ class QueryProblem:
         """For each query the documents that hold its term."""
         documents = self._documents[split]
         return [
-            {"id": query.id, "reference": [d.id for d in documents if query.target in d.target]}
+            {"id": query.id, "reference": [d.id for d in documents if query.target in _terms(d.target)]}
             for query in self._queries[split]
         ]
+
+
+def _terms(target: str | list[str]) -> list[str]:
+    return target.split() if isinstance(target, str) else target
 
 
 def _role(table: Table, split: str, role: str) -> list[Row]:
@@ -159,4 +163,7 @@ class QueryByExample(Task):
 
     def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> QueryProblem:
         """See `Task`."""
+        table.leave_out({row.id: "no role" for row in table.rows if not row.extra.get("role")})
+        queries = [row for row in table.rows if row.extra["role"] == "query"]
+        table.leave_out({row.id: "a query whose term is a list" for row in queries if not isinstance(row.target, str)})
         return QueryProblem(table, store)

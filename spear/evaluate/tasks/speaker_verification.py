@@ -33,8 +33,8 @@ class VerificationProblem(FrameProblem):
 
     def __init__(self, splits: Splits, trials: list[dict], store: FeatureStore, settings: Settings):
         super().__init__(splits, store, settings)
-        names = sorted({row.target for row in splits["train"]})
-        self._speakers = np.asarray([names.index(row.target) for row in splits["train"]])
+        names = sorted({str(row.target) for row in splits["train"]})
+        self._speakers = np.asarray([names.index(str(row.target)) for row in splits["train"]])
         self._trials = {split: [t for t in trials if t["split"] == split] for split in ("dev", "test")}
         for split, chosen in self._trials.items():
             if len({trial["same"] for trial in chosen}) < 2:
