@@ -1,6 +1,6 @@
 """Sequences by CTC: output symbols, and the problem that PR, ASR and SF share (benchmarks A.2)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,9 +101,9 @@ class SequenceProblem(FrameProblem):
         """See `Problem`."""
         return self._make_bank(self.num_layers, self.dim, self.symbols.size, self.settings, self._join)
 
-    def _log_probs(self, bank: Bank, split: str, places: np.ndarray) -> tuple[list[Tensor], Tensor]:
+    def _log_probs(self, bank: Bank, split: str, places: np.ndarray) -> tuple[Iterable[Tensor], Tensor]:
         features_LBTD, lens_B = self.features(split, places)
-        log_probs = [logits.log_softmax(dim=-1) for logits in bank.outputs(features_LBTD, lens_B)]
+        log_probs = (logits.log_softmax(dim=-1) for logits in bank.outputs(features_LBTD, lens_B))
         return log_probs, joined_lengths(lens_B, self._join)
 
     def _ctc(self, log_probs_BTC: Tensor, lens_B: Tensor, split: str, places: np.ndarray) -> Tensor:
@@ -113,19 +113,19 @@ class SequenceProblem(FrameProblem):
         joined = torch.tensor([value for values in numbers for value in values], dtype=torch.int64)
         losses_B = functional.ctc_loss(
             log_probs_BTC.transpose(0, 1),
-            joined,
+            joined.to(log_probs_BTC.device),
             lens_B,
             target_lens_B,
             blank=BLANK,
             reduction="none",
             zero_infinity=True,
         )
-        return losses_B / target_lens_B.clamp(min=1)
+        return losses_B / target_lens_B.clamp(min=1).to(losses_B.device)
 
-    def losses(self, bank: Bank, batch: np.ndarray) -> list[Tensor]:
+    def losses(self, bank: Bank, batch: np.ndarray) -> Iterable[Tensor]:
         """See `Problem`."""
         log_probs, lens_B = self._log_probs(bank, "train", batch)
-        return [self._ctc(values_BTC, lens_B, "train", batch).mean() for values_BTC in log_probs]
+        return (self._ctc(values_BTC, lens_B, "train", batch).mean() for values_BTC in log_probs)
 
     def predict(self, bank: Bank, split: str) -> tuple[list[dict[str, list[Any]]], list[float]]:
         """Greedy hypotheses; on test also those of the lexicon beam, where there is one."""

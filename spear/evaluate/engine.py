@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from spear.evaluate.banks import Bank
+from spear.evaluate.banks import Bank, arithmetic
 from spear.evaluate.metrics import HIGHER_IS_BETTER, interval_of_folds, score_folds
 from spear.evaluate.problems import Problem
 from spear.evaluate.protocol import Settings
@@ -66,16 +66,17 @@ def train_grid(problem: Problem, metric: str, settings: Settings, fold: str = ""
         for head in heads:
             head |= {"layer_weights": [], "skipped_steps": 0}
         return Grid(fold, heads, hypotheses, _references(problem), 0)
-    _fit(problem, bank, metric, settings, heads, hypotheses, label)
-    if not problem.every_evaluation:
-        if settings.early_stopping:
-            bank.restore_best()
-        bank.train(False)
-        with torch.no_grad():
-            for split in hypotheses:
-                hypotheses[split], losses = problem.predict(bank, split)
-                for head, loss in zip(heads, losses):
-                    head[f"{split}_loss"] = loss
+    with arithmetic(settings):
+        _fit(problem, bank, metric, settings, heads, hypotheses, label)
+        if not problem.every_evaluation:
+            if settings.early_stopping:
+                bank.restore_best()
+            bank.train(False)
+            with torch.no_grad():
+                for split in hypotheses:
+                    hypotheses[split], losses = problem.predict(bank, split)
+                    for head, loss in zip(heads, losses):
+                        head[f"{split}_loss"] = loss
     for head, weights, skipped in zip(heads, bank.layer_weights(), bank.skipped_steps()):
         head |= {"layer_weights": weights, "skipped_steps": skipped}
     return Grid(fold, heads, hypotheses, _references(problem), settings.max_steps)
@@ -91,14 +92,15 @@ def _fit(
     """The loop over steps; fills in curves, best steps and, where every evaluation is a variant, the hypotheses."""
     sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
     best = [(-float("inf"), -float("inf"))] * len(heads)
-    running, batches = np.zeros(len(heads)), _endless(problem)
+    # On the heads' device and summed there: to read a loss at every step would wait for a GPU.
+    running_H = torch.zeros(len(heads), dtype=torch.float64, device=settings.device)
+    batches = endless_batches(problem)
     progress = Progress(settings.max_steps, label or "heads", "steps")
     for step in range(1, settings.max_steps + 1):
         bank.train(True)
         for _ in range(settings.accumulate):
-            losses = problem.losses(bank, next(batches))
-            (torch.stack(losses).sum() / settings.accumulate).backward()
-            running += [float(loss.detach()) / settings.accumulate for loss in losses]
+            losses_H = bank.backward(problem.losses(bank, next(batches)), 1 / settings.accumulate)
+            running_H += losses_H.double() / settings.accumulate
         bank.step(1 - (step - 1) / settings.max_steps if settings.schedule == "linear" else 1.0)
         progress.update()
         if step % settings.eval_every and step < settings.max_steps:
@@ -113,9 +115,10 @@ def _fit(
                     hypotheses["test"][number][f"step {step}"] = test[number][""]
         improved_H = torch.zeros(len(heads), dtype=torch.bool)
         interval = (step - 1) % settings.eval_every + 1
+        train_losses = (running_H / interval).tolist()
         for number, head in enumerate(heads):
             score = _dev_score(problem, metric, dev[number])
-            point = {"step": step, "train_loss": running[number] / interval, "dev_loss": dev_losses[number]}
+            point = {"step": step, "train_loss": train_losses[number], "dev_loss": dev_losses[number]}
             head["curve"].append({**point, "dev_score": score})
             # Among equal scores the lower loss: on small dev sets many evaluations tie.
             rank = (sign * score if np.isfinite(score) else -float("inf"), -dev_losses[number])
@@ -123,7 +126,7 @@ def _fit(
                 best[number], improved_H[number], head["best_step"] = rank, True, step
         if settings.early_stopping:
             bank.keep_best(improved_H)
-        running[:] = 0
+        running_H.zero_()
 
 
 def _dev_score(problem: Problem, metric: str, found: dict[str, list[Any]]) -> float:
@@ -136,7 +139,12 @@ def _dev_score(problem: Problem, metric: str, found: dict[str, list[Any]]) -> fl
     return max(scores, key=lambda score: score if HIGHER_IS_BETTER[metric] else -score)
 
 
-def _endless(problem: Problem) -> Iterator[Any]:
+def endless_batches(problem: Problem) -> Iterator[Any]:
+    """Training batches, pass after pass.
+
+    Raises:
+        RuntimeError: a pass has none.
+    """
     epoch = 0
     while True:
         empty = True

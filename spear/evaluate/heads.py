@@ -68,18 +68,29 @@ class Heads:
         config: the grid.
         fold_linear: always multiply the two linear layers first; otherwise whichever order costs less (few items and
             many outputs: one after the other).
+        device: where parameters and optimizer state live; the initial weights are the same on every one.
     """
 
-    def __init__(self, num_layers: int, dim: int, num_outputs: int, config: ProbeConfig, fold_linear: bool = True):
+    def __init__(
+        self,
+        num_layers: int,
+        dim: int,
+        num_outputs: int,
+        config: ProbeConfig,
+        fold_linear: bool = True,
+        device: str = "cpu",
+    ):
         self.config, self.fold_linear = config, fold_linear
         count, hidden = len(config.heads), config.hidden_dim
-        self.layer_HL = torch.zeros(count, num_layers)
-        self.down_HDP = torch.stack([_uniform(seed, "down", (dim, hidden), dim) for _, seed in config.heads])
-        self.down_bias_H1P = torch.stack([_uniform(seed, "down_bias", (1, hidden), dim) for _, seed in config.heads])
-        self.out_HPC = torch.stack([_uniform(seed, "out", (hidden, num_outputs), hidden) for _, seed in config.heads])
-        self.out_bias_H1C = torch.stack(
-            [_uniform(seed, "out_bias", (1, num_outputs), hidden) for _, seed in config.heads]
-        )
+
+        def stacked(name: str, shape: Sequence[int], fan_in: int) -> Tensor:
+            return torch.stack([_uniform(seed, name, shape, fan_in) for _, seed in config.heads]).to(device)
+
+        self.layer_HL = torch.zeros(count, num_layers, device=device)
+        self.down_HDP = stacked("down", (dim, hidden), dim)
+        self.down_bias_H1P = stacked("down_bias", (1, hidden), dim)
+        self.out_HPC = stacked("out", (hidden, num_outputs), hidden)
+        self.out_bias_H1C = stacked("out_bias", (1, num_outputs), hidden)
         for parameter in self.parameters():
             parameter.requires_grad_(True)
         self.optimizer = HeadwiseAdam(self.parameters(), [rate for rate, _ in config.heads], config.max_gradient_norm)
@@ -105,6 +116,7 @@ class Heads:
     def keep_best(self, improved_H: Tensor) -> None:
         """Remembers the present parameters of the heads that are marked."""
         for best, parameter in zip(self._best, self.parameters()):
+            improved_H = improved_H.to(best.device)
             best[improved_H] = parameter.detach()[improved_H]
 
     def restore_best(self) -> None:
@@ -131,8 +143,9 @@ class HeadwiseAdam:
 
     def __init__(self, parameters: list[Tensor], learning_rates: Sequence[float], max_gradient_norm: float):
         self.parameters, self.max_gradient_norm = parameters, max_gradient_norm
-        self.rate_H = torch.tensor(learning_rates)
-        self.skipped_H = torch.zeros(len(learning_rates), dtype=torch.int64)
+        device = parameters[0].device
+        self.rate_H = torch.tensor(learning_rates, device=device)
+        self.skipped_H = torch.zeros(len(learning_rates), dtype=torch.int64, device=device)
         self._first = [torch.zeros_like(p) for p in parameters]
         self._second = [torch.zeros_like(p) for p in parameters]
         self._steps = 0
@@ -150,7 +163,7 @@ class HeadwiseAdam:
         for parameter, first, second in zip(self.parameters, self._first, self._second):
             shape = (-1,) + (1,) * (parameter.dim() - 1)
             gradient = parameter.grad.mul_(clip_H.view(shape))
-            if not finite_H.all():
+            if gradient.is_cuda or not finite_H.all():  # to look first would wait for a GPU
                 gradient = torch.where(finite_H.view(shape), gradient, 0.0)
             first.lerp_(gradient, 0.1)
             second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)

@@ -5,7 +5,7 @@ the tasks in `tasks/`, which add loss and decoding. A problem may offer several 
 (thresholds of SD, layers of QbE, checkpoints of ASV): the selection on dev is over learning rates and variants.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,8 +43,8 @@ class Problem(Protocol):
     def train_batches(self, epoch: int) -> Iterator[Any]:
         """Batches of one pass over the training items, as a function of the epoch."""
 
-    def losses(self, bank: Bank, batch: Any) -> list[Tensor]:
-        """Mean loss of each head."""
+    def losses(self, bank: Bank, batch: Any) -> Iterable[Tensor]:
+        """Mean loss of each head, on the device of its output; best one after the other (see `ModuleBank.backward`)."""
 
     def predict(self, bank: Bank | None, split: str) -> tuple[list[dict[str, list[Any]]], list[float]]:
         """For each head {variant: hypotheses in the order of `rows`}, and its mean loss (nan without one)."""
@@ -54,9 +54,13 @@ class Problem(Protocol):
 
 
 def shuffled_batches(
-    lengths: np.ndarray, batch_size: int, epoch: int, max_frames: int, order: np.ndarray | None = None
+    lengths: np.ndarray, batch_size: int, epoch: int, max_length: float, order: np.ndarray | None = None
 ) -> Iterator[np.ndarray]:
-    """Batches of similar length: shuffled, sorted inside windows of eight batches, halved until they fit."""
+    """Batches of similar length: shuffled, sorted inside windows of eight batches, halved until they fit.
+
+    Args:
+        max_length: of a batch, padding included, in the unit of `lengths`.
+    """
     rng = numpy_rng(0, "superb-batches", epoch)
     order = rng.permutation(len(lengths)) if order is None else order
     batches: list[np.ndarray] = []
@@ -65,14 +69,14 @@ def shuffled_batches(
         window = window[np.argsort(lengths[window], kind="stable")]
         batches.extend(window[i : i + batch_size] for i in range(0, len(window), batch_size))
     for index in rng.permutation(len(batches)):
-        yield from _fitting(batches[index], lengths, max_frames)
+        yield from _fitting(batches[index], lengths, max_length)
 
 
-def _fitting(batch: np.ndarray, lengths: np.ndarray, max_frames: int) -> Iterator[np.ndarray]:
-    if len(batch) > 1 and len(batch) * lengths[batch].max() > max_frames:
+def _fitting(batch: np.ndarray, lengths: np.ndarray, max_length: float) -> Iterator[np.ndarray]:
+    if len(batch) > 1 and len(batch) * lengths[batch].max() > max_length:
         middle = len(batch) // 2
-        yield from _fitting(batch[:middle], lengths, max_frames)
-        yield from _fitting(batch[middle:], lengths, max_frames)
+        yield from _fitting(batch[:middle], lengths, max_length)
+        yield from _fitting(batch[middle:], lengths, max_length)
     else:
         yield batch
 
@@ -131,7 +135,7 @@ class MeanProblem:
 
     def _loss(self, logits_NC: Tensor, labels_NS: Tensor) -> Tensor:
         """Sum over slots of the cross-entropy; items whose label is unknown do not count."""
-        parts = zip(logits_NC.split(self.sizes, dim=1), labels_NS.T)
+        parts = zip(logits_NC.split(self.sizes, dim=1), labels_NS.to(logits_NC.device).T)
         return sum(
             functional.cross_entropy(part_NC, labels_N, reduction="sum") / (labels_N >= 0).sum().clamp(min=1)
             for part_NC, labels_N in parts
@@ -207,10 +211,10 @@ class FrameProblem:
         return standardise_stats(sums, squares, count)
 
     def item_features(self, split: str, place: int) -> Tensor:
-        """Hidden states of one item, (L, T, D) float32."""
-        values_LTD = self._store.hidden_states(self._splits[split][place].key).float()
+        """Hidden states of one item, (L, T, D); as stored, or standardised in float32."""
+        values_LTD = self._store.hidden_states(self._splits[split][place].key)
         if self._mean_LD is not None:
-            values_LTD = (values_LTD - self._mean_LD[:, None]) / self._deviation_LD[:, None]
+            values_LTD = (values_LTD.float() - self._mean_LD[:, None]) / self._deviation_LD[:, None]
         return values_LTD
 
     def features(self, split: str, places: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -219,22 +223,26 @@ class FrameProblem:
 
     def train_batches(self, epoch: int) -> Iterator[np.ndarray]:
         """See `Problem`."""
+        return self.batches_of(self.lengths["train"], epoch)
+
+    def batches_of(self, lengths: np.ndarray, epoch: int) -> Iterator[np.ndarray]:
+        """Shuffled batches of things of so many frames, as the settings say."""
         settings = self.settings
-        return shuffled_batches(self.lengths["train"], settings.batch_size, epoch, settings.max_frames)
+        return shuffled_batches(lengths / self.frame_rate_hz, settings.batch_size, epoch, settings.max_batch_seconds)
 
     def in_batches(self, split: str) -> Iterator[np.ndarray]:
         """Places of a split by length: dev and test are decoded in batches."""
         order = np.argsort(self.lengths[split], kind="stable")
-        size = 2 * self.settings.batch_size
+        size, seconds = 2 * self.settings.batch_size, self.lengths[split] / self.frame_rate_hz
         for start in range(0, len(order), size):
-            yield from _fitting(order[start : start + size], self.lengths[split], self.settings.max_frames)
+            yield from _fitting(order[start : start + size], seconds, self.settings.max_batch_seconds)
 
 
 def padded(items_LTD: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Items of different lengths to (L, B, T, D) with zeros behind them, and lengths (B,)."""
     lens_B = torch.tensor([values.shape[1] for values in items_LTD])
     layers, _, dim = items_LTD[0].shape
-    batch_LBTD = torch.zeros(layers, len(items_LTD), int(lens_B.max()), dim)
+    batch_LBTD = torch.zeros(layers, len(items_LTD), int(lens_B.max()), dim, dtype=items_LTD[0].dtype)
     for row, values_LTD in enumerate(items_LTD):
         batch_LBTD[:, row, : values_LTD.shape[1]] = values_LTD
     return batch_LBTD, lens_B

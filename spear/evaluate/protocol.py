@@ -33,9 +33,11 @@ class Settings(ProbeConfig):
         chunk_frames: SD trains on chunks of so many frames.
         embedding_dim: ASV: channels of the x-vector head and size of its embedding.
         pooled_dim: ASV: channels before the statistics.
-        max_frames: a batch of more frames, padding included, is halved until it is below (SUPERB halves batches with
-            long utterances).
+        max_batch_seconds: a batch of more seconds, padding included, is halved until it is below (SUPERB halves batches
+            with long utterances). In seconds, so that encoders of different frame rates train on the same batches.
         gain_db: added to the level of every recording (sox's gain in KS, QbE and ASV).
+        device: where the heads train.
+        precision: of the heads' products: `float32`, or on a GPU also `tf32` or `bfloat16`, faster and not equal.
     """
 
     seeds: tuple[int, ...] = (0,)
@@ -52,8 +54,10 @@ class Settings(ProbeConfig):
     chunk_frames: int = 2000
     embedding_dim: int = 512
     pooled_dim: int = 1500
-    max_frames: int = 60_000
+    max_batch_seconds: float = 1200.0
     gain_db: float = 0.0
+    device: str = "cpu"
+    precision: str = "float32"
     standardise: bool = False
     early_stopping: bool = True
     patience: int = 1_000_000

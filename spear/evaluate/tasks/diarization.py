@@ -5,7 +5,7 @@
 (legacy), the clean number chooses on dev. A segment that covers a whole training chunk is labelled; in s3prl it is not.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch.nn import functional
 from spear.evaluate.banks import Bank, ModuleBank
 from spear.evaluate.cache import FeatureStore
 from spear.evaluate.modules import RecurrentHead
-from spear.evaluate.problems import FrameProblem, Splits, padded, shuffled_batches
+from spear.evaluate.problems import FrameProblem, Splits, padded
 from spear.evaluate.protocol import Settings
 from spear.evaluate.table import Row, Table
 from spear.evaluate.task import Task, unfit
@@ -39,7 +39,8 @@ def frame_labels(segments: Sequence[tuple[str, float, float]], frames: int, fram
 
 def permutation_free_loss(logits_BTS: Tensor, labels_BTS: Tensor, lens_B: Tensor) -> Tensor:
     """Mean over frames of the binary cross-entropy under the better assignment of the two outputs of each item."""
-    valid_BT = torch.arange(logits_BTS.shape[1]) < lens_B[:, None]
+    valid_BT = (torch.arange(logits_BTS.shape[1]) < lens_B[:, None]).to(logits_BTS.device)
+    labels_BTS = labels_BTS.to(logits_BTS.device)
     orders = [
         functional.binary_cross_entropy_with_logits(logits_BTS, labels, reduction="none").mean(dim=2)
         for labels in (labels_BTS, labels_BTS.flip(2))
@@ -90,7 +91,7 @@ class DiarizationProblem(FrameProblem):
         """Batches of numbers of chunks."""
         size = self.settings.chunk_frames
         lengths = np.asarray([min(size, self.lengths["train"][place] - start) for place, start in self._chunks])
-        return shuffled_batches(lengths, self.settings.batch_size, epoch, self.settings.max_frames)
+        return self.batches_of(lengths, epoch)
 
     def _labels(self, split: str, place: int) -> np.ndarray:
         """(T, 2): of more speakers the two who speak most."""
@@ -99,7 +100,7 @@ class DiarizationProblem(FrameProblem):
         kept = np.sort(np.argsort(-labels.sum(axis=0), kind="stable")[:NUM_SPEAKERS])
         return np.pad(labels[:, kept], ((0, 0), (0, NUM_SPEAKERS - len(kept))))
 
-    def losses(self, bank: Bank, batch: np.ndarray) -> list[Tensor]:
+    def losses(self, bank: Bank, batch: np.ndarray) -> Iterable[Tensor]:
         """See `Problem`."""
         features, labels = [], []
         for number in batch:
@@ -109,7 +110,7 @@ class DiarizationProblem(FrameProblem):
             labels.append(torch.from_numpy(self._labels("train", place)[span]))
         features_LBTD, lens_B = padded(features)
         labels_BTS = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True)
-        return [permutation_free_loss(out, labels_BTS, lens_B) for out in bank.outputs(features_LBTD, lens_B)]
+        return (permutation_free_loss(out, labels_BTS, lens_B) for out in bank.outputs(features_LBTD, lens_B))
 
     def predict(self, bank: Bank, split: str) -> tuple[list[dict[str, list[Any]]], list[float]]:
         """Segments under every threshold and filter."""

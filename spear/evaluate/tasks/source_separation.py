@@ -4,6 +4,7 @@
 SI-SDR of the separated sources, under the better assignment, and that of the mixture itself, in dB.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,9 @@ def si_sdr(estimate_S: Tensor, source_S: Tensor) -> float:
 
 def mask_loss(masks_BTSF: Tensor, mixture_BTF: Tensor, targets_BTSF: Tensor, lens_B: Tensor) -> Tensor:
     """Mean squared error of the masked magnitudes under the better assignment of each item's outputs."""
-    valid_BT = (torch.arange(masks_BTSF.shape[1]) < lens_B[:, None]).float()
+    device = masks_BTSF.device
+    mixture_BTF, targets_BTSF, lens_B = mixture_BTF.to(device), targets_BTSF.to(device), lens_B.to(device)
+    valid_BT = (torch.arange(masks_BTSF.shape[1], device=device) < lens_B[:, None]).float()
     masked_BTSF = masks_BTSF * mixture_BTF[:, :, None]
     errors = [(masked_BTSF - targets).square().mean(dim=(2, 3)) for targets in (targets_BTSF, targets_BTSF.flip(2))]
     sums_B = torch.stack([(error_BT * valid_BT).sum(dim=1) for error_BT in errors]).min(dim=0).values
@@ -94,13 +97,13 @@ class SeparationProblem(FrameProblem):
             targets_BTSF[row, :count] = along_STF.transpose(0, 1)
         return mixture_BTF, targets_BTSF, lens_B, items
 
-    def _masks(self, bank: Bank, split: str, places: np.ndarray) -> list[Tensor]:
-        return [out.unflatten(2, (NUM_SOURCES, _BINS)).relu() for out in bank.outputs(*self.features(split, places))]
+    def _masks(self, bank: Bank, split: str, places: np.ndarray) -> Iterable[Tensor]:
+        return (out.unflatten(2, (NUM_SOURCES, _BINS)).relu() for out in bank.outputs(*self.features(split, places)))
 
-    def losses(self, bank: Bank, batch: np.ndarray) -> list[Tensor]:
+    def losses(self, bank: Bank, batch: np.ndarray) -> Iterable[Tensor]:
         """See `Problem`."""
         mixture_BTF, targets_BTSF, lens_B, _ = self._batch("train", batch)
-        return [mask_loss(m, mixture_BTF, targets_BTSF, lens_B) for m in self._masks(bank, "train", batch)]
+        return (mask_loss(m, mixture_BTF, targets_BTSF, lens_B) for m in self._masks(bank, "train", batch))
 
     def predict(self, bank: Bank, split: str) -> tuple[list[dict[str, list[Any]]], list[float]]:
         """See the module's docstring."""

@@ -5,7 +5,7 @@ has no dev trials: it scores ten checkpoints on test and reports the lowest (leg
 checkpoint and learning rate on trials of held-out training speakers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -68,11 +68,11 @@ class VerificationProblem(FrameProblem):
         start = int(numpy_rng(0, "asv-crop", self._epoch, place).integers(excess + 1)) if excess > 0 else 0
         return values_LTD[:, start : start + self._crop_frames]
 
-    def losses(self, bank: Bank, batch: np.ndarray) -> list[Tensor]:
+    def losses(self, bank: Bank, batch: np.ndarray) -> Iterable[Tensor]:
         """See `Problem`. A crop is cut from the cached frames of the whole recording."""
         features_LBTD, lens_B = padded([self._crop(int(place)) for place in batch])
         speakers_B = torch.from_numpy(self._speakers[batch])
-        return [additive_margin_loss(cosines, speakers_B) for _, cosines in bank.outputs(features_LBTD, lens_B)]
+        return (additive_margin_loss(cosines, speakers_B) for _, cosines in bank.outputs(features_LBTD, lens_B))
 
     def predict(self, bank: Bank, split: str) -> tuple[list[dict[str, list[Any]]], list[float]]:
         """Cosines of the trials."""

@@ -147,7 +147,7 @@ def test_a_step_with_a_broken_gradient_leaves_that_head_alone_and_is_counted():
     settings = settings_of("mini", "SF", {"learning_rates": (1e-2, 1e-3)})
     bank = ModuleBank(2, lambda: RecurrentHead(4, 0, 3, 1, 2), settings)
     before = [{k: v.clone() for k, v in module.state_dict().items()} for module in bank.modules]
-    outputs = bank.outputs(torch.randn(2, 3, 5, 4), torch.tensor([5, 4, 2]))
+    outputs = list(bank.outputs(torch.randn(2, 3, 5, 4), torch.tensor([5, 4, 2])))
     (outputs[0].sum() * float("nan") + outputs[1].sum()).backward()
     bank.step(1.0)
     assert bank.skipped_steps() == [1, 0]
