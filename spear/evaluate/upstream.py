@@ -1,9 +1,11 @@
-"""Frozen encoders behind one protocol: filterbank, untrained encoder, checkpoint (benchmarks A.1).
+"""Frozen encoders behind one protocol: filterbank, untrained encoder, checkpoint.
 
 All three go through the same cache, the same heads and the same learning rates; the layer set is every hidden state
 that the upstream gives. Specifications, as used by `--upstream` (each may be preceded by `NAME=`):
 
 - `fbank`: 128 log-mel energies at 100 Hz, one layer;
+- `fbank-superb`: the filterbank of SUPERB's board: 80 log-mel energies at 100 Hz with first and second differences,
+  every channel with mean 0 and variance 1 over the utterance, one layer of 240 channels;
 - `random:CHECKPOINT`: the architecture of the checkpoint with fresh weights from a seed, same filterbank; untrained
   encoders differ a good deal among themselves, so `random@SEED:CHECKPOINT` gives further ones;
 - `CHECKPOINT`: whatever `spear.load_model` reads;
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 
 from spear import fs
+from spear.audio import Fbank, FbankConfig
 from spear.compat import autocast
 from spear.errors import CheckpointError
 from spear.seeds import seed_global
@@ -65,11 +68,9 @@ class FbankUpstream:
 
     stride_samples = 160
 
-    def __init__(self, name: str = "fbank", device: str = "cpu"):
-        from spear.audio import Fbank, FbankConfig
-
+    def __init__(self, name: str = "fbank", device: str = "cpu", config: FbankConfig | None = None):
         self.name, self.kind, self.num_layers = name, "fbank", 1
-        self.config = FbankConfig()
+        self.config = config or FbankConfig()
         self.sample_rate = self.config.sample_rate_hz
         self.device = torch.device(device)
         self._fbank = Fbank(self.config).to(self.device).eval()
@@ -83,6 +84,53 @@ class FbankUpstream:
         """[(B, T100, 128)] and frame counts."""
         features_BTF, lens_B = self._fbank(waves_BS.to(self.device), lengths_B)
         return [features_BTF], lens_B.cpu()
+
+
+class SuperbFbankUpstream(FbankUpstream):
+    """SUPERB's own floor, as s3prl computes it with torchaudio's Kaldi filterbank (`fbank` of its baselines).
+
+    Frames lie wholly inside the utterance (the first of n samples starts at 0, and there are 1 + (n - 400) // 160).
+    """
+
+    def __init__(self, name: str = "fbank-superb", device: str = "cpu"):
+        super().__init__(name, device, FbankConfig(num_mel_bins=80, high_hz=0.0))
+
+    def fingerprint(self) -> dict:
+        """The definition of the features."""
+        further = {
+            "edges": "kaldi snip_edges true",
+            "normalisation": "mean 0 and variance 1 of an utterance",
+            "differences": "first and second, over 5 frames, replicated ends",
+        }
+        return {"kind": self.kind, "definition": {**self.config.definition(), **further}}
+
+    @torch.no_grad()
+    def extract(self, waves_BS: Tensor, lengths_B: Tensor) -> tuple[list[Tensor], Tensor]:
+        """[(B, T100, 240)] and frame counts."""
+        window, shift = self.config.window_samples, self.config.shift_samples
+        # `Fbank` centres frame t on the middle of [160 t, 160 t + 160). With so many samples before the utterance its
+        # frame t + 1 spans [160 t, 160 t + 400) of it.
+        ahead = shift - (window - shift) // 2
+        waves_BS = torch.nn.functional.pad(waves_BS.to(self.device), (ahead, 0))
+        features_BTF, _ = self._fbank(waves_BS, lengths_B + ahead)
+        lens_B = ((lengths_B.cpu() - window) // shift + 1).clamp(min=0)
+        features = [x_TF[1 : 1 + count] for x_TF, count in zip(features_BTF, lens_B.tolist())]
+        rows = [_normalised(_with_differences(x_TF)) if len(x_TF) else x_TF.repeat(1, 3) for x_TF in features]
+        return [torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)], lens_B
+
+
+def _with_differences(x_TF: Tensor) -> Tensor:
+    """Values with first and second differences, (T, 3 F): regression over two frames on each side."""
+    parts, times_T = [x_TF], torch.arange(len(x_TF), device=x_TF.device)
+    for _ in range(2):
+        after, before = ([(times_T + sign * n).clamp(0, len(x_TF) - 1) for n in (1, 2)] for sign in (1, -1))
+        last_TF = parts[-1]
+        parts.append(sum(n * (last_TF[a] - last_TF[b]) for n, a, b in zip((1, 2), after, before)) / 10)
+    return torch.cat(parts, dim=1)
+
+
+def _normalised(x_TF: Tensor) -> Tensor:
+    return (x_TF - x_TF.mean(dim=0)) / (x_TF.std(dim=0, correction=min(1, len(x_TF) - 1)) + 1e-10)
 
 
 class SpearUpstream:
@@ -105,11 +153,12 @@ class SpearUpstream:
         self._weights = weights_hash(self.model)
         states, _ = self.extract(torch.zeros(1, 16000), torch.tensor([16000]))
         self.num_layers = len(states)
+        self._states = "input of the first layer and output of every layer" if self._input else "output of every layer"
 
     def fingerprint(self) -> dict:
-        """Weights, and the precision they are used in."""
+        """Weights, which layers are states (the last one behind the encoder's final norm, if any); the precision."""
         precision = str(self.dtype or torch.float32).removeprefix("torch.")
-        weights = {"weights_sha256": self._weights, "num_states": self.num_layers}
+        weights = {"weights_sha256": self._weights, "num_states": self.num_layers, "states": self._states}
         return {"kind": self.kind, "precision": precision, **weights, **self.details}
 
     @torch.no_grad()
@@ -119,12 +168,16 @@ class SpearUpstream:
             output = self.model(waves_BS.to(self.device), lengths_B.to(self.device))
         # As SUPERB counts: the input to the first layer (where the encoder gives it), and every layer's output.
         first = getattr(output, "embed_out", None)
+        self._input = first is not None
         states = [state.float() for state in (first, *output.hidden_states) if state is not None]
         frames = states[0].shape[1]
         # With output downsampling encoder_out has fewer frames than the hidden states.
         lens_B = getattr(output, "hidden_lens", None)
         lens_B = (output.encoder_out_lens if lens_B is None else lens_B).cpu()
         return states, lens_B.clamp(max=frames)
+
+
+_FILTERBANKS = {"fbank": FbankUpstream, "fbank-superb": SuperbFbankUpstream}
 
 
 def model_stride(model: torch.nn.Module) -> int:
@@ -151,7 +204,7 @@ def _fast_dtype(device: torch.device) -> torch.dtype | None:
 def default_name(spec: str) -> str:
     """The label of a specification without `NAME=`: `fbank`, `random`, or the run's directory name."""
     kind = spec.partition(":")[0]
-    if kind == "fbank" or _RANDOM.match(spec):
+    if kind in _FILTERBANKS or _RANDOM.match(spec):
         return kind
     if kind in ("teacher", "python"):
         return re.sub(r"[^\w.+-]+", "_", spec.partition(":")[2]).strip("_")
@@ -177,8 +230,8 @@ def load_upstream(spec: str, device: str = "cpu", seed: int = 0) -> Upstream:
         spec = rest
     else:
         name = default_name(spec)
-    if spec == "fbank":
-        return FbankUpstream(name, device)
+    if spec in _FILTERBANKS:
+        return _FILTERBANKS[spec](name, device)
     if spec.startswith(("teacher:", "python:")):
         from spear.evaluate import adapters
 
@@ -192,7 +245,7 @@ def load_upstream(spec: str, device: str = "cpu", seed: int = 0) -> Upstream:
     if not path.exists():
         raise CheckpointError(
             f"no checkpoint at {path.absolute()} (upstream '{spec}')",
-            "fbank, random:CHECKPOINT or CHECKPOINT, where CHECKPOINT is a file or directory",
+            "fbank, fbank-superb, random:CHECKPOINT or CHECKPOINT, where CHECKPOINT is a file or directory",
             "train an encoder first, or correct --upstream",
         )
     import spear

@@ -21,7 +21,7 @@ class Teacher(Protocol):
         frame_rate: of the frames it gives, in Hz.
         frame_rule: name in `spear.teachers.align.FRAME_RULES` of the number of frames from samples.
         dim: channels of a frame.
-        layer: which layer the frames come from; each adapter says what its numbers mean.
+        layer: which layer the frames come from; each adapter says what its numbers mean (-1: the encoder's output).
         batch_invariant: whether an utterance's frames are the same (to 1e-4 of their scale) alone and in a padded
             batch. If not, extraction gives it utterances of equal length only.
         device: where it computes.

@@ -143,7 +143,8 @@ class DashengTeacher(FrozenTeacher):
         self.dim = self._model.norm.normalized_shape[0]
         meaning = "the residual stream after a block (0: before the first), or -1 for the encoder's output"
         check_layer(self.layer, len(self._model.blocks), self.name, meaning)
-        self._tap = None if self.layer == -1 else BlockTap(self._model.blocks, self.layer)
+        self._blocks = self._model.blocks
+        self._tap = None if self.layer == -1 else BlockTap(self._blocks, self.layer)
         self._model.to(self.device)
 
     def settings(self) -> dict:
@@ -165,8 +166,7 @@ class DashengTeacher(FrozenTeacher):
                         places.append((row, start))
                         pieces.append(piece)
             if pieces:
-                y_PTD = self._model(pieces)
-                y_PTD = y_PTD if self._tap is None else self._tap.take()
+                y_PTD = self._tapped(self._model(pieces))
                 for (row, start), piece, y_TD in zip(places, pieces, y_PTD):
                     x_BTD[row, start : start + len(piece)] = y_TD[: len(piece)].float()
         return x_BTD, torch.tensor(counts, device=lengths_B.device)

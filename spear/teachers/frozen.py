@@ -68,6 +68,9 @@ class FrozenTeacher:
     samples_per_frame: int = 320
     extra_samples: int = 0  # that a frame sees beyond its own
     min_samples: int = 1
+    has_final_norm: bool = True  # whether the encoder's output is not that of its last block
+    _blocks: nn.ModuleList
+    _tap: "BlockTap | EveryTap | None" = None  # None: frames are the encoder's output
 
     def __init__(
         self,
@@ -108,6 +111,34 @@ class FrozenTeacher:
             "dtype": self.dtype,
             **self.settings(),
         }
+
+    def hear_whole(self) -> None:
+        """From now on no utterance is cut into windows, unless the model itself hears no more."""
+        self._window_frames = 1 << 40
+
+    def watch_states(self, final_norm: bool = False) -> list[int]:
+        """From now on a frame is every state of the encoder side by side: what enters block 1, and each block's output.
+
+        Args:
+            final_norm: the last state is the encoder's output instead, with the norm behind the last block where the
+                model has one.
+
+        Returns:
+            Channels of the states, `dim` in all.
+
+        Raises:
+            ConfigError: the teacher was made for one layer, and the blocks above it are gone.
+        """
+        if self.layer != -1:
+            raise ConfigError(f"layer {self.layer} of teacher '{self.name}'", "-1 for every state", "leave @LAYER out")
+        self._tap = EveryTap(self._blocks, final_norm)
+        widths = [self.dim] * (len(self._blocks) + 1)
+        self.dim = sum(widths)
+        return widths
+
+    def _tapped(self, output_BTD: Tensor) -> Tensor:
+        """The frames that were asked for, after a pass with this output."""
+        return output_BTD if self._tap is None else self._tap.take(output_BTD)
 
     def prepare_wave(self, wave_S: Tensor) -> Tensor:
         """What happens to an utterance before it is cut into windows (normalisation)."""
@@ -180,25 +211,56 @@ class BlockTap:
     """
 
     def __init__(self, blocks: nn.ModuleList, layer: int):
-        self.value_BTD: Tensor | None = None
+        self._found: list[Tensor] = []
         del blocks[max(1, layer) :]
         if layer == 0:
-            # Blocks are called with the stream as first argument, by position or by name, as their authors like.
-            blocks[0].register_forward_pre_hook(self._before, with_kwargs=True)
-            self._parameter = next(iter(inspect.signature(blocks[0].forward).parameters))
+            watch_input(blocks[0], self._found)
         else:
-            blocks[layer - 1].register_forward_hook(self._after)
+            watch_output(blocks[layer - 1], self._found)
 
-    def _before(self, block, arguments, keywords) -> None:
-        self.value_BTD = arguments[0] if arguments else keywords[self._parameter]
-
-    def _after(self, block, arguments, output) -> None:
-        self.value_BTD = output[0] if isinstance(output, tuple) else output
-
-    def take(self) -> Tensor:
+    def take(self, output_BTD: Tensor) -> Tensor:
         """What the last forward pass left."""
-        value, self.value_BTD = self.value_BTD, None
-        return value
+        return self._found.pop()
+
+
+class EveryTap:
+    """Gives all states side by side, (B, T, (blocks + 1) * D): what enters the first block, and every block's output.
+
+    Args:
+        blocks: the model's list of blocks.
+        final_norm: the last state is the encoder's output instead of the last block's.
+    """
+
+    def __init__(self, blocks: nn.ModuleList, final_norm: bool):
+        self._final_norm = final_norm
+        self._found: list[Tensor] = []
+        watch_input(blocks[0], self._found)
+        for block in blocks:
+            watch_output(block, self._found)
+
+    def take(self, output_BTD: Tensor) -> Tensor:
+        """What the last forward pass left."""
+        states = [*self._found[:-1], output_BTD] if self._final_norm else list(self._found)
+        self._found.clear()
+        return torch.cat(states, dim=2)
+
+
+def watch_input(block: nn.Module, found: list[Tensor]) -> None:
+    """Adds the residual stream that enters a block to a list, at every pass."""
+    # Blocks are called with the stream as first argument, by position or by name, as their authors like.
+    first = next(iter(inspect.signature(block.forward).parameters))
+    block.register_forward_pre_hook(
+        lambda _, arguments, keywords: found.append(arguments[0] if arguments else keywords[first]), with_kwargs=True
+    )
+
+
+def watch_output(block: nn.Module, found: list[Tensor]) -> None:
+    """Adds the residual stream that leaves a block to a list, at every pass."""
+
+    def hook(_, arguments, output) -> None:
+        found.append(output[0] if isinstance(output, tuple) else output)
+
+    block.register_forward_hook(hook)
 
 
 class PerUtterance(nn.Module):

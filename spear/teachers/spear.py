@@ -69,11 +69,28 @@ class SpearTeacher:
                 "correct the teacher's spec",
             )
         self.dim = config.output_dim if self.layer == -1 else dims[self.layer]
-        own_rate = int(config.frame_rate_hz) if self.layer == -1 else config.hidden_rate_hz
-        self.frame_rate = self._rate(own_rate, frame_rate_hz)
-        self.frame_rule = _frame_rule(config, self.frame_rate)
-        self._pairs = own_rate // self.frame_rate == 2
+        self._asked_rate, self._watching = frame_rate_hz, False
+        self._set_rate(int(config.frame_rate_hz) if self.layer == -1 else config.hidden_rate_hz)
         self._weights_sha256: str | None = None
+
+    def _set_rate(self, own_rate: int) -> None:
+        self.frame_rate = self._rate(own_rate, self._asked_rate)
+        self.frame_rule = _frame_rule(self._model.config, self.frame_rate)
+        self._pairs = own_rate // self.frame_rate == 2
+
+    def watch_states(self, final_norm: bool = False) -> list[int]:
+        """As `FrozenTeacher.watch_states`: what enters the first layer and each layer's output, at their rate."""
+        if final_norm or self.layer != -1:
+            raise ConfigError(
+                f"final_norm=true or layer {self.layer} of teacher 'spear'",
+                "every state: -1, and no further norm",
+                "correct the spec",
+            )
+        config = self._model.config
+        widths = [config.layer_dims[0], *config.layer_dims]
+        self._watching, self.dim = True, sum(widths)
+        self._set_rate(config.hidden_rate_hz)
+        return widths
 
     @staticmethod
     def _rate(own_rate: int, asked: float | str | None) -> int:
@@ -111,12 +128,15 @@ class SpearTeacher:
         with torch.inference_mode():
             features_BTF, feature_lens_B = self._model.fbank(waves_BS, lengths_B)
             with compat.autocast(self.device.type, dtype):
-                out = self._model.encode(features_BTF, feature_lens_B, with_hidden_states=self.layer != -1)
-        if self.layer == -1:
+                out = self._model.encode(
+                    features_BTF, feature_lens_B, with_hidden_states=self._watching or self.layer != -1
+                )
+        if self.layer == -1 and not self._watching:
             x_BTD, lens_B = out.encoder_out, out.encoder_out_lens
         else:
-            # Hidden states stay at 50 Hz when the output is downsampled.
-            x_BTD, lens_B = out.hidden_states[self.layer], out.hidden_lens
+            # Hidden states stay at their rate when the output is downsampled.
+            states, lens_B = [out.embed_out, *out.hidden_states], out.hidden_lens
+            x_BTD = torch.cat(states, dim=2) if self._watching else out.hidden_states[self.layer]
         x_BTD = x_BTD.float()
         return average_pairs(x_BTD, lens_B) if self._pairs else (x_BTD, lens_B)
 

@@ -35,6 +35,8 @@ class UsadTeacher(FrozenTeacher):
     """
 
     name, frame_rate, frame_rule = "usad", 50.0, "usad-50hz"
+    _watching = _final_norm = False
+    _widths: list[int]
 
     def __init__(
         self,
@@ -61,10 +63,23 @@ class UsadTeacher(FrozenTeacher):
         """No windows: the model hears each utterance whole."""
         return {}
 
+    def watch_states(self, final_norm: bool = False) -> list[int]:
+        """As `FrozenTeacher.watch_states`, for the states that the model itself counts; the encoder's output is "x"."""
+        if self.layer != -1:
+            raise ConfigError(f"layer {self.layer} of teacher '{self.name}'", "-1 for every state", "leave @LAYER out")
+        self._watching, self._final_norm = True, final_norm
+        self.dim = self._run(torch.zeros(16000, device=self.device)).shape[1]
+        return self._widths
+
     def _run(self, wave_S: Tensor) -> Tensor:
         with torch.inference_mode(), compat.autocast(self.device.type, DTYPES[self.dtype]):
             out = self._model(wave_S[None])
         try:
+            if self._watching:
+                last_BTD = out["x"] if self._final_norm else out["hidden_states"][-1]
+                states = [*out["hidden_states"][:-1], last_BTD]
+                self._widths = [state_BTD.shape[2] for state_BTD in states]
+                return torch.cat(states, dim=2)[0].float()
             x_BTD = out["x"] if self.layer == -1 else out["hidden_states"][self.layer]
         except (KeyError, TypeError, IndexError) as error:
             found = (

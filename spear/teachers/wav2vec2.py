@@ -68,7 +68,8 @@ class Wav2Vec2Teacher(FrozenTeacher):
         config = self._model.config
         self._weights_sha256 = weights_sha256(canonical_state(self._model.state_dict().items()))
         self.dim = config.hidden_size
-        blocks = self._model.encoder.layers
+        self._blocks = blocks = self._model.encoder.layers
+        self.has_final_norm = bool(getattr(config, "do_stable_layer_norm", False))
         if layer is None and len(blocks) == 24:
             self.layer = self.default_layer
         check_layer(self.layer, len(blocks), self.name, _MEANING)
@@ -138,7 +139,7 @@ class Wav2Vec2Teacher(FrozenTeacher):
             # Of WavLM's attention in transformers, about the types of its two masks.
             warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
             out = self._model(waves_BS, attention_mask=mask_BS.long())
-        return out.last_hidden_state if self._tap is None else self._tap.take()
+        return self._tapped(out.last_hidden_state)
 
 
 class WavLMTeacher(Wav2Vec2Teacher):

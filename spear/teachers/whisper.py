@@ -58,11 +58,15 @@ class WhisperTeacher(FrozenTeacher):
         self.dim = self._model.config.d_model
         meaning = "the residual stream after a block (0: before the first), or -1 for the encoder's output"
         check_layer(self.layer, len(self._model.layers), self.name, meaning)
-        self._tap = None if self.layer == -1 else BlockTap(self._model.layers, self.layer)
+        self._blocks = self._model.layers
+        self._tap = None if self.layer == -1 else BlockTap(self._blocks, self.layer)
         self._extractor = transformers.WhisperFeatureExtractor(
             feature_size=self._model.config.num_mel_bins, chunk_length=positions // 50
         )
         self._model.to(self.device)
+
+    def hear_whole(self) -> None:
+        """Windows stay: the model hears 30 s."""
 
     def forward(self, waves_BS: Tensor, lengths: list[int], frames: list[int]) -> Tensor:
         """A padded batch -> the frames of the layer."""
@@ -71,4 +75,4 @@ class WhisperTeacher(FrozenTeacher):
             waves, sampling_rate=self.sample_rate, return_tensors="pt", device=str(self.device)
         ).input_features
         out = self._model(features_BFT.to(self.device))
-        return out.last_hidden_state if self._tap is None else self._tap.take()
+        return self._tapped(out.last_hidden_state)
