@@ -1,7 +1,8 @@
 """Scores that mean little: what makes them so is found in the data and said beside them, in every table.
 
 A recording that is in training and in test, a single class, labels that training never had (or had in another case),
-texts without words: a head gets a number all the same, and nobody looks into the run file to see why it is high or low.
+texts without words, a run that was cut short, steps that were none: a head gets a number all the same, and nobody looks
+into the run file to see why it is high or low.
 """
 
 import functools
@@ -13,12 +14,13 @@ from typing import Any
 
 from spear import fs
 from spear.evaluate.cache import file_size
+from spear.evaluate.protocol import PROTOCOLS
 from spear.manifest import Item
 
 MARK = "(!)"
 """Behind a score that lines below the table say something about."""
 
-_LEAST_SHARE = 0.01  # of the symbols of test that training lacks: rare characters are no reason
+_LEAST_SHARE = 0.01  # of the symbols of test that training lacks (rare characters are no reason), or of steps
 _BLOCK_BYTES = 4096
 
 
@@ -150,10 +152,37 @@ def _content(path: str, size: int) -> str:
     return f"{size} {fs.sha256_bytes(b''.join(parts))}"
 
 
+def cut_short(run: dict) -> list[str]:
+    """Why a run under the published protocol gives no number of it, a sentence each: fewer steps, or fewer items."""
+    declared = PROTOCOLS["superb"].get(run["task"]) if run.get("protocol") == "superb" else None
+    if declared is None:
+        return []
+    steps = run.get("settings", {}).get("max_steps", declared.max_steps)
+    reasons = []
+    if steps < declared.max_steps:
+        reasons.append(f"heads were trained for {steps:,} of {declared.max_steps:,} steps")
+    if run.get("max_items"):
+        reasons.append(f"at most {run['max_items']:,} items of each split were used")
+    return [f"{reason}: no number of the published protocol" for reason in reasons]
+
+
+def _skipped_steps(run: dict) -> list[str]:
+    chosen = [head for head in run.get("grid") or () if head.get("learning_rate") == run.get("learning_rate")]
+    most = max((head.get("skipped_steps") or 0 for head in chosen), default=0)
+    if not run.get("steps") or most < _LEAST_SHARE * run["steps"]:
+        return []
+    return [f"{most:,} of {run['steps']:,} steps of the chosen heads were left out: their gradients were not finite"]
+
+
+def doubts_of(run: dict) -> list[str]:
+    """What a reader of a run's score must know: of its data, how far it was trained, and whether it could be."""
+    return [*(run.get("doubts") or ()), *cut_short(run), *_skipped_steps(run)]
+
+
 def doubt_lines(runs: Sequence[dict]) -> list[str]:
     """The sentences of all runs, each once with the tasks that it is about, behind the mark of the table."""
     found: dict[tuple[str, str], None] = {}
     for run in runs:
-        for doubt in run.get("doubts") or ():
+        for doubt in doubts_of(run):
             found[run["task"], doubt] = None
     return [f"{MARK} {task}: {doubt}." for task, doubt in found]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from spear.errors import DataError
 from spear.evaluate.banks import Bank, arithmetic
 from spear.evaluate.metrics import HIGHER_IS_BETTER, interval_of_folds, score_folds
 from spear.evaluate.problems import Problem
@@ -175,18 +176,25 @@ def gather(grids: Sequence[Grid], split: str, rate: float, variant: str) -> list
 
 
 def select(
-    grids: Sequence[Grid], metric: str, default_rate: float, split: str = "dev", reread=None, rule: str = "one_error"
+    grids: Sequence[Grid],
+    metric: str,
+    default_rate: float | None,
+    split: str = "dev",
+    reread=None,
+    rule: str = "one_error",
 ) -> Choice:
     """Chooses the candidate on a split.
 
     With `one_error` it is the learning rate nearest (in ratio) to the declared default among those whose score is
     within one standard error (bootstrap over items) of the best: a small dev set cannot rank rates, a large one has a
-    small error and decides by itself. With `best` it is the best score, as the legacy rule has it.
+    small error and decides by itself. With `best`, or without a default, it is the best score, as the published
+    protocol has it. A rate of which some head took no step at all is never chosen while there is another.
 
     Args:
         reread: changes the rows of the split before they are scored (KS resamples its dev set).
     """
     rates = sorted({head["learning_rate"] for grid in grids for head in grid.heads})
+    rates = [rate for rate in rates if _is_trained(grids, rate)] or rates
     sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
     reread = reread or (lambda rows: rows)
     tops: dict[float, tuple[float, str, list[dict]]] = {}
@@ -201,16 +209,36 @@ def select(
     low, high = interval_of_folds(metric, tops[best][2])
     error = (high - low) / (2 * 1.96) if np.isfinite(high - low) else 0.0
     chosen = best
-    if rule == "one_error" and len(rates) > 1:
+    if rule == "one_error" and default_rate and len(rates) > 1:
         close = [rate for rate in rates if tops[rate][0] >= tops[best][0] - error - 1e-9]
         chosen = min(close, key=lambda rate: (round(abs(np.log(rate / default_rate)), 6), -tops[rate][0]))
-    return Choice(chosen, tops[chosen][1], sign * tops[chosen][0], error)
+    value = tops[chosen][0]
+    return Choice(chosen, tops[chosen][1], sign * value if np.isfinite(value) else float("nan"), error)
+
+
+def _is_trained(grids: Sequence[Grid], rate: float) -> bool:
+    """Whether every head of a learning rate took a step; a step whose gradient is not finite is none."""
+    return not any(
+        head["learning_rate"] == rate and head.get("skipped_steps", 0) >= grid.steps > 0
+        for grid in grids
+        for head in grid.heads
+    )
 
 
 def run_grids(problems: dict[str, Problem], metric: str, settings: Settings, label: str) -> tuple[list[Grid], float]:
-    """Trains every fold; returns the grids and the seconds they took."""
+    """Trains every fold; returns the grids and the seconds they took.
+
+    Raises:
+        DataError: at every learning rate there is a head that took no step: what it would give is no score.
+    """
     start = time.monotonic()
     grids = [
         train_grid(problem, metric, settings, fold, f"{label} {fold}".strip()) for fold, problem in problems.items()
     ]
+    if not any(_is_trained(grids, rate) for rate in settings.learning_rates):
+        raise DataError(
+            f"{label or 'heads'}: no head took a step, the gradients of all {grids[0].steps} were not finite",
+            "finite losses",
+            "look for features or targets of extreme size; try smaller --learning-rates",
+        )
     return grids, time.monotonic() - start

@@ -4,26 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spear.evaluate import report
-from spear.evaluate.results import index_runs, results_markdown, terminal_table, upstream_names, write_results
-from spear.evaluate.score import references, superb_s
-
-
-def overall_lines(runs: Sequence[dict]) -> list[str]:
-    """superb_s of every upstream scored under the published protocol, clean and legacy, and over how many tasks."""
-    index, lines = index_runs(runs), []
-    known = references()
-    for name in upstream_names(runs):
-        row, legacy = {}, {}
-        for task, metrics in known["metrics"].items():
-            run = index.get((task, name))
-            if run is None or run["protocol"] != "superb":
-                continue
-            row[task] = [100 * run["scores"][metric] for metric in metrics]
-            legacy[task] = [100 * run["legacy"]["score"]] if run.get("legacy") else row[task]
-        if row:
-            whole = "" if len(row) == len(known["metrics"]) else f" over {', '.join(row)} alone: not comparable"
-            lines.append(f"superb_s of {name}: {superb_s(row):.1f}, legacy {superb_s(legacy):.1f}{whole}")
-    return lines
+from spear.evaluate.results import results_markdown, terminal_table, write_results
+from spear.evaluate.score import overall_lines
 
 
 def protocol_lines(runs: Sequence[dict]) -> list[str]:

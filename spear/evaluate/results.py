@@ -10,7 +10,7 @@ import numpy as np
 
 from spear import fs, records
 from spear.errors import DataError
-from spear.evaluate.doubts import MARK, doubt_lines
+from spear.evaluate.doubts import MARK, doubt_lines, doubts_of
 from spear.evaluate.metrics import HIGHER_IS_BETTER, is_better, shown, unit
 from spear.evaluate.recipe_run import DecodeConfig, decode
 from spear.evaluate.recipe_tasks import read_tasks
@@ -100,7 +100,7 @@ def format_score(run: dict, with_interval: bool = True) -> str:
     if with_interval and np.isfinite(run["interval"]).all():
         low, high = (shown(run["metric"], value) for value in run["interval"])
         text += f" [{low:.1f}, {high:.1f}]"
-    return f"{text} {MARK}" if run.get("doubts") else text
+    return f"{text} {MARK}" if doubts_of(run) else text
 
 
 def table_cells(runs: Sequence[dict]) -> tuple[list[str], list[list[str]], list[int]]:

@@ -5,8 +5,9 @@ import superb_corpus
 
 from spear import fs
 from spear.bin.superb import main, recipe
-from spear.evaluate.page import overall_lines, protocol_lines
-from spear.evaluate.score import references
+from spear.evaluate.doubts import doubt_lines
+from spear.evaluate.page import protocol_lines
+from spear.evaluate.score import overall_lines, references
 
 QUICK = ["--protocol", "mini", "--max-steps", "5", "--num-jobs", "1"]
 
@@ -60,3 +61,31 @@ def test_superb_s_is_printed_for_the_published_protocol_alone():
     assert "PR alone: not comparable" in overall_lines(runs[:1])[0]
     assert overall_lines([{**run, "protocol": "mini"} for run in runs]) == []
     assert "mini" in protocol_lines([{**runs[0], "protocol": "mini"}])[0]
+
+
+def test_runs_that_were_cut_short_give_no_superb_s_and_say_so():
+    known = references()
+    row = known["rows"]["wavlm-large"]
+    runs = [
+        run_of(task, {m: v / 100 for m, v in zip(metrics, row[task])}) for task, metrics in known["metrics"].items()
+    ]
+    full = overall_lines(runs)
+    runs[0] |= {"settings": {"max_steps": 5}}  # PR
+    (line,) = overall_lines(runs)
+    assert line != full[0] and "PR cut short by --max-steps" in line and "not comparable" in line
+    assert doubt_lines(runs) == [
+        "(!) PR: heads were trained for 5 of 100,000 steps: no number of the published protocol."
+    ]
+    every = [{**run, "max_items": 20} for run in runs]
+    (line,) = overall_lines(every)
+    assert line.startswith("superb_s of u: none (PR, ASR, KS")
+    assert "(!) SID: at most 20 items of each split were used" in "".join(doubt_lines(every))
+    assert not doubt_lines([{**run, "protocol": "mini"} for run in every])
+
+
+def test_steps_that_were_none_stand_below_the_table():
+    run = run_of("KS", {"accuracy": 0.1}) | {"learning_rate": 1e-3, "steps": 200}
+    run["grid"] = [{"learning_rate": 1e-3, "skipped_steps": 50}, {"learning_rate": 1e-1, "skipped_steps": 200}]
+    assert "50 of 200 steps of the chosen heads were left out" in doubt_lines([run])[0]
+    run["grid"][0]["skipped_steps"] = 1
+    assert not doubt_lines([run])

@@ -155,11 +155,12 @@ def test_a_step_with_a_broken_gradient_leaves_that_head_alone_and_is_counted():
     assert not torch.equal(before[1]["head.out.weight"], bank.modules[1].state_dict()["head.out.weight"])
 
 
-def grid(scores):
-    """Heads whose dev hypotheses are right on so many of 100 items."""
+def grid(scores, count=100):
+    """Heads whose dev hypotheses are right on so many percent of the items."""
     heads = [{"learning_rate": rate, "seed": 0} for rate in scores]
-    hypotheses = [{"": ["a"] * right + ["b"] * (100 - right)} for right in scores.values()]
-    rows = [{"id": str(n), "reference": "a"} for n in range(100)]
+    rights = [round(count * percent / 100) for percent in scores.values()]
+    hypotheses = [{"": ["a"] * right + ["b"] * (count - right)} for right in rights]
+    rows = [{"id": str(n), "reference": "a"} for n in range(count)]
     return Grid("", heads, {"dev": hypotheses, "test": hypotheses}, {"dev": rows, "test": rows}, 1)
 
 
@@ -167,6 +168,30 @@ def test_selection_takes_the_default_rate_unless_dev_tells_it_from_the_best():
     assert select([grid({1e-4: 80, 1e-3: 82})], "accuracy", 1e-4).learning_rate == 1e-4
     assert select([grid({1e-4: 80, 1e-3: 95})], "accuracy", 1e-4).learning_rate == 1e-3
     assert select([grid({1e-4: 80, 1e-3: 82})], "accuracy", 1e-4, rule="best").learning_rate == 1e-3
+
+
+def test_the_published_protocol_takes_the_best_rate_on_dev():
+    """HuBERT-Base's published scores of SID; within one standard error the rule of small dev sets would take 1e-2."""
+    settings = settings_of("superb", "SID")
+    published = grid({1e-1: 81.42, 1e-2: 81.01, 1e-3: 70.09, 1e-4: 67.37}, count=6904)
+    assert settings.default_rate is None
+    assert select([published], "accuracy", settings.default_rate).learning_rate == 1e-1
+    assert select([published], "accuracy", 1e-2).learning_rate == 1e-2
+    assert settings_of("mini", "SID").default_rate
+
+
+@pytest.mark.parametrize(
+    ("task", "rates"), [("SID", (5e-3, 5e-2, 1e-1)), ("PR", (5e-4, 1e-3, 1e-2)), ("SD", (5e-4,)), ("ASV", (5e-5,))]
+)
+def test_the_grids_hold_the_rates_of_published_rows(task, rates):
+    assert set(rates) <= set(settings_of("superb", task).learning_rates)
+
+
+def test_heads_that_took_no_step_are_no_candidates():
+    broken = grid({1e-4: 80, 1e-3: 95})
+    for head, skipped in zip(broken.heads, (0, 1)):
+        head["skipped_steps"] = skipped
+    assert select([broken], "accuracy", None).learning_rate == 1e-4
 
 
 def test_the_lexicon_beam_spells_words_of_its_lexicon(tmp_path):

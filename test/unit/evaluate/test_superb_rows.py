@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 import superb_corpus
+import torch
 
+from spear.errors import DataError
 from spear.evaluate.cache import FeatureCache
 from spear.evaluate.protocol import settings_of
 from spear.evaluate.run import score_task
@@ -139,3 +141,17 @@ def test_a_row_without_a_session_is_listed(data, tmp_path):
     table = rewritten(data, tmp_path, "ER", change)
     folds = TASKS["ER"].folds(table)
     assert table.skipped == [{"id": "dev-01", "split": "all", "reason": "no session"}] and len(folds) == 3
+
+
+class Huge:
+    """A store whose means have squares that no float holds: every gradient is infinite."""
+
+    def means(self, keys):
+        return torch.full((1, len(keys), 4), 1e30)
+
+
+def test_heads_that_never_trained_are_no_score(data, tmp_path):
+    table = rewritten(data, tmp_path, "SID")
+    settings = settings_of("superb", "SID", {"max_steps": 3})
+    with pytest.raises(DataError, match="no head took a step, the gradients of all 3 were not finite"):
+        score_task(TASKS["SID"], table, Huge(), settings)
