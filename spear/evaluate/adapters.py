@@ -85,9 +85,9 @@ class TeacherUpstream:
         lists = [m for model in models for m in model.modules() if isinstance(m, nn.ModuleList)]
         blocks = max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()), default=None)
         if blocks is not None and len(blocks) > 1:
-            watch_input(blocks[0], self._found)
+            watch_input(blocks[0], self._found.append)
             for block in blocks:
-                watch_output(block, self._found)
+                watch_output(block, self._found.append)
 
     def fingerprint(self) -> dict:
         """The teacher's own, which layers are states, and whether a final norm belongs to the last one."""

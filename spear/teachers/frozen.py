@@ -6,7 +6,7 @@ are taken from the middle of each. Audio that fits a window is embedded whole, s
 """
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -214,9 +214,9 @@ class BlockTap:
         self._found: list[Tensor] = []
         del blocks[max(1, layer) :]
         if layer == 0:
-            watch_input(blocks[0], self._found)
+            watch_input(blocks[0], self._found.append)
         else:
-            watch_output(blocks[layer - 1], self._found)
+            watch_output(blocks[layer - 1], self._found.append)
 
     def take(self, output_BTD: Tensor) -> Tensor:
         """What the last forward pass left."""
@@ -232,33 +232,43 @@ class EveryTap:
     """
 
     def __init__(self, blocks: nn.ModuleList, final_norm: bool):
-        self._final_norm = final_norm
-        self._found: list[Tensor] = []
-        watch_input(blocks[0], self._found)
+        self._final_norm, self._num_states = final_norm, len(blocks) + 1
+        self._states_BTSD: Tensor | None = None
+        self._count = 0
+        watch_input(blocks[0], self._add)
         for block in blocks:
-            watch_output(block, self._found)
+            watch_output(block, self._add)
+
+    def _add(self, state_BTD: Tensor) -> None:
+        # Copied at once: to keep every state until the end would take the memory twice.
+        if self._states_BTSD is None:
+            batch, frames, dim = state_BTD.shape
+            self._states_BTSD = state_BTD.new_empty(batch, frames, self._num_states, dim)
+        self._states_BTSD[:, :, self._count] = state_BTD
+        self._count += 1
 
     def take(self, output_BTD: Tensor) -> Tensor:
         """What the last forward pass left."""
-        states = [*self._found[:-1], output_BTD] if self._final_norm else list(self._found)
-        self._found.clear()
-        return torch.cat(states, dim=2)
+        if self._final_norm:
+            self._states_BTSD[:, :, -1] = output_BTD
+        states_BTSD, self._states_BTSD, self._count = self._states_BTSD, None, 0
+        return states_BTSD.flatten(2)
 
 
-def watch_input(block: nn.Module, found: list[Tensor]) -> None:
-    """Adds the residual stream that enters a block to a list, at every pass."""
+def watch_input(block: nn.Module, give: Callable[[Tensor], None]) -> None:
+    """Gives away the residual stream that enters a block, at every pass."""
     # Blocks are called with the stream as first argument, by position or by name, as their authors like.
     first = next(iter(inspect.signature(block.forward).parameters))
     block.register_forward_pre_hook(
-        lambda _, arguments, keywords: found.append(arguments[0] if arguments else keywords[first]), with_kwargs=True
+        lambda _, arguments, keywords: give(arguments[0] if arguments else keywords[first]), with_kwargs=True
     )
 
 
-def watch_output(block: nn.Module, found: list[Tensor]) -> None:
-    """Adds the residual stream that leaves a block to a list, at every pass."""
+def watch_output(block: nn.Module, give: Callable[[Tensor], None]) -> None:
+    """Gives away the residual stream that leaves a block, at every pass."""
 
     def hook(_, arguments, output) -> None:
-        found.append(output[0] if isinstance(output, tuple) else output)
+        give(output[0] if isinstance(output, tuple) else output)
 
     block.register_forward_hook(hook)
 
