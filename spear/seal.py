@@ -45,6 +45,10 @@ def read_json(path: str | Path, fix: str = "copy it again, or run the stage that
     if not isinstance(values, dict):
         raise DataError(f"{path} holds a JSON {type(values).__name__}", "a JSON object", fix)
     if values.pop(KEY, None) is None:
+        if any(_is_nearly_key(name) for name in values):
+            raise DataError(
+                f"{path} was changed or damaged after it was written (in the name of its seal)", "the file", fix
+            )
         if path.parent not in _told:
             _told.add(path.parent)
             logger.info("%s has no seal (an older version wrote it): whether it was changed is not known", path)
@@ -54,6 +58,11 @@ def read_json(path: str | Path, fix: str = "copy it again, or run the stage that
     if len(found) != 1 or fs.sha256_bytes(_SEALED.sub(f'"{KEY}": ""', text).encode()) != found[0]:
         raise DataError(f"{path} was changed or damaged after it was written (its seal does not fit)", "the file", fix)
     return values
+
+
+def _is_nearly_key(name: str) -> bool:
+    """Whether a name is that of the seal but for a letter or two: damaged files are no older version's."""
+    return len(name) == len(KEY) and sum(a != b for a, b in zip(name, KEY)) <= 2
 
 
 @contextlib.contextmanager

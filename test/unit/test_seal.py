@@ -17,7 +17,7 @@ def test_what_is_sealed_is_read_back_without_the_seal(tmp_path):
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
-def test_every_flipped_bit_is_noticed_or_touches_the_word_seal_alone(tmp_path):
+def test_every_flipped_bit_is_noticed(tmp_path):
     path = tmp_path / "a.json"
     seal.write_json(path, VALUES, indent=None)
     data = path.read_bytes()
@@ -26,12 +26,12 @@ def test_every_flipped_bit_is_noticed_or_touches_the_word_seal_alone(tmp_path):
         for bit in range(8):
             path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
             try:
-                found = seal.read_json(path)
+                seal.read_json(path)
             except DataError as error:
                 assert str(path) in error.found
             else:
-                silent.append({key: found[key] for key in VALUES} == VALUES)
-    assert all(silent) and len(silent) < 8 * len(seal.KEY) + 1
+                silent.append((place, bit))
+    assert not silent
 
 
 def test_a_file_without_a_seal_is_read_with_a_note(tmp_path, caplog):
