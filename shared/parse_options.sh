@@ -7,7 +7,8 @@
 #
 # --audio-dir DIR, --audio_dir DIR and --audio-dir=DIR then set $audio_dir. Only variables assigned in the script above
 # the line that sources this file are options (not $here and $root); others are refused. An option whose default is
-# true or false takes one of these, and means true when it stands alone; one whose default is a number takes a number.
+# true or false takes one of these, and means true when it stands alone; one whose default is a number takes a number;
+# one whose default is an empty array, (), may be given several times.
 # --config FILE is sourced first, so that options win over it. --help prints the comment at the head of the script.
 # Arguments that remain are in $@.
 
@@ -32,6 +33,11 @@ _options_fail() {
 _options_list() { tr '_' '-' <<<"$_options_known" | sed 's/^/--/' | paste -sd ' ' -; }
 
 _options_set() { # NAME VALUE FLAG; sets the variable after checking the kind of its default
+  if [[ "$(declare -p "$1")" == "declare -a"* ]]; then
+    local -n array="$1"
+    array+=("$2")
+    return
+  fi
   local default="${!1}"
   case "$default" in
     true | false)
@@ -66,7 +72,7 @@ while [[ $# -gt 0 ]]; do
       echo
       echo "Options and defaults:"
       for _options_name in $_options_known; do
-        printf '  --%s %s\n' "${_options_name//_/-}" "${!_options_name}"
+        printf '  --%s %s\n' "${_options_name//_/-}" "${!_options_name-}"
       done
       exit 0
       ;;
@@ -88,7 +94,7 @@ while [[ $# -gt 0 ]]; do
       fi
       if [[ "$1" == *=* ]]; then
         _options_set "$_options_name" "${1#*=}" "$_options_flag"
-      elif [[ "${!_options_name}" =~ ^(true|false)$ && ( $# -eq 1 || "$2" == --* ) ]]; then
+      elif [[ "${!_options_name-}" =~ ^(true|false)$ && ( $# -eq 1 || "$2" == --* ) ]]; then
         _options_set "$_options_name" true "$_options_flag"
       elif [[ $# -eq 1 ]]; then
         _options_fail "the option $_options_flag without a value" "$_options_flag VALUE" "add the value"

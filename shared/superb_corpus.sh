@@ -11,8 +11,9 @@ seed=0
 num_jobs=0
 dry_run=false
 
-prepare_superb() { # CORPUS WHAT_STAGE_0_NEEDS WHAT_STAGE_1_DOES; the word RAW_DIR stands for the folder of the corpus
+prepare_superb() { # CORPUS WHAT_STAGE_0_NEEDS WHAT_STAGE_1_DOES [OPTION_OF_PREPARE...]; RAW_DIR: the corpus's folder
   corpus="$1"
+  prepare_options=("${@:4}")
   . "$here/shared/stages.sh"
   . "$here/shared/setup_environment.sh"
   setup_environment
@@ -20,7 +21,8 @@ prepare_superb() { # CORPUS WHAT_STAGE_0_NEEDS WHAT_STAGE_1_DOES; the word RAW_D
   raw_dir="${raw_dir:-${DATA_ROOT:-$data_dir/raw}}"
   stage_dir="$data_dir/.stages"
   run_stage 0 "environment and data" "${2//RAW_DIR/$raw_dir}" obtain_data "$raw_dir"
-  run_stage 1 "manifests" "$3" make_manifests "$raw_dir" "$seed"
+  run_stage 1 "manifests" "$3" make_manifests "$raw_dir" "$seed" \
+    ${prepare_options[@]+"${prepare_options[@]}"}
 }
 
 obtain_data() {
@@ -31,5 +33,6 @@ obtain_data() {
 
 make_manifests() {
   renew "$data_dir/superb"
-  spear superb prepare "$corpus" --raw "$raw_dir" --data-dir "$data_dir" --seed "$seed" --num-jobs "$num_jobs"
+  spear superb prepare "$corpus" --raw "$raw_dir" --data-dir "$data_dir" --seed "$seed" --num-jobs "$num_jobs" \
+    ${prepare_options[@]+"${prepare_options[@]}"}
 }

@@ -108,45 +108,43 @@ def joined_lengths(lens_B: Tensor, join: int) -> Tensor:
 
 
 def spec_augment(features_BTD: Tensor, lens_B: Tensor) -> Tensor:
-    """Time warp (window 5), 2 time masks of 0-40 frames, 4 masks of 0-50 channels; zeros (benchmarks A.1).
+    """Time warp (window 5), 2 time masks of 0 to 39 frames, 4 masks of 0 to 49 channels; zeros.
 
+    As published, widths are bounded neither by short utterances nor by few channels, which a mask may cover whole; and
+    masks begin where the widest of the batch would still fit, counted over the padded length. Padding stays as it is.
     Draws from torch's global generator, which the bank seeds for every step.
     """
     features_BTD = features_BTD.clone()
-    dim = features_BTD.shape[2]
+    batch, frames, dim = features_BTD.shape
     for row, length in enumerate(lens_B.tolist()):
-        values_TD = features_BTD[row, :length]
-        if length > 2 * _TIME_WARP_FRAMES + 1:
-            features_BTD[row, :length] = _time_warp(values_TD)
-        for _ in range(_TIME_MASKS):
-            start, stop = _span(length, min(_TIME_WIDTH, length // 2))
-            features_BTD[row, start:stop] = 0
-        for _ in range(_CHANNEL_MASKS):
-            start, stop = _span(dim, min(_CHANNEL_WIDTH, dim // 4))
-            features_BTD[row, :length, start:stop] = 0
-    return features_BTD
+        if length > 2 * _TIME_WARP_FRAMES:
+            features_BTD[row, :length] = _time_warp(features_BTD[row, :length])
+    channels_BD = _drawn_masks(batch, dim, _CHANNEL_MASKS, _CHANNEL_WIDTH)
+    times_BT = _drawn_masks(batch, frames, _TIME_MASKS, _TIME_WIDTH)
+    valid_BT = torch.arange(frames) < lens_B.cpu()[:, None]
+    masked_BTD = (channels_BD[:, None] | times_BT[:, :, None]) & valid_BT[:, :, None]
+    return features_BTD.masked_fill_(masked_BTD.to(features_BTD.device), 0.0)
 
 
-def _span(size: int, max_width: int) -> tuple[int, int]:
-    width = int(torch.randint(0, max_width + 1, ()))
-    start = int(torch.randint(0, max(1, size - width + 1), ()))
-    return start, start + width
+def _drawn_masks(batch: int, size: int, count: int, width: int) -> Tensor:
+    """(batch, size), true inside `count` spans of fewer than `width` places."""
+    widths_BN1 = torch.randint(0, width, (batch, count, 1))
+    starts_BN1 = torch.randint(0, max(1, size - int(widths_BN1.max())), (batch, count, 1))
+    places_S = torch.arange(size)
+    return ((places_S >= starts_BN1) & (places_S < starts_BN1 + widths_BN1)).any(dim=1)
 
 
 def _time_warp(values_TD: Tensor) -> Tensor:
-    """A point moves by up to 5 frames; both sides are stretched linearly."""
-    length = len(values_TD)
-    window = _TIME_WARP_FRAMES
-    centre = int(torch.randint(window + 1, length - window, ()))
-    moved = centre + int(torch.randint(-window, window + 1, ()))
-    if moved == centre:
-        return values_TD.clone()
+    """A point moves by up to 5 frames; both sides are stretched by cubic convolution."""
+    length, window = len(values_TD), _TIME_WARP_FRAMES
+    centre = int(torch.randint(window, length - window, ()))
+    moved = int(torch.randint(centre - window, centre + window, ())) + 1
     parts = ((values_TD[:centre], moved), (values_TD[centre:], length - moved))
     sides = [
-        functional.interpolate(part_TD.T[None], size=size, mode="linear", align_corners=False)[0].T
+        functional.interpolate(part_TD[None, None], (size, values_TD.shape[1]), mode="bicubic", align_corners=False)
         for part_TD, size in parts
     ]
-    return torch.cat(sides)
+    return torch.cat(sides, dim=2)[0, 0]
 
 
 class SpeakerHead(nn.Module):

@@ -18,10 +18,11 @@ stage=0
 stop_stage=5
 audio_dir=
 dry_run=false
+file=()
 here=x
 . "{shared}/parse_options.sh"
 later=1
-echo "$stage|$stop_stage|$audio_dir|$dry_run|$*"
+echo "$stage|$stop_stage|$audio_dir|$dry_run|$*${{file[*]+|${{file[*]}}}}"
 """
 
 STAGES = """#!/usr/bin/env bash
@@ -62,6 +63,7 @@ def options(tmp_path):
         (["--dry-run", "--audio-dir", "a b"], "0|5|a b|true|"),
         (["--dry-run", "false", "--audio_dir="], "0|5||false|"),
         (["x", "--stage", "3"], "0|5||false|x --stage 3"),
+        (["--file", "a", "--stage", "1", "--file=b"], "1|5||false||a b"),
     ],
 )
 def test_options_are_read_as_in_kaldi(options, arguments, printed):
@@ -72,7 +74,7 @@ def test_options_are_read_as_in_kaldi(options, arguments, printed):
 @pytest.mark.parametrize(
     "arguments, word",
     [
-        (["--later", "1"], "--audio-dir --dry-run --stage --stop-stage"),
+        (["--later", "1"], "--audio-dir --dry-run --file --stage --stop-stage"),
         (["--here", "1"], "--here"),
         (["--stage", "three"], "whole number"),
         (["--dry-run=perhaps"], "true or false"),

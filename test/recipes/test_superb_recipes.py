@@ -72,6 +72,20 @@ def test_the_speech_commands_recipe_on_its_layout(tmp_path):
     assert run["protocol"] == "superb" and run["num_items"]["test"] == 12
 
 
+def test_phones_come_from_as_many_lexicons_as_are_given(tmp_path):
+    recipe = copy("librispeech/superb", tmp_path)
+    for number, split in enumerate(("train-clean-100", "dev-clean", "test-clean")):
+        folder = tmp_path / "LibriSpeech" / split / "1/2"
+        noise(folder / f"1-2-000{number}.flac", 0.5)
+        (folder / "1-2.trans.txt").write_text(f"1-2-000{number} A CAT\n")
+    (tmp_path / "first.txt").write_text("A AH0\n")
+    (tmp_path / "second.txt").write_text("A EY1\nCAT K AE1 T\n")
+    words = ["--stage", "1", "--raw-dir", tmp_path, "--lexicon", tmp_path / "first.txt"]
+    succeed("bash", recipe / "prepare.sh", *words, f"--lexicon={tmp_path}/second.txt")
+    rows = fs.read_jsonl(recipe / "data/superb/PR.jsonl")
+    assert [row["target"] for row in rows] == ["AH0 K AE1 T".split()] * 3
+
+
 def test_recipes_say_what_is_missing(tmp_path):
     recipe = copy("voxceleb/superb", tmp_path)
     done = call("bash", recipe / "prepare.sh", "--raw-dir", tmp_path / "nothing")

@@ -2,6 +2,7 @@
 
 `target` is a list of [slot type or null, words] in the order of speech, such as [[null, "turn on the"], ["object",
 "lights"]]. Slot-type F1 selects; slot-value CER is reported with it, and both once more with malformed tags mended.
+Every target ends with an end symbol, which no hypothesis keeps.
 """
 
 import dataclasses
@@ -93,4 +94,6 @@ class SlotFilling(Task):
 
     def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> SequenceProblem:
         """See `Task`."""
-        return SequenceProblem(splits, store, settings, spell_slots, read_slots, recurrent_bank, recurrent=True)
+        return SequenceProblem(
+            splits, store, settings, spell_slots, read_slots, recurrent_bank, end="</s>", recurrent=True
+        )

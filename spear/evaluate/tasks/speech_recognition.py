@@ -1,6 +1,7 @@
 """ASR: characters by a recurrent CTC head, greedy; word error rate. `target` is the text.
 
-Texts are upper-cased and stripped of punctuation; the space is the word boundary `|`, which also ends every target.
+Texts are upper-cased and stripped of punctuation; the space is the word boundary `|`, which also follows the last word;
+every target ends with an end symbol, which no hypothesis keeps.
 """
 
 import dataclasses
@@ -74,4 +75,6 @@ class SpeechRecognition(Task):
 
     def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> SequenceProblem:
         """See `Task`."""
-        return SequenceProblem(splits, store, settings, spell_text, read_text, recurrent_bank, recurrent=True)
+        return SequenceProblem(
+            splits, store, settings, spell_text, read_text, recurrent_bank, end="</s>", recurrent=True
+        )

@@ -4,19 +4,24 @@ import math
 
 import numpy as np
 import pytest
+import superb_corpus
 import torch
 
 from spear.errors import DataError
 from spear.evaluate.banks import ModuleBank
+from spear.evaluate.cache import FeatureCache
 from spear.evaluate.ctc import Symbols
 from spear.evaluate.engine import Grid, select
 from spear.evaluate.lexicon_beam import LexiconBeam
 from spear.evaluate.modules import RecurrentHead, SpeakerHead, additive_margin_loss, spec_augment
 from spear.evaluate.protocol import settings_of
+from spear.evaluate.table import read_table
+from spear.evaluate.tasks import TASKS
 from spear.evaluate.tasks.diarization import frame_labels, permutation_free_loss, read_segments
 from spear.evaluate.tasks.query_by_example import subsequence_costs
 from spear.evaluate.tasks.slot_filling import read_slots, spell_slots
 from spear.evaluate.tasks.speech_recognition import read_text, spell_text
+from spear.evaluate.upstream import FbankUpstream
 
 
 def test_subsequence_costs_by_hand():
@@ -101,6 +106,40 @@ def test_spec_augment_masks_and_leaves_padding_alone():
     augmented = spec_augment(features_BTD, torch.tensor([120, 60]))
     assert (augmented[1, 60:] == 7).all() and set(augmented[0].unique().tolist()) == {0.0, 1.0}
     assert (features_BTD[0] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("seed", "zeros", "sums"),
+    [(0, [3034, 564, 280], [515.831, 130.339, 25.03]), (10, [3502, 348, 215], [217.489, 264.362, 67.025])],
+)
+def test_spec_augment_is_the_published_one_on_short_utterances(seed, zeros, sums):
+    """Values that the published implementation gives on the same draws: 60, 12 and 5 frames of 64 channels."""
+    lens_B = torch.tensor([60, 12, 5])
+    features_BTD = torch.sin(torch.arange(3 * 60 * 64, dtype=torch.float64)).float().view(3, 60, 64)
+    torch.manual_seed(seed)
+    augmented = spec_augment(features_BTD, lens_B)
+    found = [augmented[row, :length] for row, length in enumerate(lens_B)]
+    assert [int((values == 0).sum()) for values in found] == zeros
+    assert [float(values.abs().sum()) for values in found] == pytest.approx(sums, abs=2e-3)
+
+
+def test_masks_may_cover_all_of_few_channels_and_frames():
+    """As published: no share of them bounds a mask."""
+    torch.manual_seed(0)
+    covered = [not spec_augment(torch.ones(2, 10, 16), torch.tensor([10, 7])).any() for _ in range(50)]
+    assert all(covered)
+
+
+@pytest.mark.parametrize("task", ["PR", "ASR", "SF"])
+def test_every_target_ends_with_an_end_symbol(task, tmp_path):
+    table = read_table(superb_corpus.make_superb_corpus(tmp_path, (6, 3, 3)), task, TASKS[task].refuse)
+    store = FeatureCache(tmp_path / "cache", FbankUpstream())
+    store.ensure([row.item for row in table.rows], {row.key for row in table.rows})
+    (problem,) = TASKS[task].problems(table, store, settings_of("mini", task)).values()
+    symbols = problem.symbols
+    assert symbols.names[-1] == symbols.end == "</s>"
+    assert all(numbers[-1] == symbols.size - 1 and len(numbers) > 1 for numbers in problem._numbers["train"])
+    assert "</s>" not in symbols.decode(problem._numbers["train"][0])
 
 
 def test_symbols_append_and_drop_the_end():
