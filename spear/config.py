@@ -15,7 +15,7 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,9 @@ import jsonargparse
 import yaml
 
 from spear import fs, ranges
-from spear.errors import ConfigError, DataError, SpearError
+from spear.choices import Choice
+from spear.errors import ConfigError, SpearError
+from spear.settings_text import clipped, load_yaml, parse_yaml
 
 Config = TypeVar("Config")
 COMMAND_LINE = "the command line"
@@ -82,7 +84,8 @@ def from_dict(config_class: type[Config], values: Mapping, origin: str = "the gi
 def to_dict(instance: Any) -> Any:
     """Nested dicts, lists and plain values (paths and enums become strings), ready for JSON and YAML."""
     if dataclasses.is_dataclass(instance) and not isinstance(instance, type):
-        return {field.name: to_dict(getattr(instance, field.name)) for field in dataclasses.fields(instance)}
+        values = {field.name: to_dict(getattr(instance, field.name)) for field in dataclasses.fields(instance)}
+        return values | values.pop("settings") if isinstance(instance, Choice) else values
     if isinstance(instance, Mapping):
         return {str(key): to_dict(value) for key, value in instance.items()}
     if isinstance(instance, list | tuple):
@@ -92,111 +95,9 @@ def to_dict(instance: Any) -> Any:
     return str(instance) if isinstance(instance, Path) else instance
 
 
-def load_yaml(path: str | Path) -> dict:
-    """Reads a YAML file that holds a mapping.
-
-    Raises:
-        ConfigError: missing file, invalid YAML, a key given twice, or something other than a mapping.
-    """
-    path = Path(path)
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1, cutoff=0.4)
-        hint = f"did you mean {path.parent / near[0]}?" if near else "give the path of an existing YAML file"
-        raise ConfigError(f"no file {path}", "a YAML file with settings", hint)
-    if (size := path.stat().st_size) > _MAX_YAML_BYTES:
-        raise ConfigError(f"{path} of {fs.human_bytes(size)}", "settings", "give the path of a YAML file with settings")
-    try:
-        text = "\n".join(line for _, line in fs.iter_lines(path))
-    except DataError as error:
-        raise ConfigError(error.found, error.expected, error.fix) from error
-    values = parse_yaml(text, str(path))
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"{path} holds a {type(values).__name__}", "a mapping of settings", "write lines such as 'seed: 42'"
-        )
-    return values
-
-
 def dump_yaml(instance: Any, path: str | Path) -> None:
     """Writes every setting of an instance (or a plain dict) to a YAML file that `parse` reads again."""
     fs.write_text(path, yaml.safe_dump(to_dict(instance), sort_keys=False, allow_unicode=True))
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """A YAML value of plain types; dates stay texts.
-
-    Its size is known before anything of it is built: names for parts (anchors) count as often as they are used, so that
-    ten lines which stand for a billion values are refused.
-
-    Args:
-        text: YAML.
-        where: the file, for messages.
-
-    Raises:
-        ConfigError: invalid or too large, a key given twice, or a tag for a type of its own.
-    """
-    try:
-        _check_size(text)
-        return yaml.load(text, _StrictLoader)
-    # PyYAML converts numbers without looking: int() of 5,000 digits, a table of truth values without an entry...
-    except (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError, ArithmeticError, RecursionError) as error:
-        raise ConfigError(
-            f"{where} is not valid YAML: {_clipped(str(error), 600)}", "keys and values", "correct that line"
-        ) from error
-
-
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, where PyYAML was built with it: ten times as fast
-_MAX_YAML_BYTES, _MAX_YAML_VALUES, _MAX_YAML_DEPTH = 16 << 20, 100_000, 50
-_TAGS = {None, "!", *(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq"))}
-
-
-def _check_size(text: str) -> None:
-    """Refuses what would be deeper or larger than settings are, reading nothing but the events of the parser."""
-    sizes: dict[str, int] = {}
-    total, open_parts = 0, []
-    for event in yaml.parse(text, _Loader):
-        if isinstance(event, yaml.AliasEvent):
-            if event.anchor not in sizes:
-                raise ValueError(f"the name *{event.anchor} stands for nothing, or for a part that it is in itself")
-            total += sizes[event.anchor]
-        elif isinstance(event, yaml.ScalarEvent):
-            total += (size := 1 + len(event.value) // 64)
-            sizes |= {event.anchor: size} if event.anchor else {}
-        elif isinstance(event, yaml.CollectionStartEvent):
-            open_parts.append((event.anchor, total))
-            total += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, before = open_parts.pop()
-            sizes |= {anchor: total - before} if anchor else {}
-        if getattr(event, "tag", None) not in _TAGS:
-            raise ValueError(f"line {event.start_mark.line + 1}: a value of the type {event.tag}")
-        if total > _MAX_YAML_VALUES or len(open_parts) > _MAX_YAML_DEPTH:
-            raise ValueError(f"more than {_MAX_YAML_VALUES} values, or {_MAX_YAML_DEPTH} of them inside each other")
-
-
-class _StrictLoader(_Loader):
-    """A safe loader that refuses a key given twice, of which PyYAML silently keeps the last, and knows no dates."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-        for first, resolvers in _Loader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        own = node.value if isinstance(node, yaml.MappingNode) else ()
-        for key_node in (key for key, _ in own if not key.tag.endswith(":merge")):
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' occurs twice", node.start_mark)
-            seen |= {key} if isinstance(key, Hashable) else set()
-        return super().construct_mapping(node, deep)
-
-
-def _clipped(text: str, length: int = 200) -> str:
-    return text if len(text) <= length else f"{text[:length]}..."
 
 
 class _Entries(list):
@@ -207,11 +108,10 @@ class _Entries(list):
 
 
 class _Settings:
-    """Plain values collected for one configuration class, and where each of them came from."""
+    """Plain values collected for one configuration class, and where each of them came from; `place` is a prefix."""
 
-    def __init__(self, config_class: type, aliases: Mapping[str, str]):
-        self.config_class = config_class
-        self.aliases = aliases
+    def __init__(self, config_class: type, aliases: Mapping[str, str], place: str = ""):
+        self.config_class, self.aliases, self.place = config_class, aliases, place
         self.values = _defaults(config_class)
         self.origins: dict[str, str] = {}
 
@@ -228,6 +128,11 @@ class _Settings:
         self.origins[path] = origin
         if isinstance(value, Mapping) and (_dataclasses(children) or _is_dict(children)):
             target[key] = dict(target[key]) if isinstance(target.get(key), dict) else {}
+            for choice in _choices(children):
+                # The settings of what was chosen before go with it.
+                before, after = (of.get(choice.choice, choice.default_name()) for of in (target[key], value))
+                if choice.choice in value and before != after:
+                    target[key] = {name: target[key][name] for name in target[key].keys() & choice.own_names()}
             for inner_key, inner in value.items():
                 self._assign(children, target[key], inner_key, inner, path, origin, flag)
         elif isinstance(value, list | tuple):
@@ -264,18 +169,39 @@ class _Settings:
         """Checks and converts the values, and makes the instance."""
         parser = jsonargparse.ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(self.config_class)
+        folded = self._fold([self.config_class], self.values, "")
         try:
-            values = parser.parse_object(self.values)
+            values = parser.parse_object(folded)
             for path, value, expected in ranges.problems(self.config_class, values):
                 self._wrong(path, repr(value), expected)
             return self.config_class(**vars(parser.instantiate(values)))
         except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
             if isinstance(error.__cause__ or error.__context__, SpearError):
                 raise (error.__cause__ or error.__context__) from None
-            raise self._explain(_clipped(str(error), 5000)) from None
+            raise self._explain(clipped(str(error), 5000)) from None
+
+    def _fold(self, hints: list, value: Any, path: str) -> Any:
+        """The values with the settings of each choice in one entry, `settings`, checked under the names they have."""
+        if not isinstance(value, Mapping):
+            return value
+        join = f"{path}.{{}}" if path else "{}"
+        value = {key: self._fold(_children(hints, str(key)), inner, join.format(key)) for key, inner in value.items()}
+        for choice in _choices(hints):
+            name = value.get(choice.choice, choice.default_name())
+            inner = _Settings(choice.option(name), {}, path)
+            inner.origins = self.origins
+            rest = {key: value.pop(key) for key in value.keys() - choice.own_names()}
+            for key in sorted(rest.keys() - _fields(inner.config_class).keys()):
+                if fix := choice.foreign(name, key, rest.pop(key)):
+                    found = f"the key '{join.format(key)}' in {self._origin(join.format(key))}"
+                    raise ConfigError(found, f"a setting of the {choice.choice} {name}", fix)
+            inner.values |= rest
+            inner.build()
+            value["settings"] = rest
+        return value
 
     def _refuse(self, path: str, origin: str, flag: str) -> None:
-        path = _clipped(path)
+        path = clipped(path)
         parts = path.split(".")
         names = [  # with the entry of a mapping that the user named, so that its siblings are the nearest
             ".".join(
@@ -297,11 +223,14 @@ class _Settings:
             f"did you mean {style(near[0])}?" if near else "remove it; --help lists the settings that exist",
         )
 
+    def _origin(self, path: str) -> str:
+        return next((self.origins[p] for p in _ancestors(path) if p in self.origins), "the defaults")
+
     def _wrong(self, path: str, found: str, expected: str) -> None:
-        origin = next((self.origins[p] for p in _ancestors(path) if p in self.origins), "the defaults")
+        path = f"{self.place}.{path}" if self.place else path
         raise ConfigError(
-            f"{_clipped(path)}: {_clipped(found)} (from {origin})",
-            _clipped(expected, 1000),
+            f"{clipped(path)}: {clipped(found)} (from {self._origin(path)})",
+            clipped(expected, 1000),
             "correct the value; --help shows types and defaults",
         )
 
@@ -376,7 +305,7 @@ def _from_text(hints: list, text: str) -> Any:
             return [text]  # a path with a comma, not two paths
         return [piece.strip() for piece in text.split(",") if piece.strip()]  # icefall writes lists as 1,2,3
     if (lists and str not in hints) or _dataclasses(hints) or _is_dict(hints):
-        return parse_yaml(text, f"'{_clipped(text)}' on {COMMAND_LINE}")
+        return parse_yaml(text, f"'{clipped(text)}' on {COMMAND_LINE}")
     return text
 
 
@@ -423,9 +352,22 @@ def _options(hint: Any) -> list:
 
 
 def _fields(config_class: type) -> dict[str, tuple[Any, dataclasses.Field]]:
-    """Type and field of every setting of a dataclass."""
+    """Type and field of every setting of a dataclass; of a choice, those of all that can be chosen."""
     hints = typing.get_type_hints(config_class)
-    return {field.name: (hints[field.name], field) for field in dataclasses.fields(config_class) if field.init}
+    found = {field.name: (hints[field.name], field) for field in dataclasses.fields(config_class) if field.init}
+    for option in _options_of(config_class):
+        found.pop("settings", None)
+        for name, (hint, field) in _fields(option).items():
+            found[name] = (found[name][0] | hint, found[name][1]) if name in found else (hint, field)
+    return found
+
+
+def _options_of(config_class: type) -> list[type]:
+    return list(config_class.options().values()) if issubclass(config_class, Choice) else []
+
+
+def _choices(hints: list) -> list[type[Choice]]:
+    return [hint for hint in _dataclasses(hints) if issubclass(hint, Choice)]
 
 
 def _dataclasses(hints: list) -> list[type]:
@@ -476,7 +418,8 @@ class Setting(typing.NamedTuple):
 
 def dotted_names(config_class: type, prefix: str = "") -> Iterator[Setting]:
     """Every setting of a configuration class; entries of mappings appear as ``<name>``, of lists as ``<item>``."""
-    described = re.findall(r"^ {4,8}([\w, ]+): (.+(?:\n {12}.*)*)", config_class.__doc__ or "", re.MULTILINE)
+    docs = "\n".join(described.__doc__ or "" for described in (*reversed(_options_of(config_class)), config_class))
+    described = re.findall(r"^ {4,8}([\w, ]+): (.+(?:\n {12}.*)*)", docs, re.MULTILINE)
     texts = {name: text for names, text in described for name in names.replace(",", " ").split()}
     for name, (hint, field) in _fields(config_class).items():
         options = _options(hint)

@@ -8,7 +8,7 @@ from spear.data.mixing import MixingConfig
 from spear.data.noises import load_noises
 from spear.data.plan import Plan, PlanLimits, build_plan
 from spear.data.sources import CutLimits, SourceConfig, Sources, load_sources
-from spear.data.streams import StreamConfig, TokenStream
+from spear.data.streams import StreamConfig, TargetStream, TokenStream
 
 __all__ = [
     "Batch",
@@ -23,6 +23,7 @@ __all__ = [
     "SourceConfig",
     "Sources",
     "StreamConfig",
+    "TargetStream",
     "TokenStream",
     "build_plan",
     "load_noises",

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from spear.audio.fbank import LOG_FLOOR
-from spear.data.streams import IGNORE
 
 PARTS = ("read", "mix", "features", "collate")
 
@@ -22,7 +21,8 @@ class Batch:
         features_BTF: (B, T, mel bins) float32, padded with `LOG_FLOOR`.
         feature_lens_B: (B,) int64 frames.
         domains: "speech" or "audio" of each cut.
-        targets: by stream, (B, T_stream, num_codebooks) int64 at the stream's own rate, -100 where there is no target.
+        targets: by stream, (B, T_stream, width) at the stream's own rate; tokens are int64 and -100 where there is no
+            target, features float16 or float32 and NaN there.
         mix_kinds: "none", "noise" or "speech" for each cut.
         padded_seconds: B times the longest cut.
         audio_seconds: without padding.
@@ -80,9 +80,10 @@ def pad_features(rows: list[np.ndarray | Tensor], num_mel_bins: int) -> tuple[Te
     return features_BTF, lens_B
 
 
-def pad_targets(rows: list[np.ndarray], num_codebooks: int) -> Tensor:
-    """(B, T_stream, num_codebooks) int64 padded with -100."""
-    targets_BTN = torch.full((len(rows), max(len(row) for row in rows), num_codebooks), IGNORE, dtype=torch.int64)
+def pad_targets(rows: list[np.ndarray], nothing: int | float) -> Tensor:
+    """(B, T_stream, width) of the rows' own type, padded with what stands for no target."""
+    shape = len(rows), max(len(row) for row in rows), rows[0].shape[1]
+    targets_BTN = torch.from_numpy(np.full(shape, nothing, dtype=rows[0].dtype))
     for number, row in enumerate(rows):
         targets_BTN[number, : len(row)] = torch.from_numpy(row)
     return targets_BTN

@@ -123,7 +123,7 @@ class PretrainDataset:
         with work.timed("features"):
             features_BTF, feature_lens_B = self._compute_features(work, mixed)
         with work.timed("collate"):
-            tensors = {s.name: collate.pad_targets(targets[s.name], s.num_codebooks) for s in self.streams}
+            tensors = {s.name: collate.pad_targets(targets[s.name], s.nothing) for s in self.streams}
         lengths = [len(m.wave) if m else work.cuts[row].num_samples for row, m in zip(work.rows, mixed)]
         return Batch(
             ids=[work.cuts[row].id for row in work.rows],
@@ -206,8 +206,7 @@ class PretrainDataset:
         work.waves = {0: np.zeros(SAMPLE_RATE_HZ, dtype=np.float32)}
         work.features = {}
         work.decisions = dataclasses.replace(work.decisions, kinds_B=np.zeros(1, dtype=np.int64))
-        nothing = {s.name: (s.num_rows(SAMPLE_RATE_HZ), s.num_codebooks) for s in self.streams}
-        work.tokens = {0: {name: np.full(shape, collate.IGNORE, dtype=np.int64) for name, shape in nothing.items()}}
+        work.tokens = {0: {stream.name: stream.empty(SAMPLE_RATE_HZ) for stream in self.streams}}
 
     def _mix(self, work: "_Work", row: int) -> Mixed | None:
         """The mixture for a cut; None when its stored features are to be used."""
@@ -232,7 +231,7 @@ class PretrainDataset:
                     own_TN = mixing.mix_targets(stream, own_TN, other_TN, mixture, rng)
                 else:
                     missing = stream.num_rows(len(mixture.wave)) - len(own_TN)
-                    own_TN = np.pad(own_TN, ((0, max(missing, 0)), (0, 0)), constant_values=collate.IGNORE)
+                    own_TN = np.pad(own_TN, ((0, max(missing, 0)), (0, 0)), constant_values=stream.nothing)
             rows.append(own_TN)
         return rows
 

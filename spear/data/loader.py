@@ -163,8 +163,8 @@ class _Packed:
 
 def _batch_bytes(dataset: PretrainDataset, plan: Plan) -> float:
     """Of the largest batch of a plan: features, and targets of every stream."""
-    rows = sum(stream.frame_rate_hz * stream.num_codebooks for stream in dataset.streams)
-    per_second = 100 * dataset.fbank.config.num_mel_bins * 4 + rows * 8
+    targets = sum(stream.frame_rate_hz * stream.row_bytes for stream in dataset.streams)
+    per_second = 100 * dataset.fbank.config.num_mel_bins * 4 + targets
     return float(plan.batch_seconds.max()) * per_second
 
 

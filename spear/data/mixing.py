@@ -11,7 +11,7 @@ import numpy as np
 from spear import ranges, records
 from spear.audio.augment import mean_power, mix, replacement_probability
 from spear.data.cuts import SAMPLE_RATE_HZ
-from spear.data.streams import IGNORE, TokenStream
+from spear.data.streams import IGNORE, TargetStream
 from spear.errors import ConfigError
 
 KINDS = ("none", "noise", "speech")
@@ -173,7 +173,7 @@ def mix_speech(
 
 
 def mix_targets(
-    stream: TokenStream, own_TN: np.ndarray, other_TN: np.ndarray, mixed: Mixed, rng: np.random.Generator
+    stream: TargetStream, own_TN: np.ndarray, other_TN: np.ndarray, mixed: Mixed, rng: np.random.Generator
 ) -> np.ndarray:
     """Targets of a cut with a speech partner.
 

@@ -9,7 +9,7 @@ import numpy as np
 from spear import fs, records
 from spear.data.cuts import DOMAINS, SAMPLE_RATE_HZ, Columns, CutTable
 from spear.data.index import read_columns
-from spear.data.streams import StreamConfig, TokenStream
+from spear.data.streams import StreamConfig, TargetStream
 from spear.errors import ConfigError, DataError
 from spear.log import get_logger
 
@@ -60,19 +60,19 @@ class Sources:
     Args:
         cuts: all usable cuts.
         weights: (num_cuts,) expected occurrences per epoch, None when all are 1.
-        streams: the open token streams.
+        streams: the open streams of targets.
         summary: kept and dropped cuts with their seconds, for each source and reason.
     """
 
     cuts: CutTable
     weights: np.ndarray | None
-    streams: list[TokenStream]
+    streams: list[TargetStream]
     summary: dict
 
 
 def load_sources(
     sources: list[SourceConfig],
-    streams: list[StreamConfig | TokenStream] | None = None,
+    streams: list[StreamConfig | TargetStream] | None = None,
     limits: CutLimits | None = None,
     items: dict[str, list | Columns] | None = None,
     chosen: dict[str, np.ndarray] | None = None,
@@ -82,7 +82,7 @@ def load_sources(
 
     Args:
         sources: the corpora.
-        streams: token streams, opened already or not; none for objectives that need no tokens.
+        streams: streams of targets, opened already or not; none for objectives that need no stores.
         limits: of the length of a cut.
         items: items (or `read_source`) by source name, instead of reading `cuts`.
         chosen: by source name, whether an item may be used at all, (num_items,) bool.
@@ -96,7 +96,7 @@ def load_sources(
     limits = limits or CutLimits()
     _check_configs(sources)
     opened = [
-        s if isinstance(s, TokenStream) else TokenStream(s, [c.tokens.get(s.name, s.path) for c in sources])
+        s if isinstance(s, TargetStream) else s.open([c.tokens.get(s.name, s.path) for c in sources])
         for s in streams or []
     ]
     columns: dict[int, Columns] = {}
@@ -189,7 +189,7 @@ def _read_item_weights(config: SourceConfig) -> dict[str, float]:
 
 
 def _unusable(
-    columns: Columns, rows: np.ndarray, domain: np.ndarray, source: int, streams: list[TokenStream], limits: CutLimits
+    columns: Columns, rows: np.ndarray, domain: np.ndarray, source: int, streams: list[TargetStream], limits: CutLimits
 ) -> dict[str, np.ndarray]:
     """Places in `rows` of the cuts that cannot be trained on, by reason; each has one reason, the first that holds."""
     seconds = columns.duration[rows]
@@ -197,7 +197,7 @@ def _unusable(
     reasons = {"too short": short, "too long": seconds > limits.max_seconds}
     for stream in streams:
         wanted = np.isin(domain, [DOMAINS.index(name) for name in stream.config.domains])
-        reasons[f"no tokens of {stream.name}"] = wanted & ~stream.has_keys(columns.key[rows], source)
+        reasons[f"no {stream.what} of {stream.name}"] = wanted & ~stream.has_keys(columns.key[rows], source)
     dropped, known = {}, np.zeros(len(rows), dtype=bool)
     for reason, holds in reasons.items():
         places = np.flatnonzero(holds & ~known)

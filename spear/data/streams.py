@@ -1,5 +1,6 @@
-"""Token streams: stores of uint8 codes by cut id, with the card that says what made them."""
+"""Streams of targets from stores: token ids by cut id, with the card that says what made them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,7 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """A token stream as a training target.
+    """A stream of tokens as a training target; other kinds of streams are opened by subclasses.
 
     Args:
         name: names the stream in batches, heads and logs; equal to the card's `stream`.
@@ -37,8 +38,57 @@ class StreamConfig:
     quantizer: str = ""
     expect: dict[str, str | int | float] = field(default_factory=dict)
 
+    def open(self, paths: Sequence[str] = ()) -> "TargetStream":
+        """Opens the stream; `paths` are those of every source where they are not all `path`."""
+        return TokenStream(self, list(paths))
 
-class TokenStream:
+
+class TargetStream:
+    """What batches need of a stream of targets: rows by cut, at a rate of its own.
+
+    Attributes:
+        name: of the stream.
+        what: its rows in words, for messages.
+        config: its settings; `domains` are those whose cuts must have rows.
+        frame_rate_hz: of the rows.
+        row_bytes: of one row in a batch.
+        nothing: the value that stands where there is no target.
+    """
+
+    name: str
+    what: str
+    config: StreamConfig
+    frame_rate_hz: float
+    row_bytes: int
+    nothing: int | float
+
+    @property
+    def mix_tokens(self) -> bool:
+        """Whether token mixing applies."""
+        return self.config.mix_tokens
+
+    def has_keys(self, keys: np.ndarray, source: int) -> np.ndarray:
+        """Whether there are rows for cuts with these `spear.shards.id_key`."""
+        raise NotImplementedError
+
+    def num_rows(self, num_samples: int) -> int:
+        """Rows of targets for so many samples at 16 kHz."""
+        return int(num_samples * self.frame_rate_hz / SAMPLE_RATE_HZ)
+
+    def read(self, cut: Cut) -> np.ndarray:
+        """Targets of a cut, (num_rows, width); `nothing` where there is none.
+
+        Raises:
+            DataError: they are there but cannot be read.
+        """
+        raise NotImplementedError
+
+    def empty(self, num_samples: int) -> np.ndarray:
+        """Rows for so many samples, all of them `nothing`."""
+        raise NotImplementedError
+
+
+class TokenStream(TargetStream):
     """The stores of one stream, opened and checked.
 
     Args:
@@ -49,6 +99,8 @@ class TokenStream:
         DataError: a store or its card is missing.
         CardError: a card does not fit the configuration, the store, or the other cards; both values are named.
     """
+
+    what, nothing = "tokens", IGNORE
 
     def __init__(self, config: StreamConfig, paths: list[str]):
         self.config, self.name = config, config.name
@@ -69,31 +121,23 @@ class TokenStream:
             card.check_compatible(alike, f"tokens of the same stream in {first_path}; {path} differs")
         self.frame_rate_hz = float(self.card.frame_rate_hz)
         self.num_codebooks, self.codebook_size = self.card.num_codebooks, self.card.codebook_size
-
-    @property
-    def mix_tokens(self) -> bool:
-        """Whether token mixing applies."""
-        return self.config.mix_tokens
+        self.row_bytes = 8 * self.num_codebooks
 
     def has(self, cut_id: str, source: int) -> bool:
         """Whether there are tokens for a cut."""
         return cut_id in self._stores[self._store_of_source[source]]
 
     def has_keys(self, keys: np.ndarray, source: int) -> np.ndarray:
-        """Whether there are tokens for cuts with these `spear.shards.id_key`."""
+        """See `TargetStream`."""
         return self._stores[self._store_of_source[source]].contains_keys(keys)
 
-    def num_rows(self, num_samples: int) -> int:
-        """Frames of targets for so many samples at 16 kHz."""
-        return int(num_samples * self.frame_rate_hz / SAMPLE_RATE_HZ)
+    def empty(self, num_samples: int) -> np.ndarray:
+        """See `TargetStream`; int64."""
+        return np.full((self.num_rows(num_samples), self.num_codebooks), IGNORE, dtype=np.int64)
 
     def read(self, cut: Cut) -> np.ndarray:
-        """Targets of a cut, (num_rows, num_codebooks) int64; `IGNORE` where there is none.
-
-        Raises:
-            DataError: tokens are there but cannot be read.
-        """
-        targets_TN = np.full((self.num_rows(cut.num_samples), self.num_codebooks), IGNORE, dtype=np.int64)
+        """See `TargetStream`; int64."""
+        targets_TN = self.empty(cut.num_samples)
         used = cut.domain in self.config.domains or cut.domain in self.config.optional_domains
         if used and self.has(cut.id, cut.source):
             tokens_TN = self._stores[self._store_of_source[cut.source]].read(cut.id)[: len(targets_TN)]

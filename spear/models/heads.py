@@ -5,6 +5,7 @@ whole batch (frames x codebooks x 256) never exist at once, and nothing is recom
 """
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,54 @@ from spear import compat
 IGNORE = -100
 # A GPU takes chunks so many times as large: it has the memory, and small ones are over before the next is launched.
 _GPU_CHUNKS = 8
+
+
+class Encoded(NamedTuple):
+    """What a head predicts from: B utterances of T' frames.
+
+    Attributes:
+        hidden_BTD: the encoder's output.
+        lens_B: valid frames of it.
+        layers: the output of every layer, each (B, T50, D of the layer) at 50 Hz; empty unless some head wants them.
+        masked_BT: frames whose input was masked.
+        frame_weights_BT: weight of each frame's loss, by whether it was masked.
+    """
+
+    hidden_BTD: Tensor
+    lens_B: Tensor
+    layers: list[Tensor]
+    masked_BT: Tensor
+    frame_weights_BT: Tensor
+
+
+class HeadOutput(NamedTuple):
+    """What a head makes of a batch.
+
+    Attributes:
+        loss: scalar to minimise; a sum over frames, not a mean.
+        stats: (2, 2 + measures) float tensor, detached: rows masked and unmasked frames; columns the summed loss, the
+            number of what it was summed over, and sums of further measures. It is logged as means.
+    """
+
+    loss: Tensor
+    stats: Tensor
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """Size of the head of a stream of tokens.
+
+    Attributes:
+        num_codebooks: codebooks x target frames per student frame.
+        codebook_size: tokens in each codebook.
+    """
+
+    num_codebooks: int
+    codebook_size: int = 256
+
+    def build(self, encoder: nn.Module, initial_scale: float = 1.0) -> "CodebookHead":
+        """The head for an encoder, see `CodebookHead`."""
+        return CodebookHead(encoder.output_dim, self.num_codebooks, self.codebook_size, initial_scale=initial_scale)
 
 
 class TokenLoss(NamedTuple):
@@ -83,6 +132,30 @@ class CodebookHead(nn.Module):
             hidden_MD, self.linear2b_weight, self.linear2_bias, targets_MC, weights_M, frames
         )
         return TokenLoss(loss, entry_loss_MC, correct_MC)
+
+    def predict(self, encoded: Encoded, targets_BTC: Tensor, weights_B: Tensor) -> HeadOutput:
+        """Loss and statistics of a batch.
+
+        Args:
+            encoded: the encoder's output.
+            targets_BTC: token ids at the student's frame rate; -100 where there is none.
+            weights_B: weight of each utterance, from its domain.
+
+        Returns:
+            statistics with one measure, the number of entries predicted right; the loss is of entries, in nats.
+        """
+        # Frames of utterances with weight 0 and frames without any target are left out before the matmul.
+        used_BT = (targets_BTC != IGNORE).any(dim=2) & (weights_B > 0)[:, None]
+        weights_M = (encoded.frame_weights_BT * weights_B[:, None])[used_BT]
+        result = self(encoded.hidden_BTD[used_BT], targets_BTC[used_BT], weights_M)
+        valid_MC, masked_M1 = targets_BTC[used_BT] != IGNORE, encoded.masked_BT[used_BT].float()[:, None]
+        sums = (result.entry_loss_MC.sum(dim=1), valid_MC.sum(dim=1).float(), result.correct_MC.sum(dim=1).float())
+        return HeadOutput(result.loss, by_mask(torch.stack(sums, dim=1), masked_M1))
+
+
+def by_mask(sums_MK: Tensor, masked_M1: Tensor) -> Tensor:
+    """(2, K): sums over masked frames and over the others."""
+    return torch.stack(((sums_MK * masked_M1).sum(dim=0), (sums_MK * (1 - masked_M1)).sum(dim=0)))
 
 
 class _ChunkedTokenLoss(torch.autograd.Function):

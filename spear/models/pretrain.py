@@ -7,29 +7,18 @@
 with w_s the domain weights of the strategy and a_t the masked or unmasked weight.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from spear.models.encoders.base import EncoderConfig
-from spear.models.heads import IGNORE, CodebookHead
+from spear.models.heads import Encoded, HeadSpec
 from spear.models.mask import apply_masks, masked_student_frames
 from spear.models.spear import SpearModel
 
-
-@dataclass(frozen=True)
-class HeadSpec:
-    """Size of one teacher's prediction head.
-
-    Attributes:
-        num_codebooks: codebooks x target frames per student frame.
-        codebook_size: tokens in each codebook.
-    """
-
-    num_codebooks: int
-    codebook_size: int = 256
+__all__ = ["HeadSpec", "PretrainOutput", "SpearPretrainModel"]
 
 
 class PretrainOutput(NamedTuple):
@@ -37,8 +26,7 @@ class PretrainOutput(NamedTuple):
 
     Attributes:
         loss: scalar to minimise; a sum over frames, not a mean (ScaledAdam does not see its scale).
-        stats: per teacher, (2, 3) float tensor, detached: rows masked and unmasked frames; columns summed
-            cross-entropy in nats, number of entries, number of entries predicted right.
+        stats: by stream, see `HeadOutput.stats`.
     """
 
     loss: Tensor
@@ -46,11 +34,14 @@ class PretrainOutput(NamedTuple):
 
 
 class SpearPretrainModel(SpearModel):
-    """The encoder with a mask embedding and one head per teacher stream.
+    """The encoder with a mask embedding and one head for each stream of targets.
+
+    A head is a module with `predict(encoded, targets, weights_B)`, which gives a `HeadOutput`; one whose attribute
+    `wants_layers` is true gets the output of every layer, too.
 
     Args:
         config: encoder sizes.
-        heads: head size of each stream, by stream name.
+        heads: by stream name, what makes a head: `build(encoder, initial_scale)`, such as `HeadSpec`.
         masked_weight: weight of frames whose input was masked. The authors' final runs weigh all frames alike.
         unmasked_weight: weight of the other frames.
         head_initial_scale: see `CodebookHead`.
@@ -59,22 +50,35 @@ class SpearPretrainModel(SpearModel):
     def __init__(
         self,
         config: EncoderConfig,
-        heads: dict[str, HeadSpec],
+        heads: Mapping[str, HeadSpec],
         masked_weight: float = 1.0,
         unmasked_weight: float = 1.0,
         head_initial_scale: float = 1.0,
     ):
         super().__init__(config)
         self.mask_emb = nn.Parameter(torch.randn(config.num_mel_bins))
-        self.heads = nn.ModuleDict(
-            {
-                name: CodebookHead(
-                    config.output_dim, spec.num_codebooks, spec.codebook_size, initial_scale=head_initial_scale
-                )
-                for name, spec in heads.items()
-            }
-        )
+        self.heads = nn.ModuleDict({name: spec.build(self, head_initial_scale) for name, spec in heads.items()})
         self.masked_weight, self.unmasked_weight = masked_weight, unmasked_weight
+
+    def encode_masked(
+        self,
+        features_BTF: Tensor,
+        feature_lens_B: Tensor,
+        time_mask_BT: Tensor | None = None,
+        channel_mask_BF: Tensor | None = None,
+    ) -> Encoded:
+        """What heads predict from; arguments as for `forward`."""
+        if time_mask_BT is None:
+            time_mask_BT = torch.zeros(features_BTF.shape[:2], dtype=torch.bool, device=features_BTF.device)
+        else:
+            features_BTF = apply_masks(features_BTF, time_mask_BT, channel_mask_BF, self.mask_emb)
+        with_layers = any(getattr(head, "wants_layers", False) for head in self.heads.values())
+        encoded = self.encode(features_BTF, feature_lens_B, with_hidden_states=with_layers)
+        num_frames = encoded.encoder_out.shape[1]
+        masked_BT = masked_student_frames(time_mask_BT, num_frames, round(100 / self.frame_rate_hz))
+        frame_weights_BT = torch.where(masked_BT, self.masked_weight, self.unmasked_weight)
+        layers = encoded.hidden_states if with_layers else []
+        return Encoded(encoded.encoder_out, encoded.encoder_out_lens, layers, masked_BT, frame_weights_BT)
 
     def forward(
         self,
@@ -90,37 +94,15 @@ class SpearPretrainModel(SpearModel):
         Args:
             features_BTF: log-mel features, padded with ln(1e-10).
             feature_lens_B: valid frames.
-            targets: per stream (B, T', C) token ids at the student's frame rate; -100 where there is none.
-            stream_weights: per stream (B,) weight of each utterance, from its domain.
+            targets: by stream, what its head takes.
+            stream_weights: by stream (B,) weight of each utterance, from its domain.
             time_mask_BT, channel_mask_BF: bool masks, or None to leave the input whole (validation).
         """
-        if time_mask_BT is None:
-            time_mask_BT = torch.zeros(features_BTF.shape[:2], dtype=torch.bool, device=features_BTF.device)
-        else:
-            features_BTF = apply_masks(features_BTF, time_mask_BT, channel_mask_BF, self.mask_emb)
-        encoded = self.encode(features_BTF, feature_lens_B, with_hidden_states=False)
-        hidden_BTD = encoded.encoder_out
-        num_frames = hidden_BTD.shape[1]
-        masked_BT = masked_student_frames(time_mask_BT, num_frames, round(100 / self.frame_rate_hz))
-        frame_weights_BT = torch.where(masked_BT, self.masked_weight, self.unmasked_weight)
-
-        loss = hidden_BTD.new_zeros((), dtype=torch.float32)
+        encoded = self.encode_masked(features_BTF, feature_lens_B, time_mask_BT, channel_mask_BF)
+        loss = encoded.hidden_BTD.new_zeros((), dtype=torch.float32)
         stats = {}
         for name, head in self.heads.items():
-            targets_BTC = targets[name]
-            # Frames of utterances with weight 0 and frames without any target are left out before the matmul.
-            used_BT = (targets_BTC != IGNORE).any(dim=2) & (stream_weights[name] > 0)[:, None]
-            weights_M = (frame_weights_BT * stream_weights[name][:, None])[used_BT]
-            result = head(hidden_BTD[used_BT], targets_BTC[used_BT], weights_M)
+            result = head.predict(encoded, targets[name], stream_weights[name])
             loss = loss + result.loss
-            stats[name] = _statistics(result, targets_BTC[used_BT] != IGNORE, masked_BT[used_BT])
+            stats[name] = result.stats
         return PretrainOutput(loss, stats)
-
-
-def _statistics(result, valid_MC: Tensor, masked_M: Tensor) -> Tensor:
-    """(2, 3): summed loss, entries and right predictions of masked frames and of the others."""
-    per_frame_M3 = torch.stack(
-        (result.entry_loss_MC.sum(dim=1), valid_MC.sum(dim=1).float(), result.correct_MC.sum(dim=1).float()), dim=1
-    )
-    masked = masked_M.float()[:, None]
-    return torch.stack(((per_frame_M3 * masked).sum(dim=0), (per_frame_M3 * (1 - masked)).sum(dim=0)))

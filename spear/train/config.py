@@ -1,14 +1,18 @@
 """Everything a training run is told, in one typed tree (YAML and command line fill it, `spear.config` checks it)."""
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from spear import ranges, records
+from spear.choices import Choice
+from spear.config import from_dict
 from spear.data.mixing import MixingConfig
 from spear.data.plan import PlanLimits
 from spear.data.sources import CutLimits, SourceConfig
 from spear.errors import ConfigError
 from spear.models.config import SpearConfig
 from spear.models.mask import MaskConfig
+from spear.train.objectives import registry
 
 # Weight of each stream's loss on each domain. Streams are named after what their teacher knows;
 # a run with other streams, or other weights, states `streams.<name>.domain_weights` itself.
@@ -20,45 +24,30 @@ STRATEGIES: dict[str, dict[str, dict[str, float]]] = {
 
 
 @dataclass
-class StreamConfig:
-    """One stream of targets.
+class StreamConfig(Choice):
+    """One stream of targets. The settings of its objective stand beside these, see `spear.train.objectives`.
 
     Attributes:
-        objective: `tokens` (of a teacher, from the token store) or `random_projection` (BEST-RQ: codes of the
-            unmasked features under a frozen random projection; needs no teacher).
+        objective: `tokens` (of a teacher, from the token store), `random_projection` (BEST-RQ: codes of the unmasked
+            features; needs no teacher), or one that an installed package brings.
         domain_weights: weight of this stream's loss per domain; None takes the strategy's.
-        mix_tokens: take part in token mixing of speech with speech (the speech teacher only).
-        tokens: directory of the token store below the data directory; None means `tokens/<stream name>`.
-        num_codebooks: random projection only; tokens state theirs on their card.
-        codebook_size: random projection only.
-        projection_dim: random projection only: dimension in which codes are looked up.
-        stacked_frames: random projection only: fbank rows that one target sees.
-        smoothed_frames: random projection only: odd number of fbank rows over which normalised features are averaged
-            before that. The bins of one frame of a noise scatter by several dB, which nothing can predict; what lasts
-            longer (a pitch, a voice, a room) is left.
-        normalise: random projection only: `utterance` takes away each mel bin's mean over the utterance (what is said,
-            not how it was recorded), `level` one mean over all bins (keeps the spectrum, forgets the gain), `harmonics`
-            each frame's spectral envelope (keeps the fine structure, so the pitch; forgets the timbre).
+        settings: of the objective's class; nested plain values are converted, None means its defaults.
     """
 
+    choice: ClassVar[str] = "objective"
     objective: str = "tokens"
     domain_weights: dict[str, records.NotNegative] | None = None
-    mix_tokens: bool = False
-    tokens: str | None = None
-    num_codebooks: records.PositiveCount = 8
-    codebook_size: records.PositiveCount = 256
-    projection_dim: records.PositiveCount = 16
-    stacked_frames: records.PositiveCount = 4
-    smoothed_frames: int = 1
-    normalise: str = "utterance"
+    settings: Any = None
+
+    @classmethod
+    def options(cls) -> dict[str, type]:
+        """The settings of every objective."""
+        return registry.settings_classes()
 
     def __post_init__(self):
-        _choice("streams.*.objective", self.objective, ("tokens", "random_projection"))
-        _choice("streams.*.normalise", self.normalise, ("utterance", "level", "harmonics"))
-        if self.smoothed_frames < 1 or self.smoothed_frames % 2 == 0:
-            raise ConfigError(
-                f"streams.*.smoothed_frames = {self.smoothed_frames}", "an odd number from 1 on", "correct the value"
-            )
+        option = self.option(self.objective)
+        if not isinstance(self.settings, option):
+            self.settings = from_dict(option, self.settings or {}, f"the settings of objective {self.objective}")
 
 
 @dataclass

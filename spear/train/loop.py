@@ -27,7 +27,7 @@ from spear.train.averaging import RunningAverage
 from spear.train.config import TrainConfig
 from spear.train.global_batch import settle_accumulation
 from spear.train.health import NonFiniteSteps
-from spear.train.metrics import MetricsLog, Window, token_metrics
+from spear.train.metrics import MetricsLog, Sums, Window
 from spear.train.rehearsal import Rehearsal, Rehearser, resolve_auto
 from spear.train.saving import Saver
 from spear.train.signals import Interrupted, StopRequest
@@ -57,6 +57,7 @@ class Trainer:
         self.watch = watch or Watch(world, Path(config.exp_dir) / "logs", config.timeout_minutes * 30)
         self.data = setup.load_data(config, world.size)
         self.objectives = setup.make_objectives(config, self.data, world.device)
+        self.mask = setup.mask_of(config, self.objectives)
         self.model = setup.make_model(config, self.objectives, world.device)
         self.sharded = config.parallel == "fsdp" and world.size > 1
         if self.sharded:
@@ -88,7 +89,7 @@ class Trainer:
         self.probe: Batch | None = None
         self._loader_seconds = 54 * config.timeout_minutes  # before the collective of the ranks that wait for this one
         patience_steps = max(1000, 2 * int(config.optimizer.warmup_batches))
-        self.collapse = collapse.CollapseWatch(patience_steps, quiet=not world.is_main)
+        self.collapse = collapse.CollapseWatch(self.objectives, patience_steps, quiet=not world.is_main)
 
     def run(self) -> Path:
         """Trains to `num_steps` and returns the directory of the final model.
@@ -122,6 +123,7 @@ class Trainer:
         self._rehearse()
         self.wrapped = self._wrap()
         self.log = MetricsLog(
+            self.objectives,
             self.config.exp_dir,
             self.world.is_main,
             self.config.num_steps,
@@ -129,7 +131,7 @@ class Trainer:
             self.config.tensorboard,
             self.identity.run_id,
         )
-        self.window = Window(list(self.objectives), self.world.device)
+        self.window = Window(self.objectives, self.world.device)
         if self.valid_pending:
             self._validate()
             self._save_if_due()
@@ -241,7 +243,7 @@ class Trainer:
         return output
 
     def _inputs(self, batch: Batch, rng) -> tuple:
-        """Arguments of the model: features, targets at the student's rate, weights, and masks when `rng` is given."""
+        """Arguments of the model: features, targets, weights, and masks when `rng` is given."""
         device = self.world.device
         lens_B = self.model.output_lengths(batch.feature_lens_B)
         targets = {name: objective.targets(batch, lens_B) for name, objective in self.objectives.items()}
@@ -252,7 +254,7 @@ class Trainer:
         masks: list[Tensor | None] = [None, None]
         if rng is not None:
             _, num_frames, num_channels = batch.features_BTF.shape
-            arrays = sample_masks(batch.feature_lens_B.tolist(), num_frames, num_channels, self.config.mask, rng)
+            arrays = sample_masks(batch.feature_lens_B.tolist(), num_frames, num_channels, self.mask, rng)
             masks = [torch.from_numpy(array).to(device) for array in arrays]
         return batch.features_BTF, batch.feature_lens_B, targets, weights, *masks
 
@@ -301,14 +303,14 @@ class Trainer:
         row["grad_norm"] = self.optimizer.last_grad_norm
         row["clipped_share"] = self.optimizer.fraction_clipped
         self.log.write(self.step, row)
-        self.window = Window(list(self.objectives), self.world.device)
+        self.window = Window(self.objectives, self.world.device)
 
     def _look_for_collapse(self) -> None:
-        """Logs how many tokens and directions are in use, on a batch that never changes."""
+        """Logs what predictions and the encoder's output are like, on a batch that never changes."""
         if not self.world.is_main and not self.sharded:
             return
-        row = self.collapse.look(self.model, self.probe_inputs(), self.dtype, self.step)
-        self.log.write(self.step, row, prefix="probe/")
+        row, words = self.collapse.look(self.model, self.probe_inputs(), self.dtype, self.step)
+        self.log.write(self.step, row, "probe/", words)
 
     def probe_inputs(self) -> tuple:
         """Arguments of the model for a masked batch that never changes."""
@@ -318,10 +320,10 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self) -> None:
-        """Logs the token loss on the held-out cuts, under masks that are the same every time; a signal breaks off."""
+        """Logs the losses on the held-out cuts, under masks that are the same every time; a signal breaks off."""
         self.valid_pending = True
         self.model.eval()
-        sums = torch.zeros(len(self.objectives), 2, 3, dtype=torch.float64, device=self.world.device)
+        sums = Sums(self.objectives, self.world.device)
         loader = make_validation_loader(
             self.data.valid,
             self.world.rank,
@@ -336,13 +338,12 @@ class Trainer:
             number = loader.plan.global_batch(step, self.world.rank)
             inputs = self._inputs(batch.to(self.world.device), numpy_rng(0, "valid_mask", number))
             with compat.autocast(self.world.device.type, self.dtype):
-                stats = self.model(*inputs).stats
-            sums += torch.stack([stats[name] for name in self.objectives])
+                sums.add(self.model(*inputs).stats)
         else:
             self.valid_pending = False
-            self.log.write(self.step, token_metrics(list(self.objectives), dist.sum_(sums).cpu()), prefix="valid/")
+            self.log.write(self.step, sums.reduce(), prefix="valid/")
         self.model.train()
-        self.window = Window(list(self.objectives), self.world.device)  # its time is no training time
+        self.window = Window(self.objectives, self.world.device)  # its time is no training time
 
     def _wrap(self) -> torch.nn.Module:
         self.model.train()

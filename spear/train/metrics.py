@@ -3,6 +3,7 @@
 import json
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,31 +12,61 @@ from torch import Tensor
 from spear import dist, fs
 from spear.errors import DataError
 from spear.log import get_logger, human_seconds
+from spear.train.objectives import Objective
 
 logger = get_logger(__name__)
+PARTS = ("masked", "unmasked")
 
 
-class Window:
-    """Statistics of the steps since the last log line; device tensors stay there until `reduce`.
+class Sums:
+    """Statistics of heads, summed; they stay on the device until `reduce`.
 
     Args:
-        streams: names of the target streams.
+        objectives: by stream.
         device: where the sums live.
     """
 
-    def __init__(self, streams: list[str], device: torch.device):
-        self.streams, self.device = streams, device
+    def __init__(self, objectives: Mapping[str, Objective], device: torch.device):
+        self.objectives = objectives
+        self._columns = [2 + len(objective.measures) for objective in objectives.values()]
+        self._sums = torch.zeros(2, sum(self._columns), dtype=torch.float64, device=device)
+
+    def add(self, stats: dict[str, Tensor]) -> None:
+        """Adds the statistics of a batch, see `spear.models.heads.HeadOutput`."""
+        self._sums += torch.cat([stats[name] for name in self.objectives], dim=1)
+
+    def reduce(self) -> dict[str, float]:
+        """Means over all ranks, `loss/<stream>/masked` and so on; kinds of frames that did not occur are left out."""
+        row = {}
+        by_stream = dist.sum_(self._sums).cpu().split(self._columns, dim=1)
+        for (name, objective), sums in zip(self.objectives.items(), by_stream):
+            for part, (loss, count, *measures) in zip(PARTS, sums.tolist()):
+                if count:
+                    row[f"loss/{name}/{part}"] = loss / count
+                    row |= {f"{of}/{name}/{part}": value / count for of, value in zip(objective.measures, measures)}
+        return row
+
+
+class Window:
+    """Statistics of the steps since the last log line.
+
+    Args:
+        objectives: by stream.
+        device: where the sums live.
+    """
+
+    def __init__(self, objectives: Mapping[str, Objective], device: torch.device):
+        self.device, self.sums = device, Sums(objectives, device)
         self.start = time.perf_counter()
-        self.sums = torch.zeros(len(streams), 2, 3, dtype=torch.float64, device=device)
         self.host = dict.fromkeys(("audio_seconds", "wait_seconds", "padded_seconds"), 0.0)
         self.loading: Counter = Counter()
         self.batches = 0
 
     def add(self, stats: dict[str, Tensor], loading: dict[str, float], **host: float) -> None:
-        """Adds a batch's (2, 3) statistics per stream, seconds of loading by part, and numbers known on the host."""
+        """Adds a batch's statistics per stream, seconds of loading by part, and numbers known on the host."""
         self.batches += 1
         self.loading.update(loading)
-        self.sums += torch.stack([stats[name] for name in self.streams])
+        self.sums.add(stats)
         for name, value in host.items():
             self.host[name] += value
 
@@ -45,32 +76,19 @@ class Window:
         return max(time.perf_counter() - self.start, 1e-9)
 
     def reduce(self) -> dict[str, float]:
-        """Means over all ranks: loss and accuracy per stream, masked and unmasked frames apart."""
+        """Means over all ranks: loss and measures per stream, masked and unmasked frames apart."""
         elapsed = self.elapsed
         host = torch.tensor([self.host["audio_seconds"], self.host["wait_seconds"], elapsed], dtype=torch.float64)
         host = dist.sum_(host.to(self.device)).tolist()
-        sums = dist.sum_(self.sums).cpu()
         row = {"audio_seconds_per_second": host[0] / elapsed, "data_wait_share": host[1] / host[2]}
-        row.update(token_metrics(self.streams, sums))
-        return row
-
-
-def token_metrics(streams: list[str], sums: Tensor) -> dict[str, float]:
-    """(streams, 2, 3) sums -> `loss/<stream>/masked` and so on; kinds of frames that did not occur are left out."""
-    row = {}
-    for index, stream in enumerate(streams):
-        for part, name in enumerate(("masked", "unmasked")):
-            loss, count, correct = sums[index, part].tolist()
-            if count:
-                row[f"loss/{stream}/{name}"] = loss / count
-                row[f"accuracy/{stream}/{name}"] = correct / count
-    return row
+        return row | self.sums.reduce()
 
 
 class MetricsLog:
     """Writes rows of numbers; on ranks other than 0 it does nothing.
 
     Args:
+        objectives: by stream; they know what their numbers are.
         exp_dir: `metrics.jsonl` and `tensorboard/` go here.
         is_main: whether this process writes.
         num_steps: for the remaining time.
@@ -81,6 +99,7 @@ class MetricsLog:
 
     def __init__(
         self,
+        objectives: Mapping[str, Objective],
         exp_dir: str | Path,
         is_main: bool,
         num_steps: int,
@@ -88,6 +107,7 @@ class MetricsLog:
         tensorboard: bool,
         run_id: str = "",
     ):
+        self.objectives = objectives
         self.run = {"run_id": run_id} if run_id else {}
         self.is_main, self.num_steps, self.resume_step = is_main, num_steps, resume_step
         self.start = time.perf_counter()
@@ -102,8 +122,8 @@ class MetricsLog:
 
             self.writer = SummaryWriter(str(Path(exp_dir) / "tensorboard"), purge_step=resume_step)
 
-    def write(self, step: int, row: dict[str, float], prefix: str = "") -> None:
-        """Appends a row; `prefix` is put before loss and accuracy names (`valid/`)."""
+    def write(self, step: int, row: dict[str, float], prefix: str = "", words: str = "") -> None:
+        """Appends a row; `prefix` is put before its names (`valid/`), and `words` say it to readers of the log."""
         if not self.is_main:
             return
         named = {f"{prefix}{name}": value for name, value in row.items()}
@@ -112,21 +132,25 @@ class MetricsLog:
         for name, value in named.items():
             if self.writer and isinstance(value, int | float):
                 self.writer.add_scalar(name, value, step)
-        logger.info("%s", self._line(step, named))
+        logger.info("step %d/%d: %s", step, self.num_steps, words or self._words(step, row, prefix))
 
     def close(self) -> None:
         """Flushes the event files."""
         if self.writer:
             self.writer.close()
 
-    def _line(self, step: int, row: dict[str, float]) -> str:
+    def _words(self, step: int, row: dict[str, float], prefix: str) -> str:
         done = max(step - self.resume_step, 1)
         left = (time.perf_counter() - self.start) / done * (self.num_steps - step)
-        if "probe/effective_rank" in row:
-            return f"step {step}/{self.num_steps}: {_probe_words(row)}"
-        losses = ", ".join(f"{k.removeprefix('loss/')} {v:.3f}" for k, v in row.items() if "loss/" in k)
-        right = ", ".join(f"{100 * v:.0f}%" for k, v in row.items() if "accuracy/" in k)
-        line = f"step {step}/{self.num_steps}: {losses} nats (right {right})"
+        words = []
+        for name, objective in self.objectives.items():
+            for part in PARTS:
+                if f"loss/{name}/{part}" in row:
+                    means = [f"{of} {row[f'{of}/{name}/{part}']:.3g}" for of in objective.measures]
+                    told = f" ({', '.join(means)})" if means else ""
+                    loss = f"{row[f'loss/{name}/{part}']:.3f} {objective.unit}".rstrip()
+                    words.append(f"{prefix}{name}/{part} {loss}{told}")
+        line = ", ".join(words)
         if "lr" in row:
             line += (
                 f", lr {row['lr']:.4f}, {row['audio_seconds_per_second']:.0f} audio-s/s, "
@@ -135,17 +159,6 @@ class MetricsLog:
                 + f"{human_seconds(left)} left"
             )
         return line
-
-
-def _probe_words(row: dict[str, float]) -> str:
-    """A row of the collapse watch in words: directions in use, and perplexity of the predicted and target tokens."""
-    words = [f"rank of the states {row['probe/effective_rank']:.1f}"]
-    for name, predicted in row.items():
-        if name.endswith("/predicted"):
-            stream = name.removeprefix("probe/perplexity/").removesuffix("/predicted")
-            target = row[name.removesuffix("predicted") + "target"]
-            words.append(f"{stream} predicts {predicted:.0f} codes where its targets use {target:.0f}")
-    return ", ".join(words)
 
 
 def _drop_rows(path: Path, last_step: int, run_id: str) -> None:

@@ -108,7 +108,7 @@ class Saver:
 
     def _restore(self, directory: Path, meta: dict) -> None:
         trainer = self.trainer
-        setup.check_resumable(self.config, meta, trainer.world.size, setup.token_cards(trainer.data))
+        setup.check_resumable(self.config, meta, trainer.world.size, setup.cards(trainer.objectives))
         load_whole(trainer.model, checkpoint.read_tensors(directory, "model"))
         trainer.average.load(checkpoint.read_tensors(directory, "model_avg"), meta["average_count"])
         load_optimizer_tensors(trainer.optimizer, checkpoint.read_tensors(directory, "optimizer"), meta["optimizer"])
@@ -171,7 +171,7 @@ class Saver:
             "run_id": self.trainer.identity.run_id,
             "model_config": configuration.to_dict(self.config.model),
             "config": configuration.to_dict(self.config),
-            "cards": setup.token_cards(self.trainer.data),
+            "cards": setup.cards(self.trainer.objectives),
             "spear_version": __version__,
             "git_commit": env.git_commit(),
             "hardware": env.describe_hardware(),

@@ -1,6 +1,7 @@
 """From a configuration to the things a run needs: data, objectives, model."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +11,17 @@ from spear import config as configuration
 from spear.data import CutTable, PlanLimits, PretrainDataset, load_noises, load_sources
 from spear.data.cuts import NUM_DRAWS
 from spear.data.sources import read_source
-from spear.data.streams import StreamConfig as TokenStreamConfig
+from spear.data.streams import StreamConfig
 from spear.errors import CardError, CheckpointError, ConfigError, DataError
 from spear.log import get_logger
 from spear.models.loading import ENCODER_PREFIXES, load_model
+from spear.models.mask import MaskConfig
 from spear.models.pretrain import SpearPretrainModel
 from spear.nn import set_activation_checkpointing
 from spear.seeds import seed_global
+from spear.train.config import StreamConfig as TrainStreamConfig
 from spear.train.config import TrainConfig
-from spear.train.objectives import Objective, RandomProjectionObjective, TokenObjective
+from spear.train.objectives import Context, Objective, load
 from spear.train.sharding import load_whole
 
 logger = get_logger(__name__)
@@ -41,7 +44,7 @@ class RunData:
 
 
 def load_data(config: TrainConfig, num_ranks: int = 1) -> RunData:
-    """Reads manifests and token stores and splits off the validation cuts.
+    """Reads manifests and the stores of targets and splits off the validation cuts.
 
     Args:
         config: of the run.
@@ -55,7 +58,7 @@ def load_data(config: TrainConfig, num_ranks: int = 1) -> RunData:
         raise ConfigError("no sources", "at least one corpus to train on", "add sources: - {name, cuts} to the config")
     data_dir = Path(config.data_dir)
     sources = [dataclasses.replace(source, cuts=str(data_dir / source.cuts)) for source in config.sources]
-    streams = _token_streams(config, data_dir)
+    streams = _stored_streams(config, data_dir)
     items = {source.name: read_source(source) for source in sources}
     # A cut's part depends on its id alone.
     is_valid = {name: columns.draw < config.valid_fraction * NUM_DRAWS for name, columns in items.items()}
@@ -105,22 +108,22 @@ def _noises(config: TrainConfig, data_dir: Path, cuts: CutTable) -> CutTable | N
     return noises
 
 
-def _token_streams(config: TrainConfig, data_dir: Path) -> list[TokenStreamConfig]:
-    """What the data layer must read for each stream of tokens."""
+def _stored_streams(config: TrainConfig, data_dir: Path) -> list[StreamConfig]:
+    """What the data layer must read for each stream."""
     streams = []
     for name, stream in config.streams.items():
-        if stream.objective != "tokens":
-            continue
         domains = sorted({source.domain for source in config.sources} - {""}) or ["speech", "audio"]
         used = tuple(domain for domain in domains if config.stream_weight(name, domain) > 0)
+        stored = load(stream.objective).reads(stream.settings, name, data_dir, used)
+        if stored is None:
+            continue
         if not used:
             raise ConfigError(
                 f"stream '{name}' has weight 0 on every domain ({', '.join(domains)})",
                 "a positive weight on one of them",
                 f"set streams.{name}.domain_weights, or remove the stream",
             )
-        path = str(data_dir / (stream.tokens or f"tokens/{name}"))
-        streams.append(TokenStreamConfig(name=name, path=path, domains=used, mix_tokens=stream.mix_tokens))
+        streams.append(stored)
     return streams
 
 
@@ -132,17 +135,32 @@ def make_objectives(config: TrainConfig, data: RunData, device: torch.device) ->
     """
     if not config.streams:
         raise ConfigError("no streams", "at least one stream of targets", "add streams: {speech: {}} to the config")
-    downsampling = 2 * config.model.output_downsampling_factor
-    token_streams = {stream.name: stream for stream in data.train.streams}
-    objectives: dict[str, Objective] = {}
-    for name, stream in config.streams.items():
-        if stream.objective == "tokens":
-            objectives[name] = TokenObjective(name, token_streams[name], 100 / downsampling)
-        else:
-            objectives[name] = RandomProjectionObjective(
-                stream, name, config.model.num_mel_bins, downsampling, config.seed, device
+    opened = {stream.name: stream for stream in data.train.streams}
+    return {
+        name: load(stream.objective)(
+            Context(
+                name,
+                stream.settings,
+                frame_rate_hz=50 / config.model.output_downsampling_factor,
+                num_mel_bins=config.model.num_mel_bins,
+                seed=config.seed,
+                device=device,
+                stream=opened.get(name),
             )
-    return objectives
+        )
+        for name, stream in config.streams.items()
+    }
+
+
+def mask_of(config: TrainConfig, objectives: dict[str, Objective]) -> MaskConfig:
+    """What is masked: nothing when no objective predicts from masked input."""
+    wanting = {name for name, objective in objectives.items() if objective.masks_input}
+    if not wanting:
+        return dataclasses.replace(config.mask, time_probability=0.0, channel_probability=0.0, min_channel_spans=0)
+    if wanting < objectives.keys():
+        others = ", ".join(sorted(objectives.keys() - wanting))
+        logger.info("streams %s predict from masked input too: one pass serves all streams", others)
+    return config.mask
 
 
 def make_model(config: TrainConfig, objectives: dict[str, Objective], device: torch.device) -> SpearPretrainModel:
@@ -182,9 +200,9 @@ def start_from(model: SpearPretrainModel, path: str) -> None:
     logger.info("the encoder starts from %s", path)
 
 
-def token_cards(data: RunData) -> dict[str, dict]:
-    """The cards of the token streams, for the checkpoint."""
-    return {stream.name: stream.card.to_dict() for stream in data.train.streams}
+def cards(objectives: dict[str, Objective]) -> dict[str, dict]:
+    """Where the targets of each stream come from, for the checkpoint."""
+    return {name: card for name, objective in objectives.items() if (card := objective.card())}
 
 
 # Settings that may differ between a checkpoint and the run that resumes it without changing what is computed.
@@ -198,17 +216,23 @@ _FREE += (
     "activation_checkpointing",
     "plan.global_seconds",
 )
+# Entries of a card that say what made the targets.
+_ORIGINS = ("quantizer", "teacher", "teachers")
 _FREE_SUFFIX = "_every_steps"
+_FORMER_SETTING = re.compile(
+    r"streams\.[^.]+\."
+    "(mix_tokens|tokens|num_codebooks|codebook_size|projection_dim|stacked_frames|smoothed_frames|normalise)"
+)
 # What checkpoints that are older than a setting were trained with, where its default is something else.
 _ONCE = {"model.constant_attention": True}
 
 
-def check_resumable(config: TrainConfig, meta: dict, world_size: int, cards: dict[str, dict]) -> None:
+def check_resumable(config: TrainConfig, meta: dict, world_size: int, present_cards: dict[str, dict]) -> None:
     """Compares a checkpoint with the run that wants to continue it.
 
     Raises:
         CheckpointError: settings that change the training differ; the first is named with both values.
-        CardError: the tokens are not those that the checkpoint was trained on.
+        CardError: the targets are not those that the checkpoint was trained on.
     """
     saved, present = flatten(meta["config"]), flatten(configuration.to_dict(config))
     # A setting that is younger than the checkpoint had what is its default now.
@@ -220,7 +244,11 @@ def check_resumable(config: TrainConfig, meta: dict, world_size: int, cards: dic
                 *(key, _ONCE[key], present[key], key, str(_ONCE[key]).lower()),
             )
         saved[key] = present[key]
+    streams = {name: TrainStreamConfig(stream.objective) for name, stream in config.streams.items()}
+    defaults |= flatten(configuration.to_dict(streams), "streams")
     saved |= {key: defaults[key] for key in present if key not in saved and key in defaults}
+    # Before objectives had settings of their own, streams had those of all objectives: the others decided nothing.
+    saved = {key: value for key, value in saved.items() if key in present or not _FORMER_SETTING.fullmatch(key)}
     for key in sorted({*saved, *present}):
         if _is_free(key) or saved.get(key) == present.get(key):
             continue
@@ -229,13 +257,15 @@ def check_resumable(config: TrainConfig, meta: dict, world_size: int, cards: dic
             "the settings of the run that is resumed",
             f"correct {key}, or choose another exp_dir for a new run",
         )
-    for name, card in cards.items():
+    for name, card in present_cards.items():
         trained = meta["cards"].get(name, {})
-        if trained.get("quantizer") != card.get("quantizer") or trained.get("teacher") != card.get("teacher"):
+        differing = [key for key in _ORIGINS if trained.get(key) != card.get(key)]
+        if differing:
+            found, expected = (" and ".join(f"{key} {of.get(key)}" for key in differing) for of in (card, trained))
             raise CardError(
-                f"tokens of stream '{name}' from quantizer {card.get('quantizer')} and teacher {card.get('teacher')}",
-                f"quantizer {trained.get('quantizer')} and teacher {trained.get('teacher')}, as the checkpoint had",
-                "restore the tokens, or choose another exp_dir for a new run",
+                f"targets of stream '{name}' from {found}",
+                f"{expected}, as the checkpoint had",
+                "restore them, or choose another exp_dir for a new run",
             )
     if meta["world_size"] != world_size:
         logger.warning(

@@ -77,9 +77,7 @@ def check_data(config: TrainConfig, world: dist.World) -> None:
     if world.is_main:
         data_dir = Path(config.data_dir)
         streams = {
-            name: data_dir / (stream.tokens or f"tokens/{name}")
-            for name, stream in config.streams.items()
-            if stream.objective == "tokens"
+            name: data_dir / store for name, stream in config.streams.items() for store in stream.settings.stores(name)
         }
         manifests = [*(source.cuts for source in config.sources), *config.mixing.noises]
         found = check_ready(data_dir, [data_dir / manifest for manifest in manifests], streams)
@@ -88,7 +86,7 @@ def check_data(config: TrainConfig, world: dist.World) -> None:
         if found.gone:
             logger.warning("data: %d recordings of the sample are gone: %s", len(found.gone), ", ".join(found.gone[:3]))
         if streams and not (data_dir / "READY").is_file():
-            logger.warning("no READY in %s: nobody verified that tokens and manifests fit", data_dir)
+            logger.warning("no READY in %s: nobody verified that targets and manifests fit", data_dir)
     problems = dist.gather_objects(found.problems if found else [])[0]
     if problems:
         raise DataError(

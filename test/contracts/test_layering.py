@@ -5,7 +5,22 @@ import ast
 import repository
 
 LAYERS = [
-    {"errors", "fs", "names", "records", "seal", "locks", "ranges", "config", "log", "dist", "env", "compat"}
+    {
+        "errors",
+        "fs",
+        "names",
+        "records",
+        "seal",
+        "locks",
+        "ranges",
+        "choices",
+        "settings_text",
+        "config",
+        "log",
+        "dist",
+        "env",
+        "compat",
+    }
     | {"seeds", "shards", "executor", "memory", "pickles", "torchfile", "weights"},
     {"nn", "optim", "quantize", "audio", "manifest"},
     {"teachers", "tokens", "data", "models"},

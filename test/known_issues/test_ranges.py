@@ -44,7 +44,6 @@ TRAIN = {
     "optimizer.base_lr": ("-0.1", ABOVE_0),
     "optimizer.lr_scales.encoder": ("-1", FROM_0),
     "streams.speech.domain_weights.audio": ("-0.1", FROM_0),
-    "streams.speech.num_codebooks": ("0", COUNT),
     "mask.time_probability": ("1.5", "a number from 0 to 1"),
     "mask.time_span_frames": ("0", COUNT),
     "mixing.probability": ("-0.1", "a number from 0 to 1"),
@@ -79,6 +78,14 @@ def test_a_flag_out_of_its_range_is_refused_by_name(config, name, value, words):
         parse(config, [*argv, f"--{name}={value}"])
     assert name in caught.value.found and "the command line" in caught.value.found
     assert words in caught.value.expected and caught.value.fix
+
+
+def test_the_settings_of_an_objective_have_ranges_too():
+    objective = "--streams.speech.objective=random_projection"
+    with pytest.raises(ConfigError) as caught:
+        parse(TrainConfig, [objective, "--streams.speech.num_codebooks=0"])
+    assert caught.value.found == "streams.speech.num_codebooks: 0 (from the command line)"
+    assert COUNT in caught.value.expected and caught.value.fix
 
 
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf"])

@@ -7,15 +7,15 @@ from spear.audio.fbank import LOG_FLOOR
 from spear.data.collate import Batch
 from spear.errors import ConfigError
 from spear.models.heads import IGNORE
-from spear.train.config import StreamConfig
-from spear.train.objectives import RandomProjectionObjective
+from spear.train.objectives import Context
+from spear.train.objectives.random_projection import RandomProjectionObjective, RandomProjectionSettings
 
 DOWNSAMPLING, NUM_MEL_BINS = 2, 24
 
 
-def make(**settings) -> RandomProjectionObjective:
-    config = StreamConfig(objective="random_projection", num_codebooks=3, codebook_size=32, **settings)
-    return RandomProjectionObjective(config, "test", NUM_MEL_BINS, DOWNSAMPLING, 42, torch.device("cpu"))
+def make(name: str = "test", **settings) -> RandomProjectionObjective:
+    chosen = RandomProjectionSettings(num_codebooks=3, codebook_size=32, **settings)
+    return RandomProjectionObjective(Context(name, chosen, 100 / DOWNSAMPLING, NUM_MEL_BINS, seed=42))
 
 
 def batch_of(cuts: list[torch.Tensor], num_frames: int = 0) -> Batch:
@@ -105,9 +105,7 @@ def test_targets_follow_from_the_seed_and_the_name(cuts):
     batch = batch_of(cuts)
     lens_B = student_lens(batch)
     assert (make().targets(batch, lens_B) == make().targets(batch, lens_B)).all()
-    config = make().config
-    other = RandomProjectionObjective(config, "other", NUM_MEL_BINS, DOWNSAMPLING, 42, torch.device("cpu"))
-    assert (other.targets(batch, lens_B) != make().targets(batch, lens_B)).float().mean() > 0.5
+    assert (make("other").targets(batch, lens_B) != make().targets(batch, lens_B)).float().mean() > 0.5
 
 
 def test_a_target_sees_the_frames_that_it_stands_for():

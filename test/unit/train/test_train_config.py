@@ -66,10 +66,11 @@ def test_values_that_cannot_be_are_refused_with_those_that_can(values, word):
     assert word in refusal(f"--{name}", value)
 
 
-@pytest.mark.parametrize("values", [{"objective": "mvq"}, {"normalise": "none"}])
+@pytest.mark.parametrize("values", [{"objective": "mvq"}, {"objective": "random_projection", "normalise": "none"}])
 def test_streams_refuse_unknown_choices(values):
+    stream = {"objective": values.pop("objective"), "settings": values}
     with pytest.raises(ConfigError, match="one of"):
-        StreamConfig(**values)
+        StreamConfig(**stream)
 
 
 def test_names_of_icefall_are_understood():
