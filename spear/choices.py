@@ -10,12 +10,14 @@ In YAML, on the command line and in checkpoints they stand beside the name, as i
 import dataclasses
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from spear.errors import ConfigError
 
 
-class Choice:
+@dataclass
+class Choice:  # a dataclass, or jsonargparse would let settings name a class by its path
     """Base of a dataclass whose field `settings` holds an instance of the class that another field chooses by name.
 
     Attributes:
@@ -23,7 +25,6 @@ class Choice:
     """
 
     choice: ClassVar[str]
-    settings: Any
 
     @classmethod
     def options(cls) -> Mapping[str, type]:

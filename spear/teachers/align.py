@@ -36,6 +36,11 @@ def _dasheng(num_samples: int) -> int:
     return num_samples * 25 // 16000
 
 
+def _kaldi(num_samples: int) -> int:
+    # Windows of 25 ms every 10 ms that lie whole in the audio, as the MFCC of HuBERT's first iteration are made.
+    return max(0, (num_samples - 400) // 160 + 1)
+
+
 def _whisper(num_samples: int) -> int:
     # Whisper hears 30 s whatever the utterance's length; these are the frames that are filled with it.
     return num_samples // 320
@@ -49,6 +54,7 @@ FRAME_RULES: dict[str, Callable[[int], int]] = {
     "dasheng-25hz": _dasheng,
     "whisper-50hz": _whisper,
     "usad-50hz": _whisper,  # two rows of 10 ms each
+    "kaldi-100hz": _kaldi,
 }
 """Frames from samples (at the teacher's own sampling rate), by name; cards carry the name."""
 

@@ -7,7 +7,10 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
 
 from spear import records, seal
 from spear.errors import CardError, DataError
@@ -16,7 +19,14 @@ from spear.shards import ShardStore
 from spear.teachers import IDENTITY_KEYS
 
 FORMAT = "spear-tokens-1"
+MAX_CODEBOOK_SIZE = 1 << 16  # two bytes
 _NOT_COMPARED = ("spear_version", "domains", "teacher.dtype", "teacher.path")
+
+
+@dataclass
+class _Sizes:
+    num_codebooks: records.PositiveCount
+    codebook_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_CODEBOOK_SIZE)]
 
 
 @dataclass(frozen=True)
@@ -45,13 +55,18 @@ class TokenCard:
 
     @property
     def num_codebooks(self) -> int:
-        """N: bytes of a frame."""
+        """N: tokens of a frame."""
         return int(self.quantizer["num_codebooks"])
 
     @property
     def codebook_size(self) -> int:
         """K: number of different tokens in each codebook."""
         return int(self.quantizer["codebook_size"])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the stored tokens: one byte each, or two where there are more than 256 of them in a codebook."""
+        return np.dtype("uint8" if self.codebook_size <= 256 else "<u2")
 
     @property
     def sha256(self) -> str:
@@ -91,8 +106,7 @@ class TokenCard:
         known = {f.name for f in dataclasses.fields(cls)}
         chosen = {key: value for key, value in values.items() if key in known}
         try:
-            sizes = {key: values["quantizer"][key] for key in ("num_codebooks", "codebook_size")}
-            records.convert(sizes, dict[str, records.PositiveCount], f"{source}, field quantizer")
+            records.convert(values["quantizer"], _Sizes, f"{source}, field quantizer")
             return records.convert(chosen, cls, source)
         except DataError as error:
             raise CardError(error.found, error.expected, "extract the tokens again") from error
@@ -175,10 +189,10 @@ def open_stream(
     card = TokenCard.load(directory)
     card.check_compatible(expected or {}, source)
     store = ShardStore(directory)
-    if store.dtype != "uint8" or store.width != card.num_codebooks:
+    if store.dtype != card.dtype or store.width != card.num_codebooks:
         raise CardError(
             f"rows of {store.width} x {store.dtype} in {directory}",
-            f"{card.num_codebooks} x uint8, as its card says",
+            f"{card.num_codebooks} x {card.dtype}, as its card says",
             "extract the tokens again",
         )
     return store, card

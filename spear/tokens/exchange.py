@@ -98,7 +98,7 @@ def _write_shard(directory: Path, shard: str, unit_sha256: str, group: list, car
     """Writes a shard; returns what is wrong with the first of its arrays when none of them can be used."""
     extra = {"unit_sha256": unit_sha256, "quarantined": [], "trimmed": 0}
     first, taken = None, set()
-    with ShardWriter(directory, shard, np.uint8, card.num_codebooks, extra) as writer:
+    with ShardWriter(directory, shard, card.dtype, card.num_codebooks, extra) as writer:
         for item in group:
             try:
                 if item.id in taken:
@@ -119,7 +119,7 @@ def _write_shard(directory: Path, shard: str, unit_sha256: str, group: list, car
 
 
 def _rows(item, card: TokenCard) -> np.ndarray:
-    """A cut's tokens, (frames, num_codebooks) uint8, as they should be.
+    """A cut's tokens, (frames, num_codebooks) of the card's dtype, as they should be.
 
     Raises:
         CardError: they are not what the quantizer makes. DataError: they cannot be used for another reason.
@@ -150,4 +150,4 @@ def _rows(item, card: TokenCard) -> np.ndarray:
         raise DataError(
             f"{len(array)} rows", f"{frames} for {item.num_samples} samples", "make the tokens of this audio"
         )
-    return array[:frames].astype(np.uint8)
+    return array[:frames].astype(card.dtype)

@@ -59,7 +59,7 @@ class Stream:
             # Values beyond float16's range become infinite here, and the caller puts the item into quarantine.
             return frames_MD.to(torch.float16).cpu().numpy()
         codes = [self.quantizer.encode(part, **self.search) for part in frames_MD.split(_ENCODE_FRAMES)]
-        return torch.cat([torch.as_tensor(code) for code in codes]).to(torch.uint8).cpu().numpy()
+        return torch.cat([torch.as_tensor(code) for code in codes]).cpu().numpy().astype(self.dtype)
 
     def prepare(self, overwrite: bool) -> None:
         """Writes the card, or compares it with the one that is there.
@@ -140,7 +140,7 @@ def token_stream(
         teacher,
         card.to_dict(),
         card.sha256,
-        np.dtype(np.uint8),
+        card.dtype,
         card.num_codebooks,
         card.domains,
         quantizer,

@@ -130,8 +130,8 @@ def _verify_stream(directory: Path, items: list[Item], expected: Mapping, report
     except SpearError as error:
         report.problems.append(Problem(name, "shards", f"{error.found}; expected {error.expected}"))
         return result
-    if store.width != card.num_codebooks or store.dtype != np.uint8:
-        detail = f"rows of {store.width} x {store.dtype}; expected {card.num_codebooks} x uint8 as in the card"
+    if store.width != card.num_codebooks or store.dtype != card.dtype:
+        detail = f"rows of {store.width} x {store.dtype}; expected {card.num_codebooks} x {card.dtype} as in the card"
         report.problems.append(Problem(name, "card", detail))
         return result
     _check_items(store, card, items, result, report)
@@ -183,14 +183,14 @@ def _check_items(store: ShardStore, card: TokenCard, items: list[Item], result, 
 
 def _check_use(store: ShardStore, card: TokenCard, result: StreamReport, report: VerifyReport) -> None:
     """Perplexity and dead codes of each codebook; impossible codes are a problem, little use a warning."""
-    size = card.codebook_size
-    counts_NK = np.zeros((card.num_codebooks, 256), dtype=np.int64)
+    size, values = card.codebook_size, np.iinfo(card.dtype).max + 1
+    counts_NK = np.zeros((card.num_codebooks, values), dtype=np.int64)
     for shard in store.shards:
         rows = store.memory_map(shard)
         for start in range(0, len(rows), 1 << 18):
             part = np.asarray(rows[start : start + (1 << 18)])
             for codebook in range(card.num_codebooks):
-                counts_NK[codebook] += np.bincount(part[:, codebook], minlength=256)
+                counts_NK[codebook] += np.bincount(part[:, codebook], minlength=values)
     if counts_NK[:, size:].any():
         codebook = int(np.flatnonzero(counts_NK[:, size:].any(axis=1))[0])
         highest = int(np.flatnonzero(counts_NK[codebook])[-1])

@@ -15,6 +15,7 @@ ENTRY_POINTS = "spear.objectives"
 _OURS = {
     "tokens": "spear.train.objectives.tokens:TokenObjective",
     "random_projection": "spear.train.objectives.random_projection:RandomProjectionObjective",
+    "labels": "spear.train.objectives.labels:LabelObjective",
 }
 
 

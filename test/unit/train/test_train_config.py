@@ -2,7 +2,7 @@
 
 import pytest
 
-from spear.config import parse
+from spear.config import from_dict, parse, to_dict
 from spear.errors import CheckpointError, ConfigError
 from spear.models.config import SpearConfig
 from spear.train.config import ALIASES, STRATEGIES, StreamConfig, TrainConfig
@@ -73,14 +73,59 @@ def test_streams_refuse_unknown_choices(values):
         StreamConfig(**stream)
 
 
+# What `streams` was in config.yaml and in checkpoints when all settings stood in one class.
+FORMER = {"mix_tokens": False, "tokens": None, "num_codebooks": 8, "codebook_size": 256, "projection_dim": 16}
+FORMER |= {"stacked_frames": 4, "smoothed_frames": 1, "normalise": "utterance", "domain_weights": None}
+
+
+def test_settings_of_an_objective_stand_beside_its_name():
+    flags = ["--streams.speech.mix-tokens", "true", "--streams.a", "{objective: random_projection, num_codebooks: 3}"]
+    config = parse(TrainConfig, flags, ALIASES)
+    assert config.streams["speech"].settings.mix_tokens and config.streams["a"].settings.num_codebooks == 3
+    written = to_dict(config)["streams"]
+    assert written["speech"] == {"objective": "tokens", "domain_weights": None, "mix_tokens": True, "tokens": None}
+    assert written["a"]["num_codebooks"] == 3 and "mix_tokens" not in written["a"]
+    assert from_dict(TrainConfig, to_dict(config)) == config
+
+
+def test_a_setting_of_another_objective_is_refused_by_name():
+    message = refusal("--streams.speech.num-codebooks", "3")
+    assert "streams.speech.num_codebooks" in message and "a setting of the objective tokens" in message
+
+
+def test_a_file_that_changes_the_objective_leaves_the_settings_of_the_former_behind(tmp_path):
+    (tmp_path / "base.yaml").write_text("streams: {speech: {mix_tokens: true, domain_weights: {speech: 0.5}}}\n")
+    (tmp_path / "other.yaml").write_text("streams: {speech: {objective: random_projection, codebook_size: 32}}\n")
+    files = [word for name in ("base", "other") for word in ("--config", str(tmp_path / f"{name}.yaml"))]
+    stream = parse(TrainConfig, files, ALIASES).streams["speech"]
+    assert (stream.objective, stream.settings.codebook_size) == ("random_projection", 32)
+    assert stream.domain_weights == {"speech": 0.5} and not hasattr(stream.settings, "mix_tokens")
+
+
+def test_configurations_from_when_streams_had_all_settings_are_read():
+    streams = {"speech": {**FORMER, "objective": "tokens", "mix_tokens": True}}
+    streams["a"] = {**FORMER, "objective": "random_projection", "num_codebooks": 4}
+    config = from_dict(TrainConfig, {"streams": streams})
+    assert config.streams["speech"].settings.mix_tokens and config.streams["a"].settings.num_codebooks == 4
+
+
+def test_checkpoints_from_when_streams_had_all_settings_are_resumed():
+    config = TrainConfig(streams={"speech": StreamConfig(), "a": StreamConfig("random_projection")})
+    meta = {"config": to_dict(config), "cards": {}, "world_size": 1}
+    for name, objective in (("speech", "tokens"), ("a", "random_projection")):
+        meta["config"]["streams"][name] = {**FORMER, "objective": objective}
+    check_resumable(config, meta, 1, {})
+    meta["config"]["streams"]["a"]["num_codebooks"] = 4
+    with pytest.raises(CheckpointError, match=r"streams.a.num_codebooks = 8, .*4"):
+        check_resumable(config, meta, 1, {})
+
+
 def test_names_of_icefall_are_understood():
     config = parse(TrainConfig, ["--max-duration", "55", "--base-lr", "0.01", "--lr-hours", "9"], ALIASES)
     assert (config.plan.max_seconds, config.optimizer.base_lr, config.optimizer.lr_hours) == (55, 0.01, 9)
 
 
 def test_resuming_allows_what_does_not_change_the_training_and_refuses_the_rest():
-    from spear.config import to_dict
-
     meta = {"config": to_dict(TrainConfig()), "cards": {}, "world_size": 1}
     check_resumable(TrainConfig(num_workers=3, num_steps=7, exp_dir="x", log_every_steps=1), meta, 1, {})
     with pytest.raises(CheckpointError, match=r"seed = 1, .*42"):
@@ -88,8 +133,6 @@ def test_resuming_allows_what_does_not_change_the_training_and_refuses_the_rest(
 
 
 def test_a_checkpoint_from_before_a_setting_existed_is_resumed_with_its_default_only():
-    from spear.config import to_dict
-
     meta = {"config": to_dict(TrainConfig()), "cards": {}, "world_size": 1}
     del meta["config"]["head_initial_scale"]
     check_resumable(TrainConfig(), meta, 1, {})
@@ -98,8 +141,6 @@ def test_a_checkpoint_from_before_a_setting_existed_is_resumed_with_its_default_
 
 
 def test_a_default_that_has_changed_is_said_when_an_older_checkpoint_is_resumed(caplog):
-    from spear.config import to_dict
-
     meta = {"config": to_dict(TrainConfig()), "cards": {}, "world_size": 1}
     check_resumable(TrainConfig(), meta, 1, {})
     assert not caplog.records
