@@ -100,30 +100,38 @@ def _series(rows: list[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
 
 @_styled
 def training_figure(rows: list[dict], title: str):
-    """Loss and codebook accuracy of every stream, masked and unmasked, and the learning rate; None without lines."""
+    """Loss and one more measure of every stream, masked and unmasked, and the learning rate; None without lines.
+
+    The measure is the accuracy of what predicts tokens or labels, the cosine of what predicts vectors.
+    """
     streams = sorted(
         {key.split("/")[1] for row in rows for key in row if key.startswith("loss/") and key.count("/") == 2}
     )
     if not streams:
         return None
     figure, axes = _new(1, 3, 11, 3.1)
+    measured = set()
     for colour, stream in zip(PALETTE * len(streams), streams):
+        found = {key.split("/")[0] for row in rows for key in row if key.split("/")[1:2] == [stream]}
+        measure = next((name for name in ("accuracy", "cosine") if name in found), "")
+        measured |= {measure} - {""}
         for part, line in (("masked", "-"), ("unmasked", ":")):
-            for axis, quantity in ((axes[0, 0], "loss"), (axes[0, 1], "accuracy")):
+            for axis, quantity in ((axes[0, 0], "loss"), (axes[0, 1], measure)):
                 steps, values = _series(rows, f"{quantity}/{stream}/{part}")
                 if len(steps):
                     axis.plot(steps, values, line, color=colour, linewidth=1.4, label=f"{stream}, {part}")
-        for axis, quantity in ((axes[0, 0], "loss"), (axes[0, 1], "accuracy")):
+        for axis, quantity in ((axes[0, 0], "loss"), (axes[0, 1], measure)):
             steps, values = _series(rows, f"valid/{quantity}/{stream}/masked")
             if len(steps):
                 axis.plot(steps, values, "o", color=colour, markersize=4, label=f"{stream}, masked, held out")
-    if max((line.get_ydata().max() for line in axes[0, 0].lines), default=9) < np.log(512):  # codebooks of 256
+    highest = max((line.get_ydata().max() for line in axes[0, 0].lines), default=9)
+    if measured == {"accuracy"} and highest < np.log(512):  # codebooks of 256
         place = (0.99, np.log(256))
         axes[0, 0].axhline(place[1], color=GREY, linewidth=0.8, linestyle="--")
         words = {"ha": "right", "va": "bottom", "fontsize": 8, "color": "#555"}
         axes[0, 0].annotate("ln 256 (chance)", place, xycoords=("axes fraction", "data"), **words)
-    axes[0, 0].set_title(f"{title}: loss (nats per codebook)")
-    axes[0, 1].set_title("codebook accuracy")
+    axes[0, 0].set_title(f"{title}: loss" + (" (nats per codebook)" if measured == {"accuracy"} else ""))
+    axes[0, 1].set_title(" and ".join(sorted(measured)) or "no further measure")
     steps, rates = _series(rows, "lr")
     axes[0, 2].plot(steps, rates, color="#333", linewidth=1.2, label="learning rate")
     axes[0, 2].set_title("learning rate and gradient norm")
@@ -146,15 +154,18 @@ def codebook_use(directory: str | Path) -> dict[str, list[float]]:
 
     Returns:
         For each codebook `perplexity` (exp of the entropy, at most the codebook size) and `used` (share of codes that
-        occur); and `size`, the codebook size.
+        occur); and `size`, the codebook size. No codebook where the store holds vectors.
     """
     store = ShardStore(directory)
-    counts_NK = np.zeros((store.width, 256), dtype=np.int64)
+    if store.dtype.kind != "u":
+        return {"perplexity": [], "used": [], "size": 0}
+    values = np.iinfo(store.dtype).max + 1
+    counts_NK = np.zeros((store.width, values), dtype=np.int64)
     seen = 0
     for shard in store.shards:
         rows = store.memory_map(shard)
         for book in range(store.width):
-            counts_NK[book] += np.bincount(rows[:, book], minlength=256)
+            counts_NK[book] += np.bincount(rows[:, book], minlength=values)
         seen += rows.nbytes
         if seen > _MAX_TOKEN_BYTES:
             break
@@ -170,7 +181,8 @@ def codebook_use(directory: str | Path) -> dict[str, list[float]]:
 
 @_styled
 def codebook_figure(streams: dict[str, dict]):
-    """Perplexity of every codebook of every stream, as a share of its size."""
+    """Perplexity of every codebook of every stream of tokens, as a share of its size."""
+    streams = {name: use for name, use in streams.items() if use["size"]}
     figure, axes = _new(1, max(1, len(streams)), min(11, 4.5 * max(1, len(streams))), 2.6)
     for axis, colour, (name, use) in zip(axes[0], PALETTE, streams.items()):
         books = np.arange(1, len(use["perplexity"]) + 1)

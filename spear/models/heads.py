@@ -25,6 +25,7 @@ class Encoded(NamedTuple):
         hidden_BTD: the encoder's output.
         lens_B: valid frames of it.
         layers: the output of every layer, each (B, T50, D of the layer) at 50 Hz; empty unless some head wants them.
+        layer_lens_B: valid frames of them.
         masked_BT: frames whose input was masked.
         frame_weights_BT: weight of each frame's loss, by whether it was masked.
     """
@@ -32,6 +33,7 @@ class Encoded(NamedTuple):
     hidden_BTD: Tensor
     lens_B: Tensor
     layers: list[Tensor]
+    layer_lens_B: Tensor
     masked_BT: Tensor
     frame_weights_BT: Tensor
 

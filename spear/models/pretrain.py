@@ -78,7 +78,8 @@ class SpearPretrainModel(SpearModel):
         masked_BT = masked_student_frames(time_mask_BT, num_frames, round(100 / self.frame_rate_hz))
         frame_weights_BT = torch.where(masked_BT, self.masked_weight, self.unmasked_weight)
         layers = encoded.hidden_states if with_layers else []
-        return Encoded(encoded.encoder_out, encoded.encoder_out_lens, layers, masked_BT, frame_weights_BT)
+        lens = encoded.encoder_out_lens, layers, encoded.hidden_lens
+        return Encoded(encoded.encoder_out, *lens, masked_BT, frame_weights_BT)
 
     def forward(
         self,

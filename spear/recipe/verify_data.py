@@ -12,6 +12,7 @@ from spear.errors import SpearError
 from spear.manifest.tasks import read_task_specs
 from spear.recipe.inventory import Entry, Inventory
 from spear.tokens import TokenCard
+from spear.tokens.features import card_from_dict
 from spear.train.config import TrainConfig
 
 _MAX_SETTINGS_BYTES = 1 << 16
@@ -177,11 +178,11 @@ def _check_stream(inventory: Inventory, stream: str, content: _Stream, add: Add)
     if not entry:
         add("problem", where, "no card.json")
         return
-    card = TokenCard.from_dict(_json(inventory, entry, dict), entry.name)
+    card = card_from_dict(_json(inventory, entry, dict), entry.name)
     if card.sha256 != content.card_sha256:
         add("problem", where, "its card changed since the tokens were verified")
     quantizer = inventory.file(f"data/quantizer/{stream}/card.json")
-    if quantizer:
+    if quantizer and isinstance(card, TokenCard):
         found = _json(inventory, quantizer, _QuantizerCard).content_sha256
         wanted = str(card.quantizer["content_sha256"])
         if found != wanted:

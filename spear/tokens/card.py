@@ -68,6 +68,12 @@ class TokenCard:
         """Of the stored tokens: one byte each, or two where there are more than 256 of them in a codebook."""
         return np.dtype("uint8" if self.codebook_size <= 256 else "<u2")
 
+    def shape_problem(self, store: ShardStore) -> tuple[str, str] | None:
+        """What the rows of a store are and should be; None where that is the same."""
+        if store.dtype == self.dtype and store.width == self.num_codebooks:
+            return None
+        return f"rows of {store.width} x {store.dtype}", f"{self.num_codebooks} x {self.dtype}"
+
     @property
     def sha256(self) -> str:
         """Hash of what decides the tokens (the writer's version and paths do not)."""
@@ -189,12 +195,8 @@ def open_stream(
     card = TokenCard.load(directory)
     card.check_compatible(expected or {}, source)
     store = ShardStore(directory)
-    if store.dtype != card.dtype or store.width != card.num_codebooks:
-        raise CardError(
-            f"rows of {store.width} x {store.dtype} in {directory}",
-            f"{card.num_codebooks} x {card.dtype}, as its card says",
-            "extract the tokens again",
-        )
+    if problem := card.shape_problem(store):
+        raise CardError(f"{problem[0]} in {directory}", f"{problem[1]}, as its card says", "extract the tokens again")
     return store, card
 
 

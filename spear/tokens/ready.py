@@ -15,6 +15,7 @@ from spear.errors import DataError, SpearError
 from spear.manifest.fingerprints import compare_samples
 from spear.shards import read_index, shard_names
 from spear.tokens.card import TokenCard
+from spear.tokens.features import load_card
 
 
 class _Cuts(msgspec.Struct):
@@ -74,7 +75,7 @@ def check_ready(data_dir: str | Path, cuts: Iterable[str | Path], streams: Mappi
 
 def _check_stream(name: str, directory: Path, declared: _Stream | None, data_dir: Path, found: ReadyCheck) -> None:
     try:
-        card = TokenCard.load(directory)
+        card = load_card(directory)
         if declared is None:
             found.not_compared.append(f"tokens of '{name}' (READY does not name them)")
         elif card.sha256 != declared.card_sha256:
@@ -85,7 +86,7 @@ def _check_stream(name: str, directory: Path, declared: _Stream | None, data_dir
             found.compared.append(f"card and checksums of '{name}'")
             found.not_compared.append(f"each token of '{name}' (compared with its checksum when it is read)")
         quantizer = data_dir / "quantizer" / directory.name / "card.json"
-        if quantizer.is_file():
+        if isinstance(card, TokenCard) and quantizer.is_file():
             content = seal.read_json(quantizer).get("content_sha256")
             if content == card.quantizer["content_sha256"]:
                 found.compared.append(f"quantizer of '{name}'")

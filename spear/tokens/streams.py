@@ -17,8 +17,8 @@ from spear.fs import sha256_json
 from spear.shards import shard_names
 from spear.teachers import Teacher, TeacherSpec, load_teacher
 from spear.tokens.card import TokenCard, check_teacher
+from spear.tokens.features import FORMAT as EMBEDDINGS_FORMAT
 
-EMBEDDINGS_FORMAT = "spear-embeddings-1"
 _ENCODE_FRAMES = 16384
 
 

@@ -1,4 +1,4 @@
-"""Verification of token streams against the cuts they are meant for; a passed check leaves a READY file."""
+"""Verification of streams (tokens, labels, frames) against the cuts they are meant for; a pass leaves a READY file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +15,14 @@ from spear.fs import sha256_file
 from spear.shards import ShardStore, read_index, verify_shards
 from spear.tokens.card import TokenCard
 from spear.tokens.extract import MAX_FRAME_DIFFERENCE
+from spear.tokens.features import FeatureCard, load_card
 from spear.tokens.ready import shards_sha256
 from spear.tokens.recompute import Agreement
 from spear.tokens.units import Item, ids_sha256, item_frames, read_cuts
 
 _MIN_USE = 0.25  # of the codebook size: a lower perplexity is worth a warning
 _MIN_FRAMES_PER_CODE = 20
+_FRAMES = 1 << 14  # of a teacher, looked at in one piece
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ def verify_tokens(
 ) -> VerifyReport:
     """Checks every stream below a directory: cards, checksums, ids, lengths, codebook use.
 
+    Of stored frames of a teacher, which may be of a sample of the cuts, those that are there are checked.
+
     Args:
         tokens: such as data/tokens; each subdirectory is a stream.
         cuts: every cuts file that the tokens are meant for.
@@ -116,8 +120,9 @@ def _verify_stream(directory: Path, items: list[Item], expected: Mapping, report
     name = directory.name
     result = StreamReport(name)
     try:
-        card = TokenCard.load(directory)
-        card.check_compatible({**expected, "stream": name}, "this version and directory")
+        card = load_card(directory)
+        if isinstance(card, TokenCard):
+            card.check_compatible({**expected, "stream": name}, "this version and directory")
     except SpearError as error:
         report.problems.append(Problem(name, "card", f"{error.found}; expected {error.expected}"))
         return result
@@ -130,12 +135,14 @@ def _verify_stream(directory: Path, items: list[Item], expected: Mapping, report
     except SpearError as error:
         report.problems.append(Problem(name, "shards", f"{error.found}; expected {error.expected}"))
         return result
-    if store.width != card.num_codebooks or store.dtype != card.dtype:
-        detail = f"rows of {store.width} x {store.dtype}; expected {card.num_codebooks} x {card.dtype} as in the card"
-        report.problems.append(Problem(name, "card", detail))
+    if problem := card.shape_problem(store):
+        report.problems.append(Problem(name, "card", f"{problem[0]}; expected {problem[1]} as in the card"))
         return result
     _check_items(store, card, items, result, report)
-    _check_use(store, card, result, report)
+    if isinstance(card, TokenCard):
+        _check_use(store, card, result, report)
+    else:
+        _check_finite(store, result, report)
     result.content = {
         "card_sha256": card.sha256,
         "shards_sha256": shards_sha256(directory),
@@ -146,8 +153,10 @@ def _verify_stream(directory: Path, items: list[Item], expected: Mapping, report
     return result
 
 
-def _check_items(store: ShardStore, card: TokenCard, items: list[Item], result, report: VerifyReport) -> None:
-    """Counts and lengths: every cut of the stream's domains has its tokens, or a reason in quarantine."""
+def _check_items(
+    store: ShardStore, card: TokenCard | FeatureCard, items: list[Item], result, report: VerifyReport
+) -> None:
+    """Counts and lengths: every cut of the stream's domains has its rows, or a reason in quarantine."""
     name = result.name
     units = {shard: read_index(store.directory, shard) for shard in store.shards}
     wrong_unit = [shard for shard, index in units.items() if "unit_sha256" not in index]
@@ -155,7 +164,9 @@ def _check_items(store: ShardStore, card: TokenCard, items: list[Item], result, 
         report.problems.append(Problem(name, "shards", f"not made by extract-tokens: {_some(wrong_unit)}"))
     quarantined = {entry["id"] for index in units.values() for entry in index.get("quarantined", [])}
     result.items, result.rows = len(store), store.num_rows
-    wanted = [item for item in items if not card.domains or item.domain in card.domains]
+    is_sample = isinstance(card, FeatureCard)
+    domains = () if is_sample else card.domains
+    wanted = [item for item in items if not domains or item.domain in domains]
     missing, short = [], []
     for item in wanted:
         if item.id not in store:
@@ -169,7 +180,7 @@ def _check_items(store: ShardStore, card: TokenCard, items: list[Item], result, 
             short.append(f"{item.id} ({rows} frames, {frames} expected)")
     if missing:
         detail = f"{len(missing)} of {len(wanted)} cuts have none: {_some(missing)}"
-        report.problems.append(Problem(name, "counts", detail))
+        (report.warnings if is_sample else report.problems).append(Problem(name, "counts", detail))
     if short:
         report.problems.append(Problem(name, "lengths", f"{len(short)} cuts differ: {_some(short)}"))
     if quarantined:
@@ -179,6 +190,18 @@ def _check_items(store: ShardStore, card: TokenCard, items: list[Item], result, 
         report.warnings.append(
             Problem(name, "counts", f"{len(store) - known} items belong to none of these cuts files")
         )
+
+
+def _check_finite(store: ShardStore, result: StreamReport, report: VerifyReport) -> None:
+    """No frame holds a value that is no number, or too large for float16."""
+    for shard in store.shards:
+        rows = store.memory_map(shard)
+        bad = sum(
+            int((~np.isfinite(np.asarray(rows[start : start + _FRAMES])).all(axis=1)).sum())
+            for start in range(0, len(rows), _FRAMES)
+        )
+        if bad:
+            report.problems.append(Problem(result.name, "values", f"{bad} frames of shard {shard} are not finite"))
 
 
 def _check_use(store: ShardStore, card: TokenCard, result: StreamReport, report: VerifyReport) -> None:

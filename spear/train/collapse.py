@@ -9,25 +9,16 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from spear import compat
 from spear.data import Batch, Plan, PlanLimits, PretrainDataset, Sources
 from spear.log import get_logger
 from spear.seeds import numpy_rng
+from spear.train.directions import effective_rank
 from spear.train.objectives import Objective
 
 logger = get_logger(__name__)
 PROBE_CUTS = 16
-
-
-def effective_rank(x_ND: Tensor) -> float:
-    """exp(entropy) of the normalised eigenvalues of the covariance of N vectors: 1 (a line) to D (white)."""
-    x_ND = x_ND.double()
-    x_ND = x_ND - x_ND.mean(0)
-    eigenvalues = torch.linalg.eigvalsh(x_ND.T @ x_ND).clamp(min=0)
-    shares = eigenvalues / eigenvalues.sum().clamp(min=1e-300)
-    return float(torch.exp(-(shares * shares.clamp(min=1e-300).log()).sum()))
 
 
 def probe_batch(data: PretrainDataset, max_seconds: float = 200.0) -> Batch:

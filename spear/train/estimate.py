@@ -29,6 +29,7 @@ class Estimate:
         disk_bytes: checkpoints that are kept, one being written, and the final model.
         checkpoint_bytes: of one checkpoint.
         audio_hours: padded, over all steps and ranks.
+        targets: what the targets of that audio cost, in words, where it is worth a word.
     """
 
     seconds: float
@@ -37,6 +38,7 @@ class Estimate:
     disk_bytes: int
     checkpoint_bytes: int
     audio_hours: float
+    targets: tuple[str, ...] = ()
 
     def table(self, exp_dir: str | Path) -> str:
         """Lines for the terminal, with what is free."""
@@ -48,6 +50,7 @@ class Estimate:
                 f"  memory   {fs.human_bytes(self.peak_bytes)} a rank (this machine has {fs.human_bytes(memory)})",
                 f"  disk     {fs.human_bytes(self.disk_bytes)}, {fs.human_bytes(self.checkpoint_bytes)} a checkpoint "
                 f"({fs.human_bytes(free)} free)",
+                *(f"  targets  {line}" for line in self.targets),
             ]
         )
 
@@ -96,9 +99,7 @@ def _reckon(config: TrainConfig, trainer: Trainer, folder: Path, total: float, p
     # What follows the last step is the validation, the checkpoint and the final model.
     per_validation = max(0.0, total - ends[-1]) if trainer.data.valid else 0.0
     validations = config.num_steps // config.valid_every_steps + 1
-    world_size = trainer.world.size
-    plan = trainer.data.train.plan(0, world_size, trainer.config.accumulation)
-    padded = float(plan.batch_seconds.mean()) * trainer.config.accumulation * world_size * config.num_steps
+    audio_hours = trainer.audio_hours(config.num_steps)
     # The oldest is deleted when the newest is whole.
     kept = config.keep_checkpoints + 1 + (0 < config.average_last_steps < config.num_steps)
     kept = min(kept, config.num_steps // config.checkpoint_every_steps + 2)
@@ -109,7 +110,8 @@ def _reckon(config: TrainConfig, trainer: Trainer, folder: Path, total: float, p
         peak_bytes=peak,
         disk_bytes=checkpoint_bytes * kept + _size(folder / "final"),
         checkpoint_bytes=checkpoint_bytes,
-        audio_hours=padded / 3600,
+        audio_hours=audio_hours,
+        targets=tuple(line for objective in trainer.objectives.values() for line in objective.costs(audio_hours)),
     )
 
 

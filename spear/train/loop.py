@@ -357,7 +357,16 @@ class Trainer:
         for value in self.scheduled:
             value.set_batch_count(count)
 
+    def audio_hours(self, num_steps: int) -> float:
+        """Of so many steps of all ranks, padding included."""
+        plan = self.data.train.plan(self.epoch, self.world.size, self.config.accumulation)
+        batches = num_steps * self.config.accumulation * self.world.size
+        return float(plan.batch_seconds.mean()) * batches / 3600
+
     def _describe(self) -> None:
+        for objective in self.objectives.values() if self.world.is_main else ():
+            for line in objective.costs(self.audio_hours(self.config.num_steps)):
+                logger.info("%s", line)
         parameters = sum(p.numel() for p in self.model.parameters())
         modules = (self.model.encoder_embed, self.model.encoder)
         encoder = sum(p.numel() for module in modules for p in module.parameters())

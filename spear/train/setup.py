@@ -141,7 +141,7 @@ def make_objectives(config: TrainConfig, data: RunData, device: torch.device) ->
             Context(
                 name,
                 stream.settings,
-                frame_rate_hz=50 / config.model.output_downsampling_factor,
+                frame_rate_hz=config.model.frame_rate_hz,
                 num_mel_bins=config.model.num_mel_bins,
                 seed=config.seed,
                 device=device,

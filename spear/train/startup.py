@@ -76,9 +76,10 @@ def check_data(config: TrainConfig, world: dist.World) -> None:
     found = None
     if world.is_main:
         data_dir = Path(config.data_dir)
-        streams = {
-            name: data_dir / store for name, stream in config.streams.items() for store in stream.settings.stores(name)
-        }
+        streams = {}
+        for name, stream in config.streams.items():
+            stores = stream.settings.stores(name)
+            streams |= {name if len(stores) == 1 else f"{name}: {store}": data_dir / store for store in stores}
         manifests = [*(source.cuts for source in config.sources), *config.mixing.noises]
         found = check_ready(data_dir, [data_dir / manifest for manifest in manifests], streams)
         logger.info("data: compared %s", ", ".join(found.compared) or "nothing")

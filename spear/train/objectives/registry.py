@@ -16,6 +16,7 @@ _OURS = {
     "tokens": "spear.train.objectives.tokens:TokenObjective",
     "random_projection": "spear.train.objectives.random_projection:RandomProjectionObjective",
     "labels": "spear.train.objectives.labels:LabelObjective",
+    "features": "spear.train.objectives.features:FeatureObjective",
 }
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from spear.models.heads import IGNORE
-from spear.train.collapse import effective_rank, probe_batch
+from spear.train.collapse import probe_batch
+from spear.train.directions import effective_rank
 from spear.train.objectives.usage import token_usage
 
 
