@@ -24,7 +24,7 @@ class LabelSettings(Settings):
 
 
 class LabelObjective(TokenObjective):
-    """Labels from a store (`spear import-labels`), aligned as tokens are and predicted by one softmax.
+    """Labels from a store (`spear kmeans-labels`, `import-labels`), aligned as tokens are; one softmax.
 
     What is mixed into a cut is noise to it: the labels stay those of the cut.
     """
