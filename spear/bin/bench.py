@@ -13,6 +13,8 @@ import spear.bench
 from spear.bin.main import summaries
 from spear.errors import ConfigError
 
+_SUCCESSORS = {"superb": "evaluate"}
+
 
 def benchmarks() -> dict[str, str]:
     """The benchmarks, each with the first paragraph of its module's docstring; nothing is imported."""
@@ -34,10 +36,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     name = argv[0].replace("_", "-")
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        near = [_SUCCESSORS[name]] if name in _SUCCESSORS else difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         raise ConfigError(
             f"the benchmark '{argv[0]}'",
             f"one of {', '.join(known)}",
-            f"did you mean 'spear bench {near[0]}'?" if near else "spear bench --help says what each measures",
+            f"use 'spear bench {near[0]}'" if near else "spear bench --help says what each measures",
         )
     return importlib.import_module(f"spear.bench.{name.replace('-', '_')}").main(argv[1:])

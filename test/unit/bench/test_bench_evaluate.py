@@ -1,0 +1,63 @@
+"""The cost benchmark adds up, and counts what the protocol counts."""
+
+import dataclasses
+
+import pytest
+
+from spear import fs
+from spear.bench._published import FRAME_CORPORA, frame_problem
+from spear.bench.evaluate import CORPORA, main
+from spear.bin.bench import main as bench
+from spear.errors import ConfigError
+from spear.evaluate.estimate import measure
+from spear.evaluate.protocol import settings_of
+
+SMALL = {"rnn_dim": 8, "hidden_dim": 8, "pooled_dim": 8, "embedding_dim": 8, "batch_size": 3, "accumulate": 2}
+
+
+def test_the_arithmetic_of_the_cost_benchmark(tmp_path, capsys):
+    words = ["--size", "tiny", "--steps", "1", "--repeats", "1", "--encoder-seconds", "2", "--learning-rates", "2"]
+    assert main([*words, "--tasks", "none", "--output", str(tmp_path / "cost.json")]) == 0
+    found = fs.read_json(tmp_path / "cost.json")
+    rows = {row["task"]: row for row in found["rows"]}
+    assert set(rows) == set(CORPORA)
+    # KS: 200,000 steps of 32 one-second words, 40 passes over dev, one over test; for both learning rates.
+    assert rows["KS"]["stepwise_audio_seconds"] == 2 * (200_000 * 32 + 40 * 6_798 + 3_081)
+    assert rows["SID"]["cached_utterances"] == 3 * 138_361 + 6_904 + 8_251
+    for row in rows.values():
+        assert row["ours_cpu_seconds"] == pytest.approx(row["features_cpu_seconds"] + row["heads_cpu_seconds"])
+    total = sum(row["stepwise_cpu_seconds"] for row in rows.values())
+    assert found["ratio"] == pytest.approx(total / sum(row["ours_cpu_seconds"] for row in rows.values()))
+    assert "times less" in capsys.readouterr().out and found["environment"]["hardware"]
+
+
+def test_hours_of_a_task_are_published_steps_times_measured_ones(tmp_path, capsys):
+    words = ["--size", "tiny", "--steps", "1", "--repeats", "1", "--item-seconds", "0.3", "--saving", "false"]
+    assert main([*words, "--tasks", "ER,PR", "--output", str(tmp_path / "hours.json")]) == 0
+    er, pr = fs.read_json(tmp_path / "hours.json")["hours"]
+    # ER: 5 folds, 30 evaluations of dev on the way and one after it. PR: 100 and one.
+    assert er["steps"] == 5 * 30_000 and pr["steps"] == 100_000
+    for row, folds, items in ((er, 5, 31 * 885 + 1_106), (pr, 1, 101 * 2_703 + 2_620)):
+        seconds = row["steps"] * row["step_seconds"] + folds * items * row["evaluation_seconds_per_item"]
+        assert row["hours"] == pytest.approx(seconds / 3600) and row["hours"] > 0
+    printed = capsys.readouterr().out
+    assert "| ER | 5 | 150,000 |" in printed and "1 threads, float32" in printed and "times less" not in printed
+
+
+@pytest.mark.parametrize("task", FRAME_CORPORA)
+def test_every_task_on_frames_has_a_problem_with_the_published_number_of_outputs(task, tmp_path):
+    settings = dataclasses.replace(settings_of("superb", task), learning_rates=(1e-3,), **SMALL)
+    problem = frame_problem(task, settings, 2, 6, 50.0, 1.0, tmp_path)
+    assert len(next(iter(problem.train_batches(0)))) == 3
+    count = {"ASV": "num_speakers", "PR": "num_outputs", "ASR": "num_outputs", "SF": "num_outputs"}.get(task)
+    if count:
+        assert problem.details[count] == FRAME_CORPORA[task].outputs
+    cost = measure(problem, settings, batches=1)
+    assert min(cost.batch_seconds, cost.update_seconds, cost.item_seconds) > 0
+
+
+def test_unknown_tasks_and_the_old_name_are_refused():
+    with pytest.raises(ConfigError, match="task 'KWS'"):
+        main(["--tasks", "KWS"])
+    with pytest.raises(ConfigError, match="use 'spear bench evaluate'"):
+        bench(["superb"])
