@@ -129,10 +129,12 @@ class _Settings:
         if isinstance(value, Mapping) and (_dataclasses(children) or _is_dict(children)):
             target[key] = dict(target[key]) if isinstance(target.get(key), dict) else {}
             for choice in _choices(children):
-                # The settings of what was chosen before go with it.
+                # The settings of what was chosen before go with it; what is said in the same place as the choice stays.
                 before, after = (of.get(choice.choice, choice.default_name()) for of in (target[key], value))
                 if choice.choice in value and before != after:
-                    target[key] = {name: target[key][name] for name in target[key].keys() & choice.own_names()}
+                    here = {name for name in target[key] if self.origins.get(f"{path}.{name}") == origin}
+                    kept = target[key].keys() & (choice.own_names() | here)
+                    target[key] = {name: target[key][name] for name in kept}
             for inner_key, inner in value.items():
                 self._assign(children, target[key], inner_key, inner, path, origin, flag)
         elif isinstance(value, list | tuple):

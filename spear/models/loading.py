@@ -19,7 +19,6 @@ from spear.models.spear import SpearModel
 ENCODER_PREFIXES = ("encoder_embed.", "encoder.")
 # Companions in research and released checkpoints that the encoder does without.
 _COMPANIONS = ("mask_emb", "heads.", "codebook_loss", "audio_tagging_proj.")
-_ANCHOR = "encoder_embed.out.weight"
 _SEAL = "seal.json"  # of what `save_model` writes: the released folders' own files leave no place for digests
 _WEIGHTS = ("model_avg.safetensors", "model.safetensors", "pytorch_model.bin")
 
@@ -53,7 +52,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> SpearMod
         digests = _digests_beside(weights_file)
         with seal.while_reading(weights_file, digests.get(weights_file.name)):
             config = _config_beside(weights_file, digests)
-            state = _encoder_tensors(weights.read_tensors(weights_file), weights_file)
+            anchor = (config or EncoderConfig).anchor
+            state = _encoder_tensors(weights.read_tensors(weights_file), weights_file, anchor)
             model = _build(config or infer_config(state, weights_file), state, weights_file)
     except CheckpointError:
         raise
@@ -128,16 +128,16 @@ def _config_beside(weights_file: Path, digests: dict[str, str]) -> EncoderConfig
     return None
 
 
-def _encoder_tensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+def _encoder_tensors(tensors: dict[str, torch.Tensor], path: Path, anchor: str) -> dict[str, torch.Tensor]:
     """The encoder's tensors without the prefix under which the file keeps them (`model.model.`, `module.`...)."""
-    anchors = [name for name in tensors if name.endswith(_ANCHOR)]
+    anchors = [name for name in tensors if name.endswith(anchor)]
     if len(anchors) != 1:
         raise CheckpointError(
-            f"{path} with {len(anchors)} tensors named ...{_ANCHOR} (among {len(tensors)})",
+            f"{path} with {len(anchors)} tensors named ...{anchor} (among {len(tensors)})",
             "exactly one SPEAR encoder",
             "check that this is a SPEAR checkpoint",
         )
-    prefix = anchors[0].removesuffix(_ANCHOR)
+    prefix = anchors[0].removesuffix(anchor)
     state, foreign = {}, []
     for name, tensor in tensors.items():
         bare = name.removeprefix(prefix)

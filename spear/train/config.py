@@ -10,7 +10,7 @@ from spear.data.mixing import MixingConfig
 from spear.data.plan import PlanLimits
 from spear.data.sources import CutLimits, SourceConfig
 from spear.errors import ConfigError
-from spear.models.config import SpearConfig
+from spear.models import encoders
 from spear.models.mask import MaskConfig
 from spear.train.objectives import registry
 
@@ -52,6 +52,31 @@ class StreamConfig(Choice):
 
 
 @dataclass
+class ModelConfig(Choice):
+    """The encoder. Its sizes stand beside its name, see `spear.models.encoders`.
+
+    Attributes:
+        encoder: `zipformer` (which a file that names none means), `transformer` (its control: plain, pre-norm), or one
+            that an installed package brings.
+        settings: the encoder's configuration; nested plain values are converted, None means its defaults.
+    """
+
+    choice: ClassVar[str] = encoders.KEY
+    encoder: str = encoders.DEFAULT
+    settings: Any = None
+
+    @classmethod
+    def options(cls) -> dict[str, type]:
+        """The configuration class of every encoder."""
+        return encoders.config_classes()
+
+    def __post_init__(self):
+        if not (isinstance(self.settings, encoders.EncoderConfig) and self.settings.encoder == self.encoder):
+            option = self.option(self.encoder)
+            self.settings = from_dict(option, self.settings or {}, f"the settings of encoder {self.encoder}")
+
+
+@dataclass
 class OptimizerConfig:
     """ScaledAdam and Eden.
 
@@ -87,7 +112,7 @@ class TrainConfig:
         seed: names every random stream.
         num_steps: optimizer steps; training ends there.
         init_from: checkpoint of the same sizes whose encoder the run starts from; empty: from random weights.
-        model: encoder sizes.
+        model: the encoder and its sizes; an encoder's own configuration (`SpearConfig`...) will do.
         strategy: `asymmetric`, `disjoint` or `joint`; weights a stream states itself come first.
         streams: targets by name; any number.
         sources: corpora with their domains and sampling weights.
@@ -118,7 +143,7 @@ class TrainConfig:
     seed: int = 42
     num_steps: records.Count = 400_000
     init_from: str = ""
-    model: SpearConfig = field(default_factory=SpearConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
     strategy: str = "asymmetric"
     streams: dict[str, StreamConfig] = field(default_factory=dict)
     sources: list[SourceConfig] = field(default_factory=list)
@@ -150,6 +175,8 @@ class TrainConfig:
     tensorboard: bool = True
 
     def __post_init__(self):
+        if isinstance(self.model, encoders.EncoderConfig):
+            self.model = ModelConfig(self.model.encoder, self.model)
         ranges.check(self)
         if self.num_steps == 0 and not self.init_from:
             raise ConfigError("num_steps: 0", "a whole number from 1 on; 0 with init_from alone", "correct num_steps")

@@ -14,13 +14,14 @@ from spear.data.sources import read_source
 from spear.data.streams import StreamConfig
 from spear.errors import CardError, CheckpointError, ConfigError, DataError
 from spear.log import get_logger
+from spear.models import encoders
 from spear.models.loading import ENCODER_PREFIXES, load_model
 from spear.models.mask import MaskConfig
 from spear.models.pretrain import SpearPretrainModel
 from spear.nn import set_activation_checkpointing
 from spear.seeds import seed_global
+from spear.train.config import ModelConfig, TrainConfig
 from spear.train.config import StreamConfig as TrainStreamConfig
-from spear.train.config import TrainConfig
 from spear.train.objectives import Context, Objective, load
 from spear.train.sharding import load_whole
 
@@ -141,8 +142,8 @@ def make_objectives(config: TrainConfig, data: RunData, device: torch.device) ->
             Context(
                 name,
                 stream.settings,
-                frame_rate_hz=config.model.frame_rate_hz,
-                num_mel_bins=config.model.num_mel_bins,
+                frame_rate_hz=config.model.settings.frame_rate_hz,
+                num_mel_bins=config.model.settings.num_mel_bins,
                 seed=config.seed,
                 device=device,
                 stream=opened.get(name),
@@ -168,7 +169,7 @@ def make_model(config: TrainConfig, objectives: dict[str, Objective], device: to
     seed_global(config.seed, "model")
     heads = {name: objective.head for name, objective in objectives.items()}
     model = SpearPretrainModel(
-        config.model, heads, config.masked_weight, config.unmasked_weight, config.head_initial_scale
+        config.model.settings, heads, config.masked_weight, config.unmasked_weight, config.head_initial_scale
     )
     set_activation_checkpointing(model, config.activation_checkpointing)
     return model.to(device)
@@ -225,6 +226,7 @@ _FORMER_SETTING = re.compile(
 )
 # What checkpoints that are older than a setting were trained with, where its default is something else.
 _ONCE = {"model.constant_attention": True}
+_ENCODER = f"model.{encoders.KEY}"
 
 
 def check_resumable(config: TrainConfig, meta: dict, world_size: int, present_cards: dict[str, dict]) -> None:
@@ -237,7 +239,7 @@ def check_resumable(config: TrainConfig, meta: dict, world_size: int, present_ca
     saved, present = flatten(meta["config"]), flatten(configuration.to_dict(config))
     # A setting that is younger than the checkpoint had what is its default now.
     defaults = flatten(configuration.to_dict(type(config)()))
-    for key in sorted({*_ONCE} - {*saved}):
+    for key in sorted({*_ONCE} & {*present} - {*saved}):
         if present[key] != _ONCE[key]:
             logger.warning(
                 "%s was %r when this checkpoint was written and is %r now; --%s %s goes on as before",
@@ -246,10 +248,12 @@ def check_resumable(config: TrainConfig, meta: dict, world_size: int, present_ca
         saved[key] = present[key]
     streams = {name: TrainStreamConfig(stream.objective) for name, stream in config.streams.items()}
     defaults |= flatten(configuration.to_dict(streams), "streams")
+    defaults |= flatten(configuration.to_dict(ModelConfig(config.model.encoder)), "model")
+    defaults[_ENCODER] = encoders.DEFAULT
     saved |= {key: defaults[key] for key in present if key not in saved and key in defaults}
     # Before objectives had settings of their own, streams had those of all objectives: the others decided nothing.
     saved = {key: value for key, value in saved.items() if key in present or not _FORMER_SETTING.fullmatch(key)}
-    for key in sorted({*saved, *present}):
+    for key in sorted({*saved, *present}, key=lambda key: (key != _ENCODER, key)):  # the rest follows from it
         if _is_free(key) or saved.get(key) == present.get(key):
             continue
         raise CheckpointError(

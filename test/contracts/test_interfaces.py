@@ -5,6 +5,7 @@ import re
 
 import repository
 
+from spear.models import encoders
 from spear.train.objectives import names
 
 MAX_LOOP_LINES = 400
@@ -43,3 +44,11 @@ def test_the_trainer_compares_no_names_of_objectives():
             constants = {each.value for each in ast.walk(node) if isinstance(each, ast.Constant)}
             wrong += [f"{repository.name(path)}:{node.lineno}: '{name}'" for name in constants & set(names())]
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_trainer_names_no_encoder():
+    words = re.compile("|".join(encoders.names()), re.IGNORECASE)
+    # The configuration says which there are.
+    assert not [
+        path.name for path in TRAIN.rglob("*.py") if path.name != "config.py" and words.search(path.read_text())
+    ]

@@ -40,6 +40,7 @@ class EncoderConfig:
         exact_padding: whether an utterance in a padded batch gives what it gives alone.
         gradient_regularisers: whether balancers and whiteners act, in the front end too.
         front_end_channels: of the three convolutions of the shared front end.
+        anchor: a tensor of the front end; what stands before its name in a file is no part of the encoder's names.
         num_mel_bins: width of the input features.
         output_downsampling_factor: hidden states a frame of the output: 1 or 2.
     """
@@ -52,6 +53,7 @@ class EncoderConfig:
     exact_padding = True
     gradient_regularisers = True
     front_end_channels = (8, 32, 128)
+    anchor = "encoder_embed.out.weight"
 
     num_mel_bins: Annotated[int, msgspec.Meta(ge=7, le=1024)] = 128
     output_downsampling_factor: Annotated[int, msgspec.Meta(ge=1, le=2)] = 1

@@ -21,7 +21,9 @@ class TransformerConfig(EncoderConfig):
     Attributes:
         num_mel_bins: width of the input features.
         output_downsampling_factor: 1 gives 50 frames a second, 2 gives 25.
-        dim: channels; num_layers: layers; num_heads: heads of dim / num_heads channels.
+        dim: channels.
+        num_layers: layers, one after the other at one frame rate.
+        num_heads: of attention, in a Transformer each of dim / num_heads channels.
         feed_forward_dim: width inside the feed-forward modules.
         positions: `rotary` turns queries and keys; `convolutional` adds a wide grouped convolution of the embeddings,
             as wav2vec 2.0 and HuBERT do.

@@ -117,6 +117,8 @@ def test_a_transformer_has_as_many_parameters_as_the_zipformer_that_it_controls(
     if config == "mini":
         student = yaml.safe_load((ROOT / "egs/mini/spear/conf/student.yaml").read_text())
         config, other = TransformerConfig.mini(), SpearConfig.from_dict(student["model"])
+        variant = yaml.safe_load((ROOT / "egs/mini/spear/conf/ablation/transformer.yaml").read_text())["model"]
+        assert encoders.from_dict(variant) == dataclasses.replace(config, gradient_regularisers=False)
     counts = []
     for each in (config, other):
         with torch.device("meta"):

@@ -40,7 +40,7 @@ def test_the_encoder_is_that_of_the_checkpoint_and_the_heads_are_not(make_traine
 
 
 def test_an_encoder_with_downsampled_output_fits_one_without_and_the_other_way_round(make_trainer, teacher, tmp_path):
-    slow = {**make_trainer().config.model.to_dict(), "output_downsampling_factor": 2}
+    slow = {**make_trainer().config.model.settings.to_dict(), "output_downsampling_factor": 2}
     first = make_trainer(exp_dir=str(tmp_path / "slow"), init_from=str(teacher), num_steps=0, model=slow).run()
     second = make_trainer(exp_dir=str(tmp_path / "fast"), init_from=str(first), num_steps=0).run()
     found, expected = encoder_of(second), encoder_of(teacher)
@@ -54,7 +54,7 @@ def test_a_folder_with_an_encoder_alone_will_do(make_trainer, teacher, tmp_path)
 
 
 def test_other_sizes_are_refused_by_name(make_trainer, teacher, tmp_path):
-    wide = {**make_trainer().config.model.to_dict(), "encoder_dim": "48"}
+    wide = {**make_trainer().config.model.settings.to_dict(), "encoder_dim": "48"}
     with pytest.raises(CheckpointError) as caught:
         make_trainer(exp_dir=str(tmp_path / "student"), init_from=str(teacher), model=wide).run()
     assert "32" in caught.value.found and "48" in caught.value.expected and "init_from" in caught.value.fix
