@@ -172,7 +172,9 @@ def _pooled(metric: str, rows: Sequence[dict], seed: int, weights: np.ndarray | 
     if metric == "eer":
         scores = [row["hypotheses"][seed] for row in rows]
         return equal_error_rate(scores, [row["reference"] for row in rows], weights)
-    tables = [{"scores": row["hypotheses"][seed], "targets": row["reference"]} for row in rows]
+    tables = [
+        {"scores": row["hypotheses"][seed], "targets": row["reference"], "among": row.get("among")} for row in rows
+    ]
     return maximum_term_weighted_value(tables, weights)
 
 
@@ -317,17 +319,26 @@ def maximum_term_weighted_value(
 ) -> float:
     """The best over thresholds of 1 - mean over queries of (miss rate + beta * false-alarm rate); at least 0.
 
+    The official scorer of QUESST 2014 takes every query and document of the evaluation. A pair that is in no list of
+    results gets a score below all thresholds: where only a part was searched, as SUPERB searches English, the other
+    queries are missed whole, and the other documents are right to be silent.
+
     Args:
-        tables: for each query {scores: {document: score}, targets: [documents that hold it]}. Queries without a
-            target document, or with nothing else, do not count, as in the official scorer.
+        tables: for each query {scores: {document: score}, targets: [documents that hold it]}, and where only a part was
+            searched `among`, [queries, documents] of the whole. Queries without a target document, or with nothing
+            else, do not count, as in the official scorer; they are not among the queries of `among` either.
         weights: how often each query counts (the bootstrap); once by default.
     """
-    values, gains, total = [], [], 0.0
+    values, gains, total, searched, whole = [], [], 0.0, 0, 0
     for number, table in enumerate(tables):
         targets = set(table["targets"]) & set(table["scores"])
-        others = len(table["scores"]) - len(targets)
+        queries, documents = table.get("among") or (0, len(table["scores"]))
+        others = max(documents, len(table["scores"])) - len(targets)
         weight = 1.0 if weights is None else float(weights[number])
-        if not targets or not others or not weight:
+        if not targets or not others:
+            continue
+        searched, whole = searched + 1, max(whole, queries)
+        if not weight:
             continue
         total += weight
         for document, value in table["scores"].items():
@@ -338,4 +349,5 @@ def maximum_term_weighted_value(
     order = np.argsort(-np.asarray(values), kind="stable")
     sorted_values = np.asarray(values)[order]
     last = np.append(np.diff(sorted_values) != 0, True)
-    return max(0.0, float(np.cumsum(np.asarray(gains)[order])[last].max()) / total)
+    missed = max(1.0, whole / searched)  # a query that was not searched counts with no gain
+    return max(0.0, float(np.cumsum(np.asarray(gains)[order])[last].max()) / (total * missed))

@@ -29,7 +29,7 @@ from spear.evaluate.upstream import load_upstream
 from spear.executor import run_units
 from spear.log import get_logger, human_seconds
 
-VERSION = "superb-7"
+VERSION = "superb-8"
 """Changes when equal inputs would give other numbers; part of the inputs' hash."""
 
 logger = get_logger(__name__)

@@ -163,6 +163,23 @@ def test_maximum_term_weighted_value_by_hand():
     assert metrics.maximum_term_weighted_value([worst]) == 0  # say no to everything
 
 
+def test_queries_and_documents_that_were_not_searched_count_as_in_the_official_scorer():
+    first = {"scores": {"d1": 3.0, "d2": 2.0, "d3": 1.0}, "targets": ["d1", "d3"], "among": [4, 6]}
+    second = {"scores": {"d1": 2.5, "d2": 0.0, "d3": 0.5}, "targets": ["d2"], "among": [4, 6]}
+    # Two more queries, missed whole; three more documents, never accepted. At threshold 3 query 1 finds one of two.
+    assert metrics.maximum_term_weighted_value([first, second]) == pytest.approx(0.5 / 4)
+    # All accepted: query 1 has one false alarm of 6 - 2, query 2 two of 6 - 1.
+    expected = (1 - 0.1 / 4 + 1 - 0.1 * 2 / 5) / 4
+    assert metrics.maximum_term_weighted_value([first, second], beta=0.1) == pytest.approx(expected)
+    # A scorer that is given everything says the same (to accept everything costs beta).
+    unsearched = {f"d{number}": -10.0 for number in (4, 5, 6)}
+    whole = [{**table, "scores": table["scores"] | unsearched, "among": None} for table in (first, second)]
+    whole += [{"scores": dict.fromkeys("d1 d2 d3 d4 d5 d6".split(), -10.0), "targets": ["d5"]}] * 2
+    assert metrics.maximum_term_weighted_value(whole) == pytest.approx(0.5 / 4)
+    rows = [row(table["targets"], table["scores"]) | {"among": table["among"]} for table in (first, second)]
+    assert metrics.score_rows("mtwv", rows) == pytest.approx(0.5 / 4)
+
+
 @pytest.mark.parametrize("metric", ["eer", "mtwv", "accuracy"])
 def test_intervals_hold_the_score(metric):
     rng = np.random.default_rng(0)

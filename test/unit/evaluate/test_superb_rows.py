@@ -116,6 +116,10 @@ def test_queries_and_documents_without_a_known_role_are_listed(data, tmp_path):
             del row["role"]
         elif row["id"] == "query-test-mi":
             row["target"] = ["mi"]
+        elif row["id"] == "query-test-re":
+            row["among"] = [560, 0]
+        elif row["id"] == "query-test-fa":
+            row["among"] = [560, 12492]
         elif row["role"] == "document":
             row["target"] = " ".join(f"{word}x" if word == "do" else word for word in row["target"])
         return row
@@ -126,8 +130,10 @@ def test_queries_and_documents_without_a_known_role_are_listed(data, tmp_path):
         ("query-dev-do", "role 'qeury', not query or document"),
         ("query-dev-re", "no role"),
         ("query-test-mi", "a query whose term is a list"),
+        ("query-test-re", "among 560, 0: not [queries, documents]"),
     }
-    assert problem.details["num_queries"] == {"dev": 2, "test": 3}
+    assert problem.details["num_queries"] == {"dev": 2, "test": 2}
+    assert [row.get("among") for row in problem.rows("test")] == [None, [560, 12492]]
     found = {row["id"]: row["reference"] for row in problem.rows("test")}
     assert not found["query-test-do"] and found["query-test-fa"]  # a part of a word is no term
 
