@@ -50,7 +50,7 @@ _environment_compile() { # bytecode of what the recipes import, a fifth of all t
   (unset PYTHONDONTWRITEBYTECODE && _environment_run -) <<'PYTHON' >/dev/null 2>&1 || true
 import importlib, pkgutil
 import matplotlib.pyplot, sentencepiece, torch.distributed.run, torch.utils.tensorboard
-import spear.bin, spear.evaluate.recipe_run, spear.train.main
+import spear.bin, spear.evaluate.run, spear.train.main
 for module in pkgutil.iter_modules(spear.bin.__path__, "spear.bin."):
     importlib.import_module(module.name)
 PYTHON

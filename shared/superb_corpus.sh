@@ -28,11 +28,11 @@ prepare_superb() { # CORPUS WHAT_STAGE_0_NEEDS WHAT_STAGE_1_DOES [OPTION_OF_PREP
 obtain_data() {
   renew
   mkdir -p "$data_dir"
-  spear superb fetch "$corpus" --raw "$raw_dir"
+  spear evaluate fetch "$corpus" --raw "$raw_dir"
 }
 
 make_manifests() {
   renew "$data_dir/superb"
-  spear superb prepare "$corpus" --raw "$raw_dir" --data-dir "$data_dir" --seed "$seed" --num-jobs "$num_jobs" \
+  spear evaluate prepare "$corpus" --raw "$raw_dir" --data-dir "$data_dir" --seed "$seed" --num-jobs "$num_jobs" \
     ${prepare_options[@]+"${prepare_options[@]}"}
 }

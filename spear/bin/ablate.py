@@ -95,8 +95,8 @@ def plan(settings: AblateConfig) -> list[dict]:
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the arguments, trains, decodes, and writes the table."""
-    from spear.evaluate.recipe_run import DecodeConfig
-    from spear.evaluate.results import ablation_table, evaluate_checkpoints
+    from spear.evaluate.ablation import ablation_table, evaluate_checkpoints
+    from spear.evaluate.run import EvaluateConfig
 
     settings = config.parse(AblateConfig, argv, description=__doc__)
     log.setup()
@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
             settings.data_dir,
             settings.exp_dir,
             settings.tasks or None,
-            DecodeConfig(num_jobs=settings.num_jobs),
+            EvaluateConfig(num_jobs=settings.num_jobs),
             f"spear ablate {words}".replace("ablate ablate", "ablate"),
         )
     table = ablation_table(runs)

@@ -15,6 +15,9 @@ import spear
 from spear import env
 from spear.errors import SpearError, of_machine
 
+RETIRED = {"decode": "evaluate", "superb": "evaluate --suite superb", "report": "evaluate report"}
+"""Commands that are no longer there, with what has taken their place."""
+
 USAGE = "usage: spear <command> [--flag value ...]      spear <command> --help lists the flags"
 
 
@@ -83,7 +86,13 @@ def _dispatch(argv: list[str] | None) -> int:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         print(
             f"error\n  found: the command '{argv[0]}'\n  expected: one of {', '.join(known)}\n  to fix: "
-            + (f"did you mean 'spear {near[0]}'?" if near else "see spear --help"),
+            + (
+                f"use 'spear {RETIRED[name]}', which has taken its place"
+                if name in RETIRED
+                else f"did you mean 'spear {near[0]}'?"
+                if near
+                else "see spear --help"
+            ),
             file=sys.stderr,
         )
         return 2

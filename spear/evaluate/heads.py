@@ -7,57 +7,12 @@ at a fifth of the cost. For utterances the mean over time is taken before everyt
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from spear.evaluate.protocol import Settings
 from spear.seeds import torch_rng
-
-
-@dataclass(frozen=True)
-class ProbeConfig:
-    """The declared protocol, equal for all upstreams.
-
-    Attributes:
-        learning_rates: the grid.
-        seeds: of the initial weights; scores are means over seeds.
-        hidden_dim: P.
-        max_steps: optimizer steps; the learning rate falls linearly to zero over them.
-        batch_size: utterances in a step.
-        least_dev_items: with fewer on dev, the learning rate is selected by folds of train and dev: eight items rank no
-            learning rates.
-        num_folds: see above.
-        default_rate: taken among the learning rates that dev cannot tell from the best (`probes.select_learning_rate`).
-        eval_every: steps between dev evaluations.
-        early_stopping: keep each head's weights of its best dev evaluation, and stop when no head improved in
-            `patience` evaluations. Off by default: on dev sets of 4 to 100 items the best of twelve noisy evaluations
-            is often that of a hardly trained head. Measured on 16 pairs of a mini task and the filterbank or an
-            untrained encoder: mean test accuracy 44 % with it, 50 % without.
-        patience: see above.
-        max_gradient_norm: of each head.
-        standardise: scale every dimension of every layer by its mean and deviation on the training items. SUPERB does
-            not; with our few steps the filterbank could not be trained without, so it is done for all upstreams.
-    """
-
-    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-    seeds: tuple[int, ...] = (0, 1)
-    hidden_dim: int = 256
-    max_steps: int = 300
-    batch_size: int = 64
-    least_dev_items: int = 30
-    num_folds: int = 5
-    default_rate: float = 1e-2
-    eval_every: int = 50
-    early_stopping: bool = False
-    patience: int = 5
-    max_gradient_norm: float = 1.0
-    standardise: bool = True
-
-    @property
-    def heads(self) -> list[tuple[float, int]]:
-        """(learning rate, seed) of every head."""
-        return [(rate, seed) for rate in self.learning_rates for seed in self.seeds]
 
 
 class Heads:
@@ -76,7 +31,7 @@ class Heads:
         num_layers: int,
         dim: int,
         num_outputs: int,
-        config: ProbeConfig,
+        config: Settings,
         fold_linear: bool = True,
         device: str = "cpu",
     ):

@@ -4,7 +4,7 @@ No external links, no scripts. A part whose input is missing says so and names t
 """
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import spear
@@ -12,7 +12,15 @@ from spear import env, fs
 from spear.errors import SpearError
 from spear.evaluate import figures
 from spear.evaluate.doubts import doubt_lines
-from spear.evaluate.results import comparison_lines, load_runs, table_cells, upstream_names
+from spear.evaluate.results import (
+    by_suite,
+    comparison_lines,
+    load_runs,
+    protocol_lines,
+    table_cells,
+    upstream_names,
+)
+from spear.evaluate.score import overall_lines
 from spear.log import human_seconds
 
 _STYLE = """
@@ -46,17 +54,21 @@ def write_report(data_dir: str | Path, exp_dir: str | Path, output: str | Path |
     data_dir, exp_dir = Path(data_dir), Path(exp_dir)
     output = Path(output) if output else exp_dir / "report.html"
     runs = load_runs(exp_dir)
-    parts = [
-        heading(runs),
-        section("Scores of frozen encoders", scores_part, runs),
-        section("Training", _training, exp_dir),
-        section("Codebook use", _codebooks, data_dir),
-        section("Layer weights", layers_part, runs),
-        section("Learning rates", learning_rates_part, runs),
-        section("Corpus", _corpus, data_dir),
-        section("Provenance", provenance_part, runs),
-    ]
+    parts = [heading(runs)]
+    suites = by_suite(runs) or {"": []}
+    for suite, mine in suites.items():
+        parts.append(section(f"Scores of frozen encoders{_of(suite, suites)}", scores_part, mine))
+    parts += [section("Training", _training, exp_dir), section("Codebook use", _codebooks, data_dir)]
+    for suite, mine in suites.items():
+        trained = [run for run in mine if run["steps"]]
+        parts.append(section(f"Layer weights{_of(suite, suites)}", layers_part, trained))
+        parts.append(section(f"Learning rates{_of(suite, suites)}", learning_rates_part, trained))
+    parts += [section("Corpus", _corpus, data_dir), section("Provenance", provenance_part, runs)]
     return write_page(output, "SPEAR report", parts)
+
+
+def _of(suite: str, suites: Mapping[str, list]) -> str:
+    return f": {suite}" if len(suites) > 1 else ""
 
 
 def write_page(output: Path, title: str, parts: Sequence[str]) -> Path:
@@ -103,23 +115,27 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[
 
 def heading(runs: list[dict], title: str = "SPEAR: training and frozen-encoder evaluation") -> str:
     """The title, where the numbers come from, and who beats whom."""
-    lines = "".join(f'<p class="lead">{html.escape(line)}</p>' for line in comparison_lines(runs))
+    said = [line for mine in by_suite(runs).values() for line in comparison_lines(mine)]
+    lines = "".join(f'<p class="lead">{html.escape(line)}</p>' for line in said)
     facts = f"spear {spear.__version__}, commit {env.git_commit()}, {env.describe_hardware()}"
     return f'<h1>{html.escape(title)}</h1><p class="note">{html.escape(facts)}</p>{lines}'
 
 
-def scores_part(runs: list[dict], head: str = "linear head") -> str:
+def scores_part(runs: list[dict]) -> str:
     """Table and figure of all scores."""
     if not runs:
-        return _missing("No scores yet. Run: spear decode --task all")
+        return _missing("No scores yet. Run: spear evaluate")
     header, rows, best = table_cells(runs)
     folded = ", ".join(dict.fromkeys(run["task"] for run in runs if "folds" in run.get("selected_on", "")))
     selection = "on dev" + (f", of {folded} by folds of train and dev" if folded else "")
     note = (
-        f"Frozen encoder, softmax-weighted sum of all hidden states, {head}; learning rate selected {selection}. "
-        "With the 95 % bootstrap interval over test items; best of a row in bold."
+        "Frozen encoder, softmax-weighted sum of all hidden states, the head of each task; learning rate selected "
+        f"{selection}. With the 95 % bootstrap interval over test items; best of a row in bold."
     )
-    doubts = "".join(_missing(line) for line in doubt_lines(runs))
+    notes = "".join(
+        f'<p class="note">{html.escape(line)}</p>' for line in [*overall_lines(runs), *protocol_lines(runs)]
+    )
+    doubts = notes + "".join(_missing(line) for line in doubt_lines(runs))
     return f'<p class="note">{note}</p>' + _table(header, rows, best) + doubts + _figure(figures.scores_figure(runs))
 
 
@@ -167,7 +183,7 @@ def layers_part(runs: list[dict]) -> str:
 def learning_rates_part(runs: list[dict]) -> str:
     """Dev scores over the learning rates of the grid."""
     if not runs:
-        return _missing("No scores yet. Run: spear decode --task all")
+        return _missing("No scores yet. Run: spear evaluate")
     note = "Dev score of every learning rate of the grid (mean over head seeds); the ring marks the selected one."
     return f'<p class="note">{note}</p>' + _figure(figures.learning_rates_figure(runs))
 

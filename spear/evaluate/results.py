@@ -1,7 +1,7 @@
-"""Run files to tables: the terminal, RESULTS.md, and the ablation over several checkpoints and seeds."""
+"""Run files to tables: the terminal and RESULTS.md."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,8 +12,8 @@ from spear import fs, records
 from spear.errors import DataError
 from spear.evaluate.doubts import MARK, doubt_lines, doubts_of
 from spear.evaluate.metrics import HIGHER_IS_BETTER, is_better, shown, unit
-from spear.evaluate.recipe_run import DecodeConfig, decode
-from spear.evaluate.recipe_tasks import read_tasks
+from spear.evaluate.runs import FOLDER
+from spear.evaluate.score import overall_lines
 from spear.log import get_logger
 
 logger = get_logger(__name__)
@@ -38,6 +38,7 @@ class _NumItems:
 class _Run:
     """What tables read of a run file."""
 
+    suite: str
     task: str
     metric: Literal[tuple(HIGHER_IS_BETTER)]
     score: float
@@ -53,13 +54,13 @@ class _Run:
     inputs_sha256: str
 
 
-def load_runs(exp_dir: str | Path, folder: str = "decode") -> list[dict]:
-    """All run files below `exp_dir/folder`, sorted by task and upstream; an empty list when there are none.
+def load_runs(exp_dir: str | Path) -> list[dict]:
+    """All run files below `exp_dir/evaluate`, sorted by suite, task and upstream; an empty list when there are none.
 
     A damaged one is left out, with a warning that names it.
     """
     runs = []
-    for path in fs.finished(Path(exp_dir) / folder, "*/*.json"):
+    for path in fs.finished(Path(exp_dir) / FOLDER, "*/*/*.json"):
         try:
             run = fs.read_json(path)
             records.convert(run, _Run, str(path))
@@ -146,7 +147,7 @@ def comparison_lines(runs: Sequence[dict]) -> list[str]:
 def terminal_table(runs: Sequence[dict]) -> str:
     """A plain-text table; `*` marks the best of a row; brackets hold the 95 % interval over test items."""
     if not runs:
-        return "no scores yet: run `spear decode`"
+        return "no scores yet: run `spear evaluate`"
     header, rows, best = table_cells(runs)
     marked = [[cell + (" *" if c == best[r] else "") for c, cell in enumerate(row)] for r, row in enumerate(rows)]
     widths = [max(len(row[c]) for row in [header, *marked]) for c in range(len(header))]
@@ -160,7 +161,8 @@ def terminal_table(runs: Sequence[dict]) -> str:
     return "\n".join([*lines, "", *notes])
 
 
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown."""
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
 
@@ -168,7 +170,7 @@ def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def results_markdown(runs: Sequence[dict], title: str, notes: str = "") -> str:
     """A section of RESULTS.md: score table, comparison, and one provenance row for each run file."""
     if not runs:
-        raise DataError("no run files", "at least one scored task", "run `spear decode` first")
+        raise DataError("no run files", "at least one scored task", "run `spear evaluate` first")
     header, rows, best = table_cells(runs)
     shown = [[f"**{cell}**" if c == best[r] else cell for c, cell in enumerate(row)] for r, row in enumerate(rows)]
     provenance = [
@@ -188,10 +190,10 @@ def results_markdown(runs: Sequence[dict], title: str, notes: str = "") -> str:
     columns = ["task", "upstream", "score", "learning rate", "seeds", "train / dev / test items", "skipped"]
     where = sorted({(run["command"] or "?", run["commit"], run["hardware"]) for run in runs})
     facts = [f"- command `{command}`, commit `{commit}`, {hardware}" for command, commit, hardware in where]
-    parts = [f"## {title}", notes, _markdown(header, shown)]
+    parts = [f"## {title}", notes, markdown_table(header, shown)]
     parts.append("Best of a row in bold; 95 % bootstrap interval over test items in brackets.")
     parts += doubt_lines(runs)
-    parts += [*comparison_lines(runs), "\n".join(facts), _markdown([*columns, "encoder", "inputs"], provenance)]
+    parts += [*comparison_lines(runs), "\n".join(facts), markdown_table([*columns, "encoder", "inputs"], provenance)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -210,58 +212,41 @@ def write_results(path: str | Path, section: str, markdown: str) -> None:
     fs.write_text(path, text)
 
 
-def evaluate_checkpoints(
-    groups: Mapping[str, Mapping[int, str | Path]],
-    data_dir: str | Path,
-    exp_dir: str | Path,
-    tasks: Sequence[str] | None = None,
-    config: DecodeConfig | None = None,
-    command: str = "",
-) -> list[dict]:
-    """Scores several checkpoints of several variants (an ablation) on all tasks, those of ablations included.
-
-    Args:
-        groups: variant -> training seed -> checkpoint.
-
-    Returns:
-        Run contents; `run["variant"]` and `run["training_seed"]` are added.
-    """
-    tasks = list(tasks) if tasks else [task.name for task in read_tasks(data_dir)]
-    named = {
-        re.sub(r"[^\w.+-]+", "_", f"{variant}-seed{seed}"): (variant, seed, path)
-        for variant, checkpoints in groups.items()
-        for seed, path in checkpoints.items()
-    }
-    specs = [f"{name}={path}" for name, (_, _, path) in named.items()]
-    runs = decode(tasks, specs, data_dir, exp_dir, config, command)
+def by_suite(runs: Iterable[dict]) -> dict[str, list[dict]]:
+    """Suite -> its runs; a table is about one suite, since two may have tasks of one name."""
+    found: dict[str, list[dict]] = {}
     for run in runs:
-        run["variant"], run["training_seed"], _ = named[run["upstream"]["name"]]
-    return runs
+        found.setdefault(run.get("suite", ""), []).append(run)
+    return found
 
 
-def ablation_table(runs: Sequence[dict]) -> str:
-    """Markdown: one row for each task, one column for each variant, mean ± standard deviation over training seeds.
+def protocol_lines(runs: Sequence[dict]) -> list[str]:
+    """What a reader must know about the numbers: protocol, legacy rules, rows left out."""
+    lines = []
+    protocols = sorted({run["protocol"] for run in runs})
+    if "mini" in protocols:
+        lines.append("Protocol mini: small heads and few steps; not comparable with published SUPERB numbers.")
+    rules = {run["task"]: run["legacy"]["rule"] for run in runs if run.get("legacy")}
+    if rules:
+        said = "; ".join(f"{task}: {rule}" for task, rule in rules.items())
+        lines.append(f"Scores are selected on dev; `legacy` follows the published protocol ({said}).")
+    left_out = {run["task"]: len(run["skipped"]) for run in runs if run["skipped"]}
+    if left_out:
+        said = ", ".join(f"{task} {count}" for task, count in left_out.items())
+        lines.append(f"Rows left out, listed with reasons in the run files: {said}.")
+    return lines
 
-    Args:
-        runs: from `evaluate_checkpoints`; the deviation is that of the sample (n - 1), left out for a single seed.
-    """
-    variants = list(dict.fromkeys(run["variant"] for run in runs))
-    rows = []
-    for task in task_names(runs):
-        scores = {v: [r["score"] for r in runs if r["task"] == task and r["variant"] == v] for v in variants}
-        metric = next(run["metric"] for run in runs if run["task"] == task)
-        means = {v: float(np.mean(s)) for v, s in scores.items() if s}
-        winner = (max if HIGHER_IS_BETTER[metric] else min)(means, key=means.get)
-        cells = []
-        for variant in variants:
-            if variant not in means:
-                cells.append("-")
-                continue
-            text = f"{100 * means[variant]:.1f}"
-            if len(scores[variant]) > 1:
-                text += f" ± {100 * np.std(scores[variant], ddof=1):.1f}"
-            cells.append(f"**{text}**" if variant == winner else text)
-        rows.append([task, f"{metric} %", *cells])
-    seeds = sorted({run["training_seed"] for run in runs})
-    note = f"Mean ± standard deviation over training seeds {', '.join(map(str, seeds))}; best mean in bold."
-    return "\n\n".join([_markdown(["task", "metric", *variants], rows), note, *doubt_lines(runs)])
+
+def terminal_text(runs: Sequence[dict]) -> str:
+    """The table of each suite, with intervals and notes."""
+    parts = []
+    for suite, mine in by_suite(runs).items():
+        title = [f"== {suite}"] if len(by_suite(runs)) > 1 else []
+        parts.append("\n".join([*title, terminal_table(mine), *overall_lines(mine), *protocol_lines(mine)]))
+    return "\n\n".join(parts)
+
+
+def write_section(path: str | Path, runs: Sequence[dict], section: str, title: str, notes: str = "") -> None:
+    """Puts the table of a suite and its provenance into a RESULTS.md."""
+    text = "\n\n".join(part for part in (notes, *overall_lines(runs), *protocol_lines(runs)) if part)
+    write_results(path, section, results_markdown(runs, title, text))

@@ -110,7 +110,8 @@ class Table:
 
     def content_hash(self) -> str:
         """Depends on ids, audio, splits, targets and trials."""
-        rows = [[row.id, row.key, row.split, row.target, row.extra] for row in self.rows]
+        extra = ("session", "role", "crop_of", "group")  # what else tasks read
+        rows = [[r.id, r.key, r.split, r.target, [r.extra.get(name) for name in extra]] for r in self.rows]
         return fs.sha256_json([rows, self.skipped, self.trials])
 
 
@@ -160,7 +161,7 @@ def read_table(
             skipped.append({"id": line.id, "split": line.split, "reason": reason})
             continue
         rows.append(Row(line.id, line.split, item, values.get("target"), "", _extra(values)))
-    rows = _chosen(rows, max_items) if max_items else rows
+    rows = chosen_rows(rows, max_items) if max_items else rows
     contents = Contents(path.parent)
     rows = [replace(row, key=item_key(row.item, contents)) for row in rows]
     contents.save()
@@ -169,6 +170,7 @@ def read_table(
         logger.warning(
             "%s: %d rows left out: %s", task, len(skipped), "; ".join(f"{v} x {k}" for k, v in reasons.items())
         )
+    rows.sort(key=lambda row: row.id)
     return Table(rows, skipped, _trials(Path(data_dir), task, {row.id: row.split for row in rows}, skipped))
 
 
@@ -205,7 +207,8 @@ def _extra(values: dict) -> dict:
     return {key: value for key, value in values.items() if key not in known}
 
 
-def _chosen(rows: list[Row], max_items: int) -> list[Row]:
+def chosen_rows(rows: list[Row], max_items: int) -> list[Row]:
+    """At most so many rows of each split, by a hash of the id."""
     kept: set[str] = set()
     for split in (*SPLITS, "all"):
         mine = [row.id for row in rows if row.split == split]

@@ -1,6 +1,9 @@
 """What a task is: which targets are usable, how rows are divided, which problem is trained, what legacy rule it has."""
 
+from collections.abc import Hashable, Sequence
 from typing import Any
+
+import numpy as np
 
 from spear import records
 from spear.errors import DataError
@@ -8,7 +11,8 @@ from spear.evaluate.cache import FeatureStore
 from spear.evaluate.doubts import Judged, find_doubts
 from spear.evaluate.problems import Problem, Splits
 from spear.evaluate.protocol import Settings
-from spear.evaluate.table import SPLITS, Table
+from spear.evaluate.table import SPLITS, Row, Table
+from spear.seeds import numpy_rng
 
 
 def unfit(target: Any, target_type: Any) -> str | None:
@@ -33,6 +37,9 @@ class Task:
         trained_splits: splits that must not be empty.
         legacy: why the published protocol's own number can differ: `test` (it selects on test), `dev` (it resamples
             dev, see `legacy_dev`), `folds` (its dev items share speakers with training, see `folds`), or nothing.
+        settings_key: of the protocol's settings; the task's name if it is empty.
+        target: where a recipe's items have it, see `suites.item_target`.
+        is_ablation: left out of `all`.
     """
 
     name: str
@@ -43,6 +50,13 @@ class Task:
     target_type: Any = str | int | float
     trained_splits: tuple[str, ...] = SPLITS
     legacy = ""
+    settings_key = target = ""
+    is_ablation = False
+
+    @property
+    def identity(self) -> list[Any]:
+        """What the task asks and how, whatever its name: equal identities on equal rows have one score."""
+        return [type(self).__name__]
 
     def refuse(self, target: Any) -> str | None:
         """The reason why a target cannot be used; None for a good one."""
@@ -101,3 +115,48 @@ class Task:
                     )
             found[fold] = self.problem(splits, table, store, settings)
         return found
+
+    def selection_problems(self, table: Table, store: FeatureStore, settings: Settings) -> dict[str, Problem]:
+        """Folds of train and dev by which the learning rate is selected where dev is small; empty where it is not.
+
+        What belongs together (`group_of`) stays together; the heads that are scored are trained on train all the same.
+        """
+        splits = list(self.folds(table).values())
+        if self.needs_frames or len(splits) != 1 or len(splits[0]["dev"]) >= settings.least_dev_items:
+            return {}
+        pool = [*splits[0]["train"], *splits[0]["dev"]]
+        found = {}
+        for number, held in enumerate(fold_places([(group_of(r), str(r.target)) for r in pool], settings.num_folds)):
+            dev, mine = [pool[place] for place in held], set(held.tolist())
+            train = [row for place, row in enumerate(pool) if place not in mine]
+            if dev and train:  # nobody looks at the test part
+                found[f"fold {number}"] = self.problem(
+                    {"train": train, "dev": dev, "test": dev}, table, store, settings
+                )
+        return found
+
+
+def group_of(row: Row) -> Hashable:
+    """What a row must not be parted from: its group, the recording that it is a crop of, or itself."""
+    return row.extra.get("group") or row.extra.get("crop_of") or row.id
+
+
+def fold_places(rows: Sequence[tuple[Hashable, Hashable]], num_folds: int) -> list[np.ndarray]:
+    """Places of the rows that each fold holds out; each is in one fold, and every label in as many as it can be.
+
+    Args:
+        rows: (group, label) of each; rows of one group are in one fold.
+        num_folds: at most as many as there are groups.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for place, (group, _) in enumerate(rows):
+        groups.setdefault(group, []).append(place)
+    by_label: dict[Any, list[Hashable]] = {}
+    names = list(groups)
+    for number in numpy_rng(0, "folds", len(names)).permutation(len(names)).tolist():
+        by_label.setdefault(rows[groups[names[number]][0]][1], []).append(names[number])
+    dealt = [group for label in sorted(by_label, key=str) for group in by_label[label]]
+    return [
+        np.sort([place for group in dealt[start::num_folds] for place in groups[group]])
+        for start in range(min(num_folds, len(dealt)))
+    ]

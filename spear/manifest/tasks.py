@@ -85,6 +85,8 @@ class TaskSpec:
         min_train: least training recordings of a class; for ctc, of the task.
         min_test: likewise for test.
         ablation: left out of ordinary decoding.
+        superb: the name of the SUPERB task that it is, such as KS: its rules and head are used, and its score is one
+            with that of the suite `superb`.
     """
 
     name: str
@@ -97,6 +99,7 @@ class TaskSpec:
     min_train: int = 2
     min_test: int = 2
     ablation: bool = False
+    superb: str = ""
 
 
 def read_task_specs(path: str | Path) -> list[TaskSpec]:

@@ -22,7 +22,7 @@ FLAGS = ("--help", "--no-such-flag=1")
 # Imports what takes seconds once, then answers every call in a child of its own, as a new process would.
 _ANSWER = """
 import json, os, runpy, sys, traceback
-import spear.bin, spear.bin.main, spear.train.main, spear.evaluate.recipe_run
+import spear.bin, spear.bin.main, spear.train.main, spear.evaluate.run
 out, calls = sys.argv[1], json.load(sys.stdin)
 for number, (script, *words) in enumerate(calls):
     if (child := os.fork()) == 0:

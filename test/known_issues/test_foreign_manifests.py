@@ -284,11 +284,11 @@ def test_gzipped_manifests_are_read_wherever_plain_ones_are(tmp_path):
     packed = tmp_path / "packed" / "manifests" / "cuts_a.jsonl.gz"
     packed.parent.mkdir(parents=True)
     packed.write_bytes(gzip.compress(plain.read_bytes()))
-    from spear.evaluate.recipe_tasks import read_all_items
+    from spear.evaluate.suites import read_all_items
     from spear.manifest.features import _items
 
     assert read_cuts([packed]) == read_cuts([plain])
-    assert read_all_items(packed.parent.parent) == _items(packed.parent) == read_items(plain)
+    assert list(read_all_items(packed.parent.parent)) == _items(packed.parent) == read_items(plain)
     assert len(load_sources([SourceConfig("all", str(packed))]).cuts) == 1
 
 

@@ -7,11 +7,11 @@ import yaml
 
 from spear import fs
 from spear.errors import SpearError
-from spear.evaluate import recipe_run, results
+from spear.evaluate import results
 from spear.evaluate.corpora.librispeech import read_lexicons
 from spear.evaluate.corpora.writing import read_entries
-from spear.evaluate.recipe_tasks import find_tasks
-from spear.evaluate.run import rescore
+from spear.evaluate.runs import rescore
+from spear.evaluate.suites import RecipeTasks
 from spear.evaluate.table import read_table
 from spear.evaluate.tasks import TASKS
 
@@ -49,7 +49,7 @@ def superb_table(folder):
 def task_list(folder):
     tasks = [{"name": f"t{n}", "head": "ctc", "target": "text", "metric": "wer", "title": "T"} for n in range(2)]
     fs.write_text(folder / "manifests" / "tasks.yaml", yaml.safe_dump({"tasks": tasks}))
-    return [folder / "manifests" / "tasks.yaml"], lambda: find_tasks(folder, ["all"], lambda *_: None)
+    return [folder / "manifests" / "tasks.yaml"], lambda: RecipeTasks(folder).find(["all"], lambda *_: None)
 
 
 def entries(folder):
@@ -64,12 +64,13 @@ def lexicon(folder):
 
 
 def run_files(folder):
-    place = folder / "decode" / "two" / "fbank.json"
+    place = folder / "evaluate/mini/two/fbank.json"
     rows = [
         {"id": "a", "reference": "x y", "hypotheses": ["x", "y"]},
         {"id": "b", "reference": "x", "hypotheses": ["x"]},
     ]
-    run = {"task": "two", "metric": "wer", "score": 0.5, "interval": [0.1, 0.9], "num_items": {"test": 2, "train": 2}}
+    run = {"suite": "mini", "task": "two", "protocol": "mini", "scores": {"wer": 0.5}, "num_predictions": 2}
+    run |= {"metric": "wer", "score": 0.5, "interval": [0.1, 0.9], "num_items": {"test": 2, "train": 2}}
     run |= {"num_items": {"train": 1, "dev": 1, "test": 2}, "skipped": [], "learning_rate": 0.1, "seeds": [0]}
     run |= {"command": "", "commit": "", "hardware": "", "inputs_sha256": "", "predictions": "fbank.predictions.jsonl"}
     fs.write_json(place, run | {"upstream": {"name": "fbank", "kind": "fbank", "hash": ""}})
@@ -79,14 +80,14 @@ def run_files(folder):
         runs = results.load_runs(folder)
         if runs:
             results.terminal_table(runs), results.results_markdown(runs, "title")
-        recipe_run.rescore(place)
+        rescore(place)
 
     return [place, place.parent / run["predictions"]], read
 
 
 def superb_run_files(folder):
-    place = folder / "superb" / "KS" / "fbank.json"
-    fs.write_json(place, {"task": "KS", "num_predictions": 2, "predictions": "p.jsonl"})
+    place = folder / "evaluate/superb/KS/fbank.json"
+    fs.write_json(place, {"scores": {"accuracy": 1.0}, "num_predictions": 2, "predictions": "p.jsonl"})
     rows = [{"id": n, "fold": "", "reference": ["yes"], "hypotheses": [["yes"]]} for n in "ab"]
     fs.write_jsonl(place.parent / "p.jsonl", rows)
     return [place, place.parent / "p.jsonl"], lambda: rescore(place)

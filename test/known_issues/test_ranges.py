@@ -19,8 +19,7 @@ from spear.config import parse
 from spear.data import PlanLimits
 from spear.data.mixing import MixingConfig
 from spear.errors import ConfigError
-from spear.evaluate.recipe_run import DecodeConfig
-from spear.evaluate.run import SuperbConfig
+from spear.evaluate.run import EvaluateConfig
 from spear.manifest import ManifestsConfig
 from spear.manifest.features import FeaturesConfig
 from spear.quantize import QuantizerTrainConfig
@@ -112,10 +111,10 @@ def test_no_setting_is_nan_or_infinite(tmp_path, value):
         lambda: PlanLimits(max_seconds="much"),
         lambda: MixingConfig(noise_probability=1.01),
         lambda: QuantizerTrainConfig(beam=0),
-        lambda: DecodeConfig(num_jobs=-1),
-        lambda: DecodeConfig(learning_rates=(1e-3, float("nan"))),
-        lambda: SuperbConfig(max_items=0),
-        lambda: SuperbConfig(cache_gigabytes=-1.0),
+        lambda: EvaluateConfig(num_jobs=-1),
+        lambda: EvaluateConfig(learning_rates=(1e-3, float("nan"))),
+        lambda: EvaluateConfig(max_items=0),
+        lambda: EvaluateConfig(cache_gigabytes=-1.0),
     ],
 )
 def test_what_is_made_in_python_is_checked_as_well(make):
@@ -124,7 +123,7 @@ def test_what_is_made_in_python_is_checked_as_well(make):
 
 
 def test_all_defaults_are_in_range():
-    for config in (TrainConfig, EmbedConfig, ExtractTokensConfig, TrainQuantizerConfig, DecodeConfig, SuperbConfig):
+    for config in (TrainConfig, EmbedConfig, ExtractTokensConfig, TrainQuantizerConfig, EvaluateConfig):
         ranges.check(config())
 
 

@@ -9,9 +9,7 @@ import yaml
 
 from spear import fs
 from spear.audio import save_audio
-from spear.bin.decode import main as decode_main
-from spear.bin.report import main as report_main
-from spear.bin.superb import main as superb_main
+from spear.bin.evaluate import main
 from spear.evaluate.doubts import Judged, find_doubts
 from spear.evaluate.table import read_table
 from spear.evaluate.tasks import TASKS
@@ -39,7 +37,8 @@ def superb_rows(data_dir, change=lambda row, number: row, task="KS", target=("ye
 
 def scored(data_dir, capsys, tasks="KS", code=0):
     words = ["--data-dir", str(data_dir), "--exp-dir", str(data_dir / "exp"), "--tasks", tasks, "--protocol", "mini"]
-    assert superb_main([*words, "--results", str(data_dir / "RESULTS.md"), *QUICK]) == code
+    words += ["--suite", "superb", "--page", str(data_dir / "exp/page.html")]
+    assert main([*words, "--results", str(data_dir / "RESULTS.md"), *QUICK]) == code
     return capsys.readouterr()
 
 
@@ -66,10 +65,10 @@ def test_the_same_recordings_in_train_and_test_are_told_in_the_table(tmp_path, c
     (row,) = [line for line in out.splitlines() if line.startswith("KS ")]
     assert "(!)" in row and "(!) KS: 4 of 6 test recordings are in training or dev as well, such as 'u26'" in out
     assert "4 of 6 test recordings" in (tmp_path / "RESULTS.md").read_text()
-    assert "4 of 6 test recordings" in (tmp_path / "exp/superb.html").read_text()
+    assert "4 of 6 test recordings" in (tmp_path / "exp/page.html").read_text()
     again = scored(tmp_path, capsys).out  # a kept score tells it too
     assert "4 of 6 test recordings" in again
-    assert "4 of 6" in json.dumps(fs.read_json(tmp_path / "exp/superb/KS/fbank.json")["doubts"])
+    assert "4 of 6" in json.dumps(fs.read_json(tmp_path / "exp/evaluate/superb-mini/KS/fbank.json")["doubts"])
 
 
 def test_one_class_labels_of_another_case_and_labels_never_trained(tmp_path, capsys):
@@ -150,26 +149,26 @@ TWO = {"name": "two", "head": "classify", "target": "label:class", "metric": "ac
 
 
 def test_texts_of_more_than_a_hundred_characters_are_scored_and_told(tmp_path, capsys):
-    assert decode_main(prepared(tmp_path, [ASR, TWO])) == 0
+    assert main(prepared(tmp_path, [ASR, TWO])) == 0
     out = capsys.readouterr().out
     assert "asr" in out and "two" in out
     assert "(!) asr: " in out and "of the symbols of test were never in training" in out
-    assert fs.read_json(tmp_path / "exp/decode/asr/fbank.json")["num_outputs"] > 100
+    assert fs.read_json(tmp_path / "exp/evaluate/mini/asr/fbank.json")["details"][""]["num_outputs"] > 100
     where = ["--data-dir", str(tmp_path), "--exp-dir", str(tmp_path / "exp"), "--output", str(tmp_path / "r.html")]
-    assert report_main(where) == 0 and "were never in training" in (tmp_path / "r.html").read_text()
+    assert main(["report", *where]) == 0 and "were never in training" in (tmp_path / "r.html").read_text()
 
 
 def test_a_task_that_fails_is_told_and_the_others_are_scored(tmp_path, capsys):
     bad = {"name": "moods", "head": "classify", "target": "label:mood", "metric": "accuracy"}
     odd = {"name": "odd", "head": "classify", "target": 7, "metric": "accuracy"}
     words = prepared(tmp_path, [bad, odd, "nonsense", TWO])
-    assert decode_main([*words, "--upstream", "nothing-here"]) == 1
+    assert main([*words, "--upstream", "nothing-here"]) == 1
     told = capsys.readouterr()
-    assert "two" in told.out and fs.read_json(tmp_path / "exp/decode/two/fbank.json")["score"] >= 0
+    assert "two" in told.out and fs.read_json(tmp_path / "exp/evaluate/mini/two/fbank.json")["score"] >= 0
     assert "not scored: task moods" in told.err and "task moods has no train item" in told.err
     assert "task odd in " in told.err and "field target: 7" in told.err and "nothing-here" in told.err
     assert told.err.count("expected:") >= 4 and "Traceback" not in told.err
-    assert decode_main([*words, "--task", "two"]) == 0
+    assert main([*words, "--tasks", "two"]) == 0
 
 
 def test_superb_tasks_with_broken_rows_leave_the_others_alone(tmp_path, capsys):
@@ -184,7 +183,7 @@ def test_superb_tasks_with_broken_rows_leave_the_others_alone(tmp_path, capsys):
 
 
 def test_ten_hours_of_hidden_states_fail_the_frame_task_alone(tmp_path, capsys):
-    assert decode_main([*prepared(tmp_path, [ASR, TWO]), "--cache-gigabytes", "1e-6"]) == 1
+    assert main([*prepared(tmp_path, [ASR, TWO]), "--cache-gigabytes", "1e-6"]) == 1
     told = capsys.readouterr()
     assert "not scored: task asr, upstream fbank" in told.err and "two" in told.out
 

@@ -100,8 +100,7 @@ def commands(data: Path) -> list[tuple[list[str], Path]]:
         (["extract-tokens", *extract.split()], data / "tokens" / "speech"),
         (["export-tokens", *export.split()], data / "export"),
         (["import-tokens", *imported.split()], data / "imported" / "speech"),
-        (["decode", *score.split()], data / "exp" / "decode"),
-        (["superb", *score.split(), "--tasks", "KS"], data / "exp" / "superb"),
+        (["evaluate", *score.split()], data / "exp" / "evaluate"),
     ]  # fmt: skip
 
 

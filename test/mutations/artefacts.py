@@ -15,8 +15,8 @@ from spear.audio import FbankConfig, load_audio, probe
 from spear.data import index
 from spear.data.cuts import Columns
 from spear.data.plan import Plan, PlanLimits, build_plan
-from spear.evaluate.recipe_run import rescore
 from spear.evaluate.results import load_runs, results_markdown, terminal_table
+from spear.evaluate.runs import rescore
 from spear.evaluate.table import manifest_path, read_table
 from spear.manifest import ManifestsConfig, iter_items, make_manifests
 from spear.manifest.corpora import scan_corpus
@@ -314,8 +314,9 @@ def _read_metrics(folder: Path):
 
 
 def _scores(folder: Path) -> list[Path]:
-    place = folder / "decode/keywords"
+    place = folder / "evaluate/mini/keywords"
     run = {"task": "keywords", "metric": "accuracy", "score": 0.5, "interval": [0.2, 0.8], "inputs_sha256": "0" * 64}
+    run |= {"suite": "mini", "protocol": "mini", "scores": {"accuracy": 0.5}, "num_predictions": 2}
     run |= {
         "upstream": {"name": "fbank", "kind": "fbank", "hash": "0"},
         "num_items": {"train": 1, "dev": 1, "test": 2},
@@ -335,7 +336,7 @@ def _read_sample(folder: Path) -> int | None:
 def _read_scores(folder: Path):
     found = load_runs(folder)
     if found:
-        terminal_table(found), results_markdown(found, "a"), rescore(folder / "decode/keywords/fbank.json")
+        terminal_table(found), results_markdown(found, "a"), rescore(folder / "evaluate/mini/keywords/fbank.json")
     return len(found)
 
 

@@ -105,7 +105,7 @@ def test_training_under_torchrun_and_decoding(recipe, num_processes, tmp_path):
             cwd="/",
         )
         assert "fbank" in text and "intent" in text
-        succeed("spear", "report", "--data-dir", recipe / "data", "--exp-dir", exp, cwd=tmp_path)
+        succeed("spear", "evaluate", "report", "--data-dir", recipe / "data", "--exp-dir", exp, cwd=tmp_path)
         assert "<html" in (exp / "report.html").read_text()
 
 

@@ -48,7 +48,7 @@ def test_the_mini_recipe_runs_and_skips_what_is_done(tmp_path):
     words = ["bash", recipe / "run.sh", "--raw-dir", tmp_path / "raw", "--upstreams", "fbank", "--tasks", "KS,SD"]
     words += ["--corpus-options=--speech-minutes 2 --audio-minutes 0", "--decode-options=--max-steps 3", "--num-jobs=1"]
     text = succeed(*words)
-    assert "KS" in text and "legacy der" in text and (recipe / "exp/superb.html").exists()
+    assert "KS" in text and "legacy der" in text and (recipe / "exp/report.html").exists()
     assert "| SD |" in (recipe / "exp/RESULTS.md").read_text()
     tables = {path.stem for path in (recipe / "data/superb").glob("*.jsonl")}
     assert tables == set("PR ASR KS QbE SID ASV ASV_trials SD IC SF ER SS".split())
@@ -68,7 +68,7 @@ def test_the_speech_commands_recipe_on_its_layout(tmp_path):
     assert "CC BY 4.0" in text and "nothing had to be downloaded" in text and "test 12" in text
     flags = ["--upstream", "fbank", "--max-steps", "2", "--learning-rates", "1e-3", "--num-jobs", "1"]
     assert "fbank" in succeed(sys.executable, recipe / "decode_ks.py", *flags)
-    run = fs.read_json(recipe / "exp/superb/KS/fbank.json")
+    run = fs.read_json(recipe / "exp/evaluate/superb/KS/fbank.json")
     assert run["protocol"] == "superb" and run["num_items"]["test"] == 12
 
 

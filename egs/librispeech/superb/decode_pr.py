@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """SUPERB PR: phones of test-clean by a linear CTC head on frozen features.
 
-`--help` lists the flags; `spear superb` is the same command for any data folder.
+`--help` lists the flags; `spear evaluate --suite superb` is the same command for any data folder.
 """
 
 import sys
 
-from spear.bin.superb import recipe
+from spear.bin.evaluate import recipe
 
 if __name__ == "__main__":
     sys.exit(recipe("PR", __file__, "superb"))

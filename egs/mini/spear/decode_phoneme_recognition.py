@@ -2,12 +2,12 @@
 """Phoneme recognition: phones by CTC over frames, greedy decoding, phone error rate (SUPERB PR).
 
 Scores the frozen student, its untrained twin and the filterbank under one protocol: softmax-weighted sum of all hidden
-states, linear head, learning rate selected on dev. `--help` lists the flags; `spear decode` does all tasks at once.
+states, linear head, learning rate selected on dev. `--help` lists the flags; `spear evaluate` does all tasks at once.
 """
 
 import sys
 
-from spear.bin.decode import recipe
+from spear.bin.evaluate import recipe
 
 if __name__ == "__main__":
     sys.exit(recipe("phoneme_recognition", __file__))

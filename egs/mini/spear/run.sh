@@ -10,7 +10,7 @@
 # --long true trains three times as many steps; it is the default with --audio-dir. --speed-perturb [0.9,1.1] trains on
 # speech at these speeds, too.
 # --nproc-per-node 2 trains with two processes. --teacher-options, --student-options, --corpus-options and
-# --decode-options are words for train.py (of teachers, of the student), spear synthesize and spear decode.
+# --decode-options are words for train.py (of teachers, of the student), spear synthesize and spear evaluate.
 set -euo pipefail
 
 stage=0
@@ -65,12 +65,12 @@ train_student() {
 decode_all() {
   local words
   split_words words "$decode_options"
-  spear decode --task all --data-dir "$data_dir" --exp-dir "$exp_dir" --num-jobs "$num_jobs" --seed "$seed" \
+  spear evaluate --data-dir "$data_dir" --exp-dir "$exp_dir" --num-jobs "$num_jobs" --seed "$seed" \
     "${words[@]}"
 }
 
 write_report() {
-  spear report --data-dir "$data_dir" --exp-dir "$exp_dir" --results "$exp_dir/RESULTS.md"
+  spear evaluate report --data-dir "$data_dir" --exp-dir "$exp_dir" --results "$exp_dir/RESULTS.md"
 }
 
 if ((stage <= 5)); then

@@ -22,15 +22,17 @@ here="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/shared/setup_environment.sh"
 setup_environment
 
+base="$here/../spear" # the data are shared with that recipe, where it is there
+if [[ ! -d "$base" ]]; then base="$here"; fi
 corpus=synthetic
 if [[ -n "$audio_dir" ]]; then
   audio_dir="$(absolute_dir "$audio_dir")"
   corpus=real_mini
-  data_dir="${data_dir:-$here/data_$(safe_name "$audio_dir")}"
+  data_dir="${data_dir:-$base/data_$(safe_name "$audio_dir")}"
 fi
-data_dir="${data_dir:-$here/data}"
-raw_dir="${audio_dir:-${raw_dir:-$here/../spear/data/raw}}"
-stage_dir="$data_dir/.stages"
+data_dir="${data_dir:-$base/data}"
+raw_dir="${audio_dir:-${raw_dir:-$base/data/raw}}"
+stage_dir="$data_dir/.stages-superb"
 
 obtain_data() {
   local words
@@ -50,9 +52,9 @@ obtain_data() {
 make_manifests() {
   renew "$data_dir/superb"
   if [[ "$corpus" == real_mini ]]; then
-    spear superb prepare real_mini --raw "$raw_dir" --data-dir "$data_dir"
+    spear evaluate prepare real_mini --raw "$raw_dir" --data-dir "$data_dir"
   else
-    spear superb prepare synthetic --raw "$raw_dir" --data-dir "$data_dir" --seed "$seed" --num-jobs "$num_jobs"
+    spear evaluate prepare synthetic --raw "$raw_dir" --data-dir "$data_dir" --seed "$seed" --num-jobs "$num_jobs"
   fi
 }
 

@@ -106,6 +106,7 @@ def read_entries(raw: Path, what: str, fix: str, columns: Sequence[str] = ()) ->
         entry = dict.fromkeys(header, "") | dict(zip(header, line.split("\t")))
         try:
             entry["duration"] = float(entry["duration"])
+            entry["duration"] = _exact_seconds(raw / entry["path"], entry["duration"])
             records.convert(entry, _Entry, where)
         except ValueError:
             refused.append(f"{where}, field duration: '{entry['duration']}' is no number")
@@ -122,6 +123,14 @@ def read_entries(raw: Path, what: str, fix: str, columns: Sequence[str] = ()) ->
     if not entries:
         raise DataError(f"no usable line in {path}", "lines with id, path, duration, label, speaker and text", fix)
     return entries
+
+
+def _exact_seconds(path: Path, stated: float) -> float:
+    """The length of a recording to the sample, so that it is the same item here as in the manifests of a recipe."""
+    try:
+        return probe(path).duration_seconds
+    except SpearError:
+        return stated  # the run that asks for it says why it cannot be read
 
 
 def share(name: str, salt: str) -> float:

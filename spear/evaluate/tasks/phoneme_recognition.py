@@ -12,7 +12,8 @@ from spear.evaluate.table import Table
 from spear.evaluate.task import Task
 
 
-def _linear_bank(num_layers: int, dim: int, num_outputs: int, settings: Settings, join: int) -> LinearBank:
+def linear_bank(num_layers: int, dim: int, num_outputs: int, settings: Settings, join: int) -> LinearBank:
+    """Linear heads on frames, which are never joined."""
     return LinearBank(num_layers, dim, num_outputs, settings)
 
 
@@ -41,4 +42,4 @@ class PhonemeRecognition(Task):
 
     def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> SequenceProblem:
         """See `Task`."""
-        return SequenceProblem(splits, store, settings, list, list, _linear_bank, end="</s>")
+        return SequenceProblem(splits, store, settings, list, list, linear_bank, end="</s>")

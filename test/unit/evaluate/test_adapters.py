@@ -13,7 +13,7 @@ from spear import teachers
 from spear.errors import ConfigError, DataError, SpearError
 from spear.evaluate.adapters import CallableUpstream
 from spear.evaluate.cache import FeatureCache, item_key
-from spear.evaluate.recipe_tasks import read_all_items
+from spear.evaluate.suites import read_all_items
 from spear.evaluate.upstream import Upstream, load_upstream, upstream_hash
 
 

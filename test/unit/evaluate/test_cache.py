@@ -10,7 +10,7 @@ from corpus import TinyEncoder, make_corpus
 from spear.errors import CheckpointError, ConfigError, DataError
 from spear.evaluate.cache import CacheConfig, FeatureCache, FeatureStore, LiveStore, item_key
 from spear.evaluate.isolation import ensure_by_task
-from spear.evaluate.recipe_tasks import read_all_items
+from spear.evaluate.suites import read_all_items
 from spear.evaluate.upstream import FbankUpstream, SpearUpstream, default_name, load_upstream, upstream_hash
 
 

@@ -13,7 +13,7 @@ from spear.audio import save_audio
 from spear.evaluate import contents
 from spear.evaluate.cache import FeatureCache, item_key
 from spear.evaluate.contents import Contents, forget
-from spear.evaluate.recipe_tasks import read_all_items
+from spear.evaluate.suites import read_all_items
 from spear.evaluate.table import read_table
 
 

@@ -7,8 +7,10 @@ import pytest
 
 from spear import fs
 from spear.errors import DataError
-from spear.evaluate import metrics, recipe_run
-from spear.evaluate.units import collapse, make_units, normalise_text
+from spear.evaluate import metrics
+from spear.evaluate.ctc import Symbols
+from spear.evaluate.runs import rescore
+from spear.evaluate.units import characters, collapse, normalise_text, sentencepiece_units
 
 
 def test_word_errors_are_counted_over_the_corpus_not_per_utterance():
@@ -47,11 +49,11 @@ def test_empty_lists_give_nan_instead_of_a_score():
 
 def test_rescore_refuses_predictions_of_another_run(tmp_path):
     fs.write_json(
-        tmp_path / "a.json", {"metric": "wer", "num_items": {"test": 2}, "predictions": "a.predictions.jsonl"}
+        tmp_path / "a.json", {"scores": {"wer": 0.5}, "num_predictions": 2, "predictions": "a.predictions.jsonl"}
     )
     fs.write_jsonl(tmp_path / "a.predictions.jsonl", [{"id": "x", "reference": "A", "hypotheses": ["A", "B"]}])
     with pytest.raises(DataError, match="1 predictions"):
-        recipe_run.rescore(tmp_path / "a.json")
+        rescore(tmp_path / "a.json")
 
 
 def test_collapse_drops_repeats_then_blanks():
@@ -60,12 +62,14 @@ def test_collapse_drops_repeats_then_blanks():
 
 def test_text_is_normalised_and_comes_back_from_characters():
     assert normalise_text(" Don\u2019t  stop, now! ") == "DON'T STOP NOW"
-    units = make_units(["AB C", "A"], "characters")
-    assert units.size == 5 and units.decode(units.encode("C AB")) == "C AB"
-    assert units.encode("AZ") == units.encode("A")  # the head cannot say what training never had
+    spell, read = characters()
+    symbols = Symbols([spell("AB C"), spell("A")])
+    assert symbols.size == 5 and read(symbols.decode(symbols.encode(spell("C AB")))) == "C AB"
+    assert symbols.encode("AZ") == symbols.encode("A")  # the head cannot say what training never had
 
 
 def test_sentencepiece_units_decode_to_text():
     texts = ["THE CAT SAT", "THE DOG SAT", "A CAT AND A DOG"] * 5
-    units = make_units(texts, "sentencepiece:16")
-    assert units.size <= 16 and units.decode(units.encode("THE DOG SAT")) == "THE DOG SAT"
+    spell, read = sentencepiece_units(texts, 16)
+    symbols = Symbols([spell(text) for text in texts])
+    assert symbols.size <= 16 and read(symbols.decode(symbols.encode(spell("THE DOG SAT")))) == "THE DOG SAT"

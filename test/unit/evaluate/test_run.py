@@ -9,16 +9,16 @@ import yaml
 from corpus import TASKS, TinyEncoder, make_corpus
 
 from spear import fs
-from spear.bin import decode as decode_command
-from spear.bin import report as report_command
+from spear.bin import evaluate as command
 from spear.errors import CheckpointError, ConfigError, DataError
-from spear.evaluate import recipe_run, results
-from spear.evaluate.recipe_run import DecodeConfig, decode
-from spear.evaluate.recipe_tasks import find_tasks, make_examples, read_all_items
+from spear.evaluate import ablation, results, run
+from spear.evaluate.run import EvaluateConfig, evaluate
+from spear.evaluate.runs import rescore
+from spear.evaluate.suites import RecipeTasks
 from spear.evaluate.upstream import FbankUpstream, SpearUpstream
 from spear.shards import ShardWriter
 
-CONFIG = DecodeConfig(num_jobs=1, max_steps=60)
+CONFIG = EvaluateConfig(num_jobs=1, max_steps=60)
 
 
 def fake_upstream(spec, device="cpu", seed=0):
@@ -32,7 +32,7 @@ def fake_upstream(spec, device="cpu", seed=0):
 
 @pytest.fixture(autouse=True)
 def fake_upstreams(monkeypatch):
-    monkeypatch.setattr(recipe_run, "load_upstream", fake_upstream)
+    monkeypatch.setattr(run, "load_upstream", fake_upstream)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,10 @@ def scored(data_dir, tmp_path_factory):
     """All four tasks with three upstreams."""
     exp_dir = tmp_path_factory.mktemp("exp")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe_run, "load_upstream", fake_upstream)
-        runs = decode("all", ["tiny", "untrained", "fbank"], data_dir, exp_dir, CONFIG, "spear decode --task all")
+        patch.setattr(run, "load_upstream", fake_upstream)
+        runs = evaluate(
+            RecipeTasks(data_dir), ["all"], ["tiny", "untrained", "fbank"], exp_dir, CONFIG, "spear evaluate"
+        )
     return exp_dir, runs
 
 
@@ -60,8 +62,8 @@ def test_every_task_is_scored_for_every_upstream_above_chance(scored):
 
 def test_scores_can_be_computed_again_from_predictions(scored):
     exp_dir, runs = scored
-    for path in exp_dir.glob("decode/*/*.json"):
-        assert recipe_run.rescore(path) == pytest.approx(fs.read_json(path)["score"], abs=1e-12)
+    for path in exp_dir.glob("evaluate/*/*/*.json"):
+        assert rescore(path) == pytest.approx(fs.read_json(path)["scores"], abs=1e-12)
 
 
 def test_run_file_says_how_the_number_came_about(scored):
@@ -69,14 +71,14 @@ def test_run_file_says_how_the_number_came_about(scored):
     for entry in runs:
         keys = "grid seeds layer_weights skipped command commit hardware seconds inputs_sha256 learning_rate".split()
         assert all(key in entry for key in keys)
-        assert len(entry["upstream"]["hash"]) == 64 and entry["command"] == "spear decode --task all"
-        assert len(entry["grid"]) == len(entry["probes"]["learning_rates"]) * len(entry["seeds"])
+        assert len(entry["upstream"]["hash"]) == 64 and entry["command"] == "spear evaluate"
+        assert len(entry["grid"]) == len(entry["settings"]["learning_rates"]) * len(entry["seeds"])
         assert all({"dev_score", "test_score", "curve", "layer_weights"} <= set(row) for row in entry["grid"])
         assert sum(entry["layer_weights"]) == pytest.approx(1, abs=1e-3)
 
 
 def test_what_a_killed_run_left_is_no_score(tmp_path):
-    with fs.atomic(tmp_path / "decode" / "tones" / "spear.json") as temporary:
+    with fs.atomic(tmp_path / "evaluate/mini/tones/spear.json") as temporary:
         temporary.write_text("{")
         assert results.load_runs(tmp_path) == []
 
@@ -85,27 +87,29 @@ def test_small_dev_sets_select_by_folds_and_the_run_file_says_so(scored):
     _, runs = scored
     assert all(run["num_items"]["dev"] < 30 for run in runs)
     selected = {run["task"]: run.get("selected_on") for run in runs}
-    of_frames = {run["task"] for run in runs if run["head"] == "ctc"}
+    of_frames = {"tones", "spelling"}
     assert {selected[task] for task in selected if task not in of_frames} == {"5 folds of train and dev"}
     assert of_frames and {selected[task] for task in of_frames} == {"dev"}
 
 
 def test_unchanged_inputs_are_reused_and_changed_ones_are_not(scored, data_dir):
     exp_dir, runs = scored
-    path = exp_dir / "decode" / "ends" / "tiny.json"
+    path = exp_dir / "evaluate/mini/ends/tiny.json"
     before = path.stat().st_mtime_ns
-    assert decode("ends", ["tiny"], data_dir, exp_dir, CONFIG)[0]["score"] == fs.read_json(path)["score"]
+    assert (
+        evaluate(RecipeTasks(data_dir), ["ends"], ["tiny"], exp_dir, CONFIG)[0]["score"] == fs.read_json(path)["score"]
+    )
     assert path.stat().st_mtime_ns == before
     path.with_name("tiny.predictions.jsonl").write_text("")
-    decode("ends", ["tiny"], data_dir, exp_dir, CONFIG, "spear decode --task all")
+    evaluate(RecipeTasks(data_dir), ["ends"], ["tiny"], exp_dir, CONFIG, "spear evaluate")
     assert path.stat().st_mtime_ns != before  # predictions that do not give the score are made again
-    shorter = DecodeConfig(num_jobs=1, max_steps=40)
-    assert decode("ends", ["tiny"], data_dir, exp_dir / "other", shorter)[0]["steps"] <= 40
+    shorter = EvaluateConfig(num_jobs=1, max_steps=40)
+    assert evaluate(RecipeTasks(data_dir), ["ends"], ["tiny"], exp_dir / "other", shorter)[0]["steps"] <= 40
 
 
 def test_same_seed_gives_the_same_number(scored, data_dir, tmp_path):
     _, runs = scored
-    again = decode(["first_tone", "tones"], ["tiny"], data_dir, tmp_path, CONFIG)
+    again = evaluate(RecipeTasks(data_dir), ["first_tone", "tones"], ["tiny"], tmp_path, CONFIG)
     first = results.index_runs(runs)
     assert [r["score"] for r in again] == [first[t, "tiny"]["score"] for t in ("first_tone", "tones")]
 
@@ -117,65 +121,66 @@ def test_missing_labels_unreadable_audio_and_empty_splits(tmp_path):
     del lines[0]["custom"]["labels"]["first"]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     (data / "raw" / "test-1.flac").write_bytes(b"")
-    (entry,) = decode("first_tone", ["tiny"], data, tmp_path / "exp", CONFIG)
+    (entry,) = evaluate(RecipeTasks(data), ["first_tone"], ["tiny"], tmp_path / "exp", CONFIG)
     assert {row["id"] for row in entry["skipped"]} == {"train-0", "test-1"}
     assert entry["num_items"] == {"train": 7, "dev": 3, "test": 2}
-    (task,) = find_tasks(data, ["ends"])
-    items = [item for item in read_all_items(data) if not item.id.startswith("dev")]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines if not line["id"].startswith("dev")))
+    (task,) = RecipeTasks(data).find(["ends"])
     with pytest.raises(DataError, match="task ends has no dev item"):
-        make_examples(task, items)
+        RecipeTasks(data).table(task)
 
 
 def test_unknown_tasks_and_equal_names_are_refused(data_dir, tmp_path):
     with pytest.raises(ConfigError, match="first_tone, ends, tones, spelling"):
-        decode("tone", ["tiny"], data_dir, tmp_path, CONFIG)
+        evaluate(RecipeTasks(data_dir), ["tone"], ["tiny"], tmp_path, CONFIG)
     with pytest.raises(ConfigError, match="different names"):
-        decode("ends", ["tiny", "tiny"], data_dir, tmp_path, CONFIG)
+        evaluate(RecipeTasks(data_dir), ["ends"], ["tiny", "tiny"], tmp_path, CONFIG)
 
 
 def test_tasks_of_the_ablation_are_left_out_of_all(tmp_path):
     (tmp_path / "manifests").mkdir()
     tasks = [TASKS[0], {**TASKS[1], "ablation": True}]
     (tmp_path / "manifests" / "tasks.yaml").write_text(yaml.safe_dump({"tasks": tasks}))
-    assert [task.name for task in find_tasks(tmp_path, ["all"])] == ["first_tone"]
-    assert [task.name for task in find_tasks(tmp_path, ["all", "ends"])] == ["first_tone", "ends"]
+    assert [task.name for task in RecipeTasks(tmp_path).find(["all"])] == ["first_tone"]
+    assert [task.name for task in RecipeTasks(tmp_path).find(["all", "ends"])] == ["first_tone", "ends"]
     (tmp_path / "manifests" / "tasks.yaml").write_text(yaml.safe_dump({"tasks": [{"name": "x", "head": "clasify"}]}))
     with pytest.raises(ConfigError, match="task x"):
-        find_tasks(tmp_path, ["all"])
+        RecipeTasks(tmp_path).find(["all"])
 
 
 def test_commands_print_the_table_and_write_report_and_results(scored, data_dir, tmp_path, capsys):
     exp_dir, _ = scored
     where = ["--data-dir", str(data_dir), "--exp-dir", str(exp_dir)]
     flags = ["--upstream", "tiny", "--upstream", "fbank", "--num-jobs", "1", "--max-steps", "60", *where]
-    assert decode_command.main(["--task", "first_tone", *flags]) == 0
+    assert command.main(["--tasks", "first_tone", *flags]) == 0
     shown = capsys.readouterr().out
     assert "first_tone" in shown and "tiny beats fbank on" in shown and " *" in shown
-    assert decode_command.recipe("ends", str(tmp_path / "decode_ends.py"), flags) == 0
+    assert command.recipe("ends", str(tmp_path / "decode_ends.py"), argv=flags) == 0
     assert "ends" in capsys.readouterr().out
     results_path = tmp_path / "RESULTS.md"
     results_path.write_text("# Results\n\nBy hand.\n")
     arguments = [*where, "--output", str(tmp_path / "r.html"), "--results", str(results_path), "--section", "tones"]
     for _ in range(2):  # the second time replaces the section
-        assert report_command.main(arguments) == 0
+        assert command.main(["report", *arguments]) == 0
     text = results_path.read_text()
     assert text.count("<!-- results: tones -->") == 1 and "By hand." in text and "commit `" in text
-    assert results.results_markdown(results.load_runs(exp_dir), "Frozen encoders") in text
+    runs = results.load_runs(exp_dir)
+    assert results.results_markdown(runs, "Frozen encoders", "".join(results.protocol_lines(runs))) in text
 
 
 def test_default_upstreams_are_the_student_its_twin_and_fbank(tmp_path):
     with pytest.raises(CheckpointError, match="student"):
-        decode_command.default_upstreams(tmp_path)
+        command.default_upstreams(tmp_path)
     (tmp_path / "student").mkdir()
-    specs = decode_command.default_upstreams(tmp_path)
+    specs = command.default_upstreams(tmp_path)
     assert specs == [f"spear={tmp_path / 'student'}", f"random:{tmp_path / 'student'}", "fbank"]
 
 
 def test_ablation_table_has_mean_and_deviation_over_training_seeds(data_dir, tmp_path):
     groups = {"joint": {1: "tiny", 2: "untrained"}, "disjoint": {1: "tiny"}}
-    runs = results.evaluate_checkpoints(groups, data_dir, tmp_path, ["first_tone"], CONFIG)
+    runs = ablation.evaluate_checkpoints(groups, data_dir, tmp_path, ["first_tone"], CONFIG)
     scores = [r["score"] for r in runs if r["variant"] == "joint"]
-    table = results.ablation_table(runs)
+    table = ablation.ablation_table(runs)
     assert f"{100 * np.mean(scores):.1f} ± {100 * np.std(scores, ddof=1):.1f}" in table
     assert "| task | metric | joint | disjoint |" in table and "seeds 1, 2" in table
 
@@ -213,7 +218,7 @@ def test_report_names_what_is_missing_and_survives_damage(tmp_path):
     from spear.evaluate.report import write_report
 
     page = write_report(tmp_path / "data", tmp_path / "exp").read_text()
-    assert page.count('class="missing"') == 7 and "spear decode" in page and "--stage 5" in page
+    assert page.count('class="missing"') == 7 and "spear evaluate" in page and "--stage 5" in page
     (tmp_path / "data" / "manifests").mkdir(parents=True)
     (tmp_path / "data" / "manifests" / "summary.json").write_text("{")
     assert "not valid JSON" in write_report(tmp_path / "data", tmp_path / "exp").read_text()

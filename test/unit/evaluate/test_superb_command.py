@@ -1,15 +1,15 @@
-"""`spear superb` from the command line: table, page, RESULTS.md, rescoring."""
+"""`spear evaluate --suite superb` from the command line: table, page, RESULTS.md, rescoring."""
 
 import pytest
 import superb_corpus
 
 from spear import fs
-from spear.bin.superb import main, recipe
+from spear.bin.evaluate import main, recipe
 from spear.evaluate.doubts import doubt_lines
-from spear.evaluate.page import protocol_lines
+from spear.evaluate.results import protocol_lines
 from spear.evaluate.score import overall_lines, references
 
-QUICK = ["--protocol", "mini", "--max-steps", "5", "--num-jobs", "1"]
+QUICK = ["--suite", "superb", "--protocol", "mini", "--max-steps", "5", "--num-jobs", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -20,13 +20,14 @@ def data(tmp_path_factory):
 def test_the_command_prints_writes_and_keeps(data, tmp_path, capsys):
     words = ["--upstream", "fbank", "--upstream", "again=fbank", "--tasks", "SID,QbE,ER", "--data-dir", str(data)]
     words += ["--exp-dir", str(tmp_path / "exp"), "--results", str(tmp_path / "RESULTS.md"), *QUICK]
+    words += ["--page", str(tmp_path / "page.html")]
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert "SID" in printed and "legacy accuracy" in printed and "not comparable" in printed
-    page = (tmp_path / "exp/superb.html").read_text()
+    page = (tmp_path / "page.html").read_text()
     assert page.count("<svg") >= 2 and "Learning rates" in page and "<script" not in page
     assert "| SID |" in (tmp_path / "RESULTS.md").read_text()
-    run = tmp_path / "exp/superb/SID/fbank.json"
+    run = tmp_path / "exp/evaluate/superb-mini/SID/fbank.json"
     assert main(["rescore", str(run)]) == 0
     assert f"{100 * fs.read_json(run)['score']:.4f}" in capsys.readouterr().out
 
@@ -34,9 +35,9 @@ def test_the_command_prints_writes_and_keeps(data, tmp_path, capsys):
 def test_a_recipe_script_is_the_command_with_its_folders(data, tmp_path, capsys):
     script = tmp_path / "decode_ks.py"
     (tmp_path / "data").symlink_to(data)
-    assert recipe("KS", str(script), "mini", ["--upstream", "fbank", *QUICK]) == 0
-    assert (tmp_path / "exp/superb/KS/fbank.json").exists()
-    assert recipe("KS", str(script), "mini", [*QUICK]) == 1  # no student yet
+    assert recipe("KS", str(script), "superb", "mini", ["--upstream", "fbank", *QUICK]) == 0
+    assert (tmp_path / "exp/evaluate/superb-mini/KS/fbank.json").exists()
+    assert recipe("KS", str(script), "superb", "mini", [*QUICK]) == 1  # no student yet
     assert "train.py" in capsys.readouterr().err
 
 

@@ -14,7 +14,8 @@ from spear.evaluate.corpora import prepare_corpus
 from spear.evaluate.corpora.speech_commands import WORDS, split_of
 from spear.evaluate.corpora.synthetic import slots_of_command
 from spear.evaluate.protocol import settings_of
-from spear.evaluate.run import SuperbConfig, superb
+from spear.evaluate.run import EvaluateConfig, evaluate
+from spear.evaluate.suites import SuperbTasks
 from spear.evaluate.table import read_table
 from spear.evaluate.tasks import TASKS
 from spear.evaluate.upstream import FbankUpstream
@@ -62,8 +63,8 @@ def test_librispeech(librispeech, tmp_path, caplog):
     assert rows(tmp_path / "data", "PR")["19-198-0000"]["target"] == "AH0 K AE1 T S AE1 T".split()
     assert rows(tmp_path / "data", "PR")["61-198-0002"]["target"][-1] == "SPN" and "QUOKKA" in caplog.text
     assert rows(tmp_path / "data", "ASR")["84-198-0001"]["target"] == "NO CAT"
-    config = SuperbConfig(num_jobs=1, max_steps=2, learning_rates=(1e-2,))
-    (run,) = superb(["PR"], ["fbank"], tmp_path / "data", tmp_path / "exp", config)
+    config = EvaluateConfig(num_jobs=1, max_steps=2, learning_rates=(1e-2,))
+    (run,) = evaluate(SuperbTasks(tmp_path / "data"), ["PR"], ["fbank"], tmp_path / "exp", config)
     assert run["num_items"] == {"train": 3, "dev": 3, "test": 3} and run["settings"]["hidden_dim"] == 256
 
 
@@ -89,8 +90,8 @@ def test_scores_with_a_lexicon_are_made_again_when_its_words_change(librispeech,
     hashes = []
     for text in ("CAT C A T\n", "CAT C A T\n", "CAT K A T\n"):
         lexicon.write_text(text)
-        config = SuperbConfig(num_jobs=1, max_steps=1, learning_rates=(1e-3,), protocol="mini", lexicon=str(lexicon))
-        (run,) = superb(["ASR"], ["fbank"], tmp_path / "data", tmp_path / "exp", config)
+        config = EvaluateConfig(num_jobs=1, max_steps=1, learning_rates=(1e-3,), lexicon=str(lexicon))
+        (run,) = evaluate(SuperbTasks(tmp_path / "data", "mini"), ["ASR"], ["fbank"], tmp_path / "exp", config)
         hashes.append(run["inputs_sha256"])
     assert hashes[0] == hashes[1] != hashes[2]
 
@@ -186,8 +187,8 @@ def test_voxceleb(voxceleb, tmp_path):
     assert {row["reason"] for row in table.skipped} == {"less than 2 s without silence"}
     (problem,) = TASKS["ASV"].problems(table, cached(table, tmp_path), settings_of("superb", "ASV")).values()
     assert problem.details["items_with_silence_cut"] == len(table.rows) == len(found) - len(short)
-    config = SuperbConfig(num_jobs=1, max_steps=2, learning_rates=(1e-2,))
-    (run,) = superb(["SID"], ["fbank"], tmp_path / "data", tmp_path / "exp", config)
+    config = EvaluateConfig(num_jobs=1, max_steps=2, learning_rates=(1e-2,))
+    (run,) = evaluate(SuperbTasks(tmp_path / "data"), ["SID"], ["fbank"], tmp_path / "exp", config)
     assert run["num_items"]["test"] == 10 and run["settings"]["accumulate"] == 4
 
 

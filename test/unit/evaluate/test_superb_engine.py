@@ -13,7 +13,10 @@ from spear.errors import ConfigError, DataError
 from spear.evaluate import run as superb_run
 from spear.evaluate.cache import FeatureCache, LiveStore, read_wave
 from spear.evaluate.protocol import settings_of
-from spear.evaluate.run import SuperbConfig, rescore, score_task, superb
+from spear.evaluate.run import EvaluateConfig, evaluate
+from spear.evaluate.runs import rescore
+from spear.evaluate.scoring import score_task
+from spear.evaluate.suites import SuperbTasks
 from spear.evaluate.table import read_table
 from spear.evaluate.tasks import TASKS
 from spear.evaluate.upstream import FbankUpstream, SpearUpstream
@@ -35,10 +38,10 @@ BARS = [
 ]
 
 STEPS = {
-    "KS SID IC ER QbE": SuperbConfig(protocol="mini", num_jobs=1, max_steps=100),
-    "PR": SuperbConfig(protocol="mini", num_jobs=1, max_steps=100, learning_rates=(1e-2,)),
-    "ASR SF": SuperbConfig(protocol="mini", num_jobs=1, max_steps=150, learning_rates=(1e-2,)),
-    "SD ASV SS": SuperbConfig(protocol="mini", num_jobs=1, max_steps=50, learning_rates=(3e-3,)),
+    "KS SID IC ER QbE": EvaluateConfig(num_jobs=1, max_steps=100),
+    "PR": EvaluateConfig(num_jobs=1, max_steps=100, learning_rates=(1e-2,)),
+    "ASR SF": EvaluateConfig(num_jobs=1, max_steps=150, learning_rates=(1e-2,)),
+    "SD ASV SS": EvaluateConfig(num_jobs=1, max_steps=50, learning_rates=(3e-3,)),
 }
 
 
@@ -53,7 +56,7 @@ def scored(data, tmp_path_factory):
     exp = tmp_path_factory.mktemp("exp")
     runs = []
     for tasks, config in STEPS.items():
-        runs += superb(tasks.split(), ["fbank"], data, exp, config, "the command")
+        runs += evaluate(SuperbTasks(data, "mini"), tasks.split(), ["fbank"], exp, config, "the command")
     return exp, {run["task"]: run for run in runs}
 
 
@@ -69,7 +72,7 @@ def test_every_task_learns(scored, task, metric, bar, higher):
 
 @pytest.mark.slow
 def test_scores_can_be_computed_again_from_predictions_alone(scored):
-    for path in sorted((scored[0] / "superb").glob("*/*.json")):
+    for path in sorted((scored[0] / "evaluate/superb-mini").glob("*/*.json")):
         run = fs.read_json(path)
         assert rescore(path) == pytest.approx(run["scores"], nan_ok=True)
         lines = (path.parent / run["predictions"]).read_text().splitlines()
@@ -97,9 +100,9 @@ def test_run_files_say_how_the_number_came_about(scored):
 @pytest.mark.slow
 def test_a_second_run_keeps_what_has_not_changed(scored, data):
     exp, runs = scored
-    before = {path: path.stat().st_mtime_ns for path in (exp / "superb").glob("*/*.json")}
+    before = {path: path.stat().st_mtime_ns for path in (exp / "evaluate/superb-mini").glob("*/*.json")}
     for tasks, config in STEPS.items():
-        for run in superb(tasks.split(), ["fbank"], data, exp, config):
+        for run in evaluate(SuperbTasks(data, "mini"), tasks.split(), ["fbank"], exp, config):
             assert run["score"] == runs[run["task"]]["score"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -109,7 +112,7 @@ def tiny():
 
 
 def score(task, data, tmp_path, upstream=None, live=False, **changes):
-    config = SuperbConfig(protocol="mini")
+    config = EvaluateConfig()
     table = read_table(data, task, TASKS[task].refuse)
     upstream = upstream or tiny()
     items = [row.item for row in table.rows]
@@ -300,6 +303,6 @@ def test_malformed_manifests_name_the_line(data, tmp_path):
 
 def test_unknown_tasks_and_protocols_are_refused(data, tmp_path):
     with pytest.raises(ConfigError, match="task 'TTS'"):
-        superb(["TTS"], ["fbank"], data, tmp_path)
+        evaluate(SuperbTasks(data), ["TTS"], ["fbank"], tmp_path)
     with pytest.raises(ConfigError, match="protocol 'large'"):
-        superb(["KS"], ["fbank"], data, tmp_path, SuperbConfig(protocol="large"))
+        evaluate(SuperbTasks(data, "large"), ["KS"], ["fbank"], tmp_path)

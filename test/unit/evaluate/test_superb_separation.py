@@ -9,7 +9,7 @@ import torch
 
 from spear.errors import DataError
 from spear.evaluate.metrics import score_rows, shown, unit
-from spear.evaluate.run import find_tasks
+from spear.evaluate.suites import SuperbTasks
 from spear.evaluate.tasks import TASKS
 from spear.evaluate.tasks.source_separation import _FFT, _Scorer, mask_loss, si_sdr
 
@@ -52,11 +52,11 @@ def test_samples_that_no_frame_reaches_are_scored_as_zeros_without_a_warning():
 
 def test_all_and_sg_are_the_two_boards(tmp_path):
     with pytest.raises(DataError, match="no manifest"):
-        find_tasks(tmp_path, ["sg"])
+        SuperbTasks(tmp_path).find(["sg"])
     for name in ("KS", "SS", "SD"):
         superb_corpus.write(tmp_path, name, [])
-    assert [task.name for task in find_tasks(tmp_path, ["all"])] == ["KS", "SD"]
-    assert [task.name for task in find_tasks(tmp_path, ["sg"])] == ["SS"]
+    assert [task.name for task in SuperbTasks(tmp_path).find(["all"])] == ["KS", "SD"]
+    assert [task.name for task in SuperbTasks(tmp_path).find(["sg"])] == ["SS"]
     assert sum(task.board == "all" for task in TASKS.values()) == 10
 
 

@@ -1,0 +1,122 @@
+"""One task on one store: all folds trained, the learning rate selected on dev, test scored once."""
+
+import dataclasses
+
+import numpy as np
+
+from spear.evaluate import engine
+from spear.evaluate.cache import FeatureStore
+from spear.evaluate.ctc import BEAM
+from spear.evaluate.metrics import interval_of_folds, score_folds
+from spear.evaluate.protocol import Settings
+from spear.evaluate.table import Table
+from spear.evaluate.task import Task
+
+
+def score_task(
+    task: Task, table: Table, store: FeatureStore, settings: Settings, seed: int = 0, label: str = ""
+) -> dict:
+    """Trains, selects on dev and scores one task on one store.
+
+    Returns:
+        score, interval, scores, extra_scores, dev_score, learning_rate, variant, layer_weights, grid, counts, details,
+        and `rows`, the predictions on test.
+    """
+    metric = task.metrics[0]
+    problems = task.problems(table, store, settings)
+    grids, _ = engine.run_grids(problems, metric, settings, label)
+    small = task.selection_problems(table, store, settings)
+    deciding = engine.run_grids(small, metric, settings, f"{label}, selection")[0] if small else grids
+    choice = engine.select(deciding, metric, settings.default_rate)
+    rows = engine.gather(grids, "test", choice.learning_rate, choice.variant)
+    scores = {name: score_folds(name, rows) for name in task.metrics}
+    extra = {name: scores[name] for name in task.metrics[1:]}
+    if BEAM in grids[0].hypotheses["test"][0]:
+        decoded = engine.gather(grids, "test", choice.learning_rate, BEAM)
+        extra |= {f"{name} with {BEAM}": score_folds(name, decoded) for name in task.metrics}
+    legacy = _legacy(task, table, store, settings, grids, label)
+    if legacy is not None:
+        extra[f"legacy {metric}"] = legacy["score"]
+    chosen = [head for grid in grids for head in grid.heads if head["learning_rate"] == choice.learning_rate]
+    weights = [head["layer_weights"] for head in chosen if head["layer_weights"]]
+    return {
+        "score": scores[metric],
+        "scores": scores,
+        "interval": list(interval_of_folds(metric, rows, seed)),
+        "selected_on": f"{len(small)} folds of train and dev" if small else "dev",
+        "dev_score": choice.score,
+        "dev_standard_error": choice.standard_error,
+        "extra_scores": extra,
+        "legacy": legacy,
+        "learning_rate": choice.learning_rate,
+        "variant": choice.variant,
+        "variants": _variant_scores(grids, metric, choice.learning_rate),
+        "layer_weights": np.mean(weights, axis=0).round(5).tolist() if weights else [],
+        "steps": grids[0].steps,
+        "grid": _grid_rows(grids, deciding, metric),
+        "num_items": {name: len(table.of(name)) for name in ("train", "dev", "test")},
+        "folds": {fold: {n: len(rows) for n, rows in s.items()} for fold, s in task.folds(table).items()},
+        "details": {fold: problem.details for fold, problem in problems.items()},
+        "rows": rows,
+    }
+
+
+def _legacy(task: Task, table: Table, store, settings: Settings, grids: list, label: str) -> dict | None:
+    """The number under the published protocol's own selection, where that differs."""
+    if not task.legacy:
+        return None
+    metric, split, reread = task.metrics[0], "dev", None
+    if task.legacy == "folds":
+        grids, _ = engine.run_grids(
+            task.problems(table, store, settings, legacy=True), metric, settings, f"{label}, legacy"
+        )
+    elif task.legacy == "dev":
+        reread = task.legacy_dev
+    else:
+        split = "test"
+    choice = engine.select(grids, metric, settings.default_rate, split, reread, rule="best")
+    rows = engine.gather(grids, "test", choice.learning_rate, choice.variant)
+    return {
+        "rule": {"folds": "dev shares speakers with training", "dev": "dev drawn with replacement"}.get(
+            task.legacy, "selected on test"
+        ),
+        "learning_rate": choice.learning_rate,
+        "variant": choice.variant,
+        "score": score_folds(metric, rows),
+    }
+
+
+def _variant_scores(grids: list, metric: str, rate: float) -> dict[str, dict[str, float]]:
+    """Dev and test score of every variant at the chosen rate; nothing when there is but one."""
+    names = grids[0].variants
+    if len(names) < 2:
+        return {}
+    return {
+        name: {split: score_folds(metric, engine.gather(grids, split, rate, name)) for split in ("dev", "test")}
+        for name in names
+    }
+
+
+def _grid_rows(grids: list, deciding: list, metric: str) -> list[dict]:
+    """Every head: its dev score is the best over variants, its test score that of the same variant.
+
+    Args:
+        deciding: the grids that the selection looked at; a head's dev score is over those of them that are its own.
+    """
+    rows = []
+    for grid in grids:
+        for number, head in enumerate(grid.heads):
+            own = _one_head(grid, number)
+            judges = [own] if deciding is grids else [_one_head(other, number) for other in deciding]
+            choice = engine.select(judges, metric, head["learning_rate"], rule="best")
+            test = own.predictions("test", head["learning_rate"], choice.variant)
+            rows.append(
+                {**head, "fold": grid.fold, "variant": choice.variant, "dev_score": choice.score}
+                | {"test_score": score_folds(metric, test)}
+            )
+    return rows
+
+
+def _one_head(grid: engine.Grid, number: int) -> engine.Grid:
+    hypotheses = {split: [values[number]] for split, values in grid.hypotheses.items()}
+    return dataclasses.replace(grid, heads=[grid.heads[number]], hypotheses=hypotheses)

@@ -1,0 +1,297 @@
+"""Suites: tasks that are scored together, where their rows come from, and the protocol that is theirs.
+
+`mini` are the tasks that a recipe states (`DATA_DIR/manifests/tasks.yaml`, which stage 1 writes with the splits into
+the cuts), `superb` those of SUPERB (`DATA_DIR/superb/<TASK>.jsonl`, see `table`). One more suite is a class in
+`SUITES`.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from spear import config, records
+from spear.errors import ConfigError, DataError
+from spear.evaluate import contents
+from spear.evaluate.metrics import HIGHER_IS_BETTER
+from spear.evaluate.protocol import PROTOCOLS
+from spear.evaluate.table import SPLITS, Row, Table, chosen_rows, item_key, present_tasks, read_table
+from spear.evaluate.task import Task
+from spear.evaluate.tasks import TASKS
+from spear.evaluate.tasks.generic import LabelTask, SequenceTask
+from spear.evaluate.units import normalise_text
+from spear.manifest import Item, manifest_files, read_items
+
+HEADS = ("classify", "slots", "ctc")
+Refuse = Callable[[str, ConfigError], Any]
+_TARGET = r"^(speaker|text|phones|label:\w+(\s*,\s*label:\w+)*)$"
+
+
+class Suite:
+    """Base of the suites.
+
+    Args:
+        data_dir: of the recipe.
+        protocol: a name in `protocol.PROTOCOLS`; empty for the suite's own.
+
+    Raises:
+        ConfigError: no such protocol.
+    """
+
+    name: str
+    own_protocol: str
+    manifests: str
+
+    def __init__(self, data_dir: str | Path, protocol: str = ""):
+        self.data_dir, self.protocol = Path(data_dir).absolute(), protocol or self.own_protocol
+        if self.protocol not in PROTOCOLS:
+            raise ConfigError(f"protocol '{protocol}'", " or ".join(PROTOCOLS), "correct --protocol")
+
+    @property
+    def folder(self) -> str:
+        """Of its run files: scores of two protocols lie beside one another."""
+        return self.name if self.protocol == self.own_protocol else f"{self.name}-{self.protocol}"
+
+    @property
+    def place(self) -> dict[str, str]:
+        """What `open_suite` makes it from again, in another process."""
+        return {"suite": self.name, "data_dir": str(self.data_dir), "protocol": self.protocol}
+
+    def find(self, names: Sequence[str], refuse: Refuse | None = None) -> list[Task]:
+        """Tasks by name; `all` stands for those that the data have.
+
+        Args:
+            refuse: is told of a task whose entry cannot be used, if it is asked for; by default that is raised.
+
+        Raises:
+            ConfigError: no such task.
+        """
+        raise NotImplementedError
+
+    def forget_audio(self) -> None:
+        """Makes the next table read every audio file again (see `contents`)."""
+        contents.forget(self.data_dir / self.manifests)
+
+    def table(self, task: Task, max_items: int | None = None, gain_db: float = 0.0) -> Table:
+        """The rows of a task; the caller may change the lists.
+
+        Args:
+            max_items: at most this many rows of each split, chosen by a hash of the id.
+            gain_db: added to the level of every recording.
+
+        Raises:
+            DataError: there are none.
+        """
+        raise NotImplementedError
+
+
+def open_suite(place: dict[str, str]) -> Suite:
+    """The suite of a `Suite.place`."""
+    return SUITES[place["suite"]](place["data_dir"], place["protocol"])
+
+
+# SUPERB --------------------------------------------------------------------------------------------------------------
+
+
+class SuperbTasks(Suite):
+    """The ten tasks of SUPERB (`all`) and those of SUPERB-SG (`sg`) that the data have."""
+
+    name = own_protocol = manifests = "superb"
+
+    def find(self, names: Sequence[str], refuse: Refuse | None = None) -> list[Task]:
+        """See `Suite`; names have either case.
+
+        Raises:
+            DataError: `all` or `sg`, and the folder has none of them.
+        """
+        by_name = {name.lower(): task for name, task in TASKS.items()}
+        chosen: dict[str, Task] = {}
+        for name in names:
+            if name in ("all", "sg"):
+                present = present_tasks(self.data_dir, [task.name for task in TASKS.values() if task.board == name])
+                if not present:
+                    raise DataError(f"no manifest in {self.data_dir / 'superb'}", "<TASK>.jsonl", "run prepare.sh")
+                chosen |= {task: TASKS[task] for task in present}
+            elif name.lower() in by_name:
+                chosen[by_name[name.lower()].name] = by_name[name.lower()]
+            else:
+                raise ConfigError(f"task '{name}'", f"all, sg, or some of {', '.join(TASKS)}", "correct --tasks")
+        return list(chosen.values())
+
+    def table(self, task: Task, max_items: int | None = None, gain_db: float = 0.0) -> Table:
+        """See `Suite`."""
+        table = _read_superb(str(self.data_dir), task.name, max_items, gain_db)
+        return Table(list(table.rows), list(table.skipped), list(table.trials))
+
+
+@functools.lru_cache(maxsize=16)
+def _read_superb(data_dir: str, task: str, max_items: int | None, gain_db: float) -> Table:
+    return read_table(data_dir, task, TASKS[task].refuse, max_items, gain_db)
+
+
+# Tasks of a recipe ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Entry:
+    """A task as stage 1 writes it; the name is that of a folder."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,200}\Z")]
+    head: Literal[HEADS]
+    target: Annotated[str, msgspec.Meta(pattern=_TARGET)]
+    metric: Literal[tuple(HIGHER_IS_BETTER)]
+    title: str | None = None
+    superb: str | None = ""
+    ablation: bool | None = False
+
+
+class RecipeTasks(Suite):
+    """The tasks of `manifests/tasks.yaml`; `all` leaves those of ablations out, `every` does not.
+
+    An entry is a linear head on labels (`classify`, and `slots`, of which all must be right) or sequences (`ctc`), or,
+    with `superb: NAME`, that task of SUPERB itself, with its rules.
+    """
+
+    name = own_protocol = "mini"
+    manifests = "manifests"
+
+    def find(self, names: Sequence[str], refuse: Refuse | None = None) -> list[Task]:
+        """See `Suite`."""
+        refused: dict[str, ConfigError] = {}
+        tasks = self._read(None if refuse is None else refused.setdefault)
+        for name in refused if {"all", "every"} & set(names) else set(refused) & set(names):
+            refuse(name, refused[name])
+        chosen: dict[str, Task] = {}
+        for name in names:
+            found = [t for t in tasks if name in ("every", t.name) or (name == "all" and not t.is_ablation)]
+            if not found and name not in ("all", "every", *refused):
+                known = ", ".join(t.name for t in tasks) or "no task at all"
+                raise ConfigError(f"task '{name}'", f"one that this corpus has: {known}", "correct --tasks")
+            chosen.update({t.name: t for t in found})
+        return list(chosen.values())
+
+    def _read(self, refuse: Refuse | None) -> list[Task]:
+        path = self.data_dir / "manifests" / "tasks.yaml"
+        if not path.exists():
+            raise DataError(f"no file {path}", "the tasks of the corpus", "run ./prepare.sh --stage 1 --stop-stage 1")
+        fix = "correct the task in the recipe's conf and run stage 1 again"
+        entries = config.load_yaml(path).get("tasks") or []
+        if not isinstance(entries, list):
+            raise ConfigError(f"{path}, field tasks: no list", "a list of tasks", fix)
+        tasks: dict[str, Task] = {}
+        for number, values in enumerate(entries, 1):
+            name = str(values.get("name", number))[:200] if isinstance(values, dict) else str(number)
+            try:
+                entry = records.convert(values, _Entry, f"task {name} in {path}", fix)
+                if entry.name in tasks:
+                    raise DataError(f"task {name} in {path}, field name: for the second time", "unique names", fix)
+                tasks[entry.name] = _task(entry, f"task {name} in {path}", fix)
+            except DataError as error:
+                refused = ConfigError(error.found, error.expected, error.fix)
+                if refuse is None:
+                    raise refused from error
+                refuse(name, refused)
+        return list(tasks.values())
+
+    def table(self, task: Task, max_items: int | None = None, gain_db: float = 0.0) -> Table:
+        """See `Suite`.
+
+        Raises:
+            DataError: a split is empty; says which.
+        """
+        rows, skipped = [], []
+        for item in read_all_items(self.data_dir):
+            split = item.task_splits.get(task.name)
+            if split not in SPLITS:
+                continue
+            target = item_target(item, task.target)
+            reason = f"no {task.target}" if target is None else task.refuse(target)
+            if reason:
+                skipped.append({"id": item.id, "split": split, "reason": reason})
+                continue
+            rows.append(Row(item.id, split, item, target, ""))
+        for name in SPLITS:
+            if not any(row.split == name for row in rows):
+                raise DataError(
+                    f"task {task.name} has no {name} item",
+                    "items in train, dev and test",
+                    "prepare more data, or change the task's split in the recipe's conf and run stage 1 again",
+                )
+        rows = chosen_rows(rows, max_items) if max_items else rows
+        files = contents.Contents(self.data_dir / self.manifests)
+        rows = [replace(row, key=item_key(row.item, files)) for row in rows]
+        files.save()
+        return Table(rows, skipped)
+
+
+def _task(entry: _Entry, where: str, fix: str) -> Task:
+    if entry.superb:
+        known = TASKS.get(entry.superb)
+        if known is None or not known.trained_splits or known.metrics[0] != entry.metric:
+            usual = ", ".join(name for name, task in TASKS.items() if task.metrics[0] == entry.metric)
+            raise DataError(f"{where}, field superb: {entry.superb}", f"a task of this metric: {usual}", fix)
+        task = type(known)()
+        task.name, task.title, task.settings_key = entry.name, entry.title or known.title, known.name
+    elif entry.head == "ctc":
+        task = SequenceTask(entry.name, entry.title or entry.name, entry.metric, entry.target == "phones")
+    else:
+        task = LabelTask(entry.name, entry.title or entry.name)
+    task.target, task.is_ablation = entry.target, bool(entry.ablation)
+    return task
+
+
+@functools.lru_cache(maxsize=1)
+def _items(paths: tuple[Path, ...], changed_ns: tuple[int, ...]) -> tuple[Item, ...]:
+    items = {item.id: item for path in paths for item in read_items(path)}
+    return tuple(items[key] for key in sorted(items))
+
+
+def read_all_items(data_dir: str | Path) -> tuple[Item, ...]:
+    """Every item of `data_dir/manifests/cuts_*.jsonl`, once, sorted by id.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    paths = tuple(manifest_files(Path(data_dir) / "manifests"))
+    if not paths:
+        raise DataError(f"no cuts in {Path(data_dir) / 'manifests'}", "cuts_*.jsonl", "run ./prepare.sh --stage 1")
+    return _items(paths, tuple(path.stat().st_mtime_ns for path in paths))
+
+
+def item_target(item: Item, target: str) -> str | list[str] | dict[str, str] | None:
+    """The target of an item, None when it has none (an empty string or list counts as none).
+
+    Args:
+        target: `label:KEY`, `speaker`, `text`, `phones`, or several `label:KEY` joined by commas, which give {KEY:
+            label}.
+    """
+    if target == "speaker":
+        return item.speaker or None
+    if target == "text":
+        return normalise_text(item.text or "") or None
+    if target == "phones":
+        return list(item.phones or ()) or None
+    keys = [part.strip().removeprefix("label:") for part in target.split(",")]
+    values = {key: item.labels.get(key) for key in keys}
+    if any(value in (None, "") for value in values.values()):
+        return None
+    return values[keys[0]] if len(keys) == 1 else values
+
+
+SUITES: dict[str, type[Suite]] = {suite.name: suite for suite in (RecipeTasks, SuperbTasks)}
+
+
+def suites_of(names: str, data_dir: str | Path, protocol: str = "") -> list[Suite]:
+    """The suites of a list joined by commas.
+
+    Raises:
+        ConfigError: no such suite, or no such protocol.
+    """
+    wanted = list(dict.fromkeys(names.split(",")))
+    unknown = [name for name in wanted if name not in SUITES]
+    if unknown:
+        raise ConfigError(f"suite '{unknown[0]}'", " or ".join(SUITES), "correct --suite")
+    return [SUITES[name](data_dir, protocol) for name in wanted]
