@@ -2,7 +2,7 @@
 
 A candidate is a learning rate with a variant (see `problems`). Its dev score is the mean over folds and head seeds. The
 selection looks at dev alone; where the published protocol selects on test (ASV, SD) or on a flawed dev set (KS, ER) the
-number of that rule is reported beside it as `legacy`.
+number of that rule is reported beside it, see `legacy`.
 """
 
 import time
@@ -120,9 +120,13 @@ def _fit(
         for number, head in enumerate(heads):
             score = _dev_score(problem, metric, dev[number])
             point = {"step": step, "train_loss": train_losses[number], "dev_loss": dev_losses[number]}
-            head["curve"].append({**point, "dev_score": score})
+            point["dev_score"] = score
+            head["curve"].append(point)
+            if problem.dev_accuracies is not None:
+                point["dev_accuracy"] = problem.dev_accuracies[number]
+            value = point.get("dev_accuracy", sign * score)
             # Among equal scores the lower loss: on small dev sets many evaluations tie.
-            rank = (sign * score if np.isfinite(score) else -float("inf"), -dev_losses[number])
+            rank = (value if np.isfinite(value) else -float("inf"), -dev_losses[number])
             if rank > best[number]:
                 best[number], improved_H[number], head["best_step"] = rank, True, step
         if settings.early_stopping:
@@ -180,27 +184,25 @@ def select(
     metric: str,
     default_rate: float | None,
     split: str = "dev",
-    reread=None,
-    rule: str = "one_error",
+    rates: Sequence[float] | None = None,
 ) -> Choice:
     """Chooses the candidate on a split.
 
-    With `one_error` it is the learning rate nearest (in ratio) to the declared default among those whose score is
+    With a default it is the learning rate nearest (in ratio) to the declared default among those whose score is
     within one standard error (bootstrap over items) of the best: a small dev set cannot rank rates, a large one has a
-    small error and decides by itself. With `best`, or without a default, it is the best score, as the published
-    protocol has it. A rate of which some head took no step at all is never chosen while there is another.
+    small error and decides by itself. Without a default it is the best score, as the published protocol has it. A rate
+    of which some head took no step at all is never chosen while there is another.
 
     Args:
-        reread: changes the rows of the split before they are scored (KS resamples its dev set).
+        rates: that can be chosen; by default all of the grid.
     """
-    rates = sorted({head["learning_rate"] for grid in grids for head in grid.heads})
+    rates = sorted(rates or {head["learning_rate"] for grid in grids for head in grid.heads})
     rates = [rate for rate in rates if _is_trained(grids, rate)] or rates
     sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
-    reread = reread or (lambda rows: rows)
     tops: dict[float, tuple[float, str, list[dict]]] = {}
     for rate in rates:
         for variant in grids[0].variants:
-            rows = reread(gather(grids, split, rate, variant))
+            rows = gather(grids, split, rate, variant)
             score = score_folds(metric, rows)
             value = sign * score if np.isfinite(score) else -float("inf")
             if rate not in tops or value > tops[rate][0]:
@@ -209,7 +211,7 @@ def select(
     low, high = interval_of_folds(metric, tops[best][2])
     error = (high - low) / (2 * 1.96) if np.isfinite(high - low) else 0.0
     chosen = best
-    if rule == "one_error" and default_rate and len(rates) > 1:
+    if default_rate and len(rates) > 1:
         close = [rate for rate in rates if tops[rate][0] >= tops[best][0] - error - 1e-9]
         chosen = min(close, key=lambda rate: (round(abs(np.log(rate / default_rate)), 6), -tops[rate][0]))
     value = tops[chosen][0]

@@ -31,10 +31,13 @@ class Problem(Protocol):
         variants: names of the ways to read an output; usually one, "".
         every_evaluation: each dev evaluation is a variant of its own ("step 500"), scored on test as well.
         details: facts for the run file.
+        dev_accuracies: where checkpoints are chosen by an accuracy and not by the metric (SD, as published): that of
+            each head in the latest `predict` of dev. None elsewhere.
     """
 
     variants: list[str]
     every_evaluation: bool
+    dev_accuracies: list[float] | None
     details: dict
 
     def make_bank(self) -> Bank | None:
@@ -89,7 +92,7 @@ class MeanProblem:
         balanced: draws training items with replacement, each class equally often (KS).
     """
 
-    variants, every_evaluation = [""], False
+    variants, every_evaluation, dev_accuracies = [""], False, None
 
     def __init__(self, splits: Splits, store: FeatureStore, settings: Settings, balanced: bool = False):
         self.settings, self._splits, self._balanced = settings, splits, balanced
@@ -167,7 +170,7 @@ class FrameProblem:
         splits: rows of train, dev and test.
     """
 
-    variants, every_evaluation = [""], False
+    variants, every_evaluation, dev_accuracies = [""], False, None
 
     def __init__(self, splits: Splits, store: FeatureStore, settings: Settings):
         self.settings, self._splits, self._store = settings, splits, store

@@ -229,7 +229,10 @@ def protocol_lines(runs: Sequence[dict]) -> list[str]:
     rules = {run["task"]: run["legacy"]["rule"] for run in runs if run.get("legacy")}
     if rules:
         said = "; ".join(f"{task}: {rule}" for task, rule in rules.items())
-        lines.append(f"Scores are selected on dev; `legacy` follows the published protocol ({said}).")
+        lines.append(f"Scores are selected on dev; `near-legacy` selects as the published protocol does ({said}).")
+        still = {run["task"]: run["legacy"].get("differences") or () for run in runs if run.get("legacy")}
+        said = "; ".join(f"{task}: {', '.join(parts)}" for task, parts in still.items() if parts)
+        lines.append(f"What still parts `near-legacy` from the published code: {said}.")
     left_out = {run["task"]: len(run["skipped"]) for run in runs if run["skipped"]}
     if left_out:
         said = ", ".join(f"{task} {count}" for task, count in left_out.items())

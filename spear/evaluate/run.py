@@ -26,7 +26,7 @@ from spear.evaluate.upstream import load_upstream
 from spear.executor import run_units
 from spear.log import get_logger, human_seconds
 
-VERSION = "evaluate-1"
+VERSION = "evaluate-2"
 """Changes when equal inputs would give other numbers; part of the inputs' hash."""
 
 _SLOW = ("ASR", "SS", "SF", "SD", "PR", "sequence", "ASV", "QbE", "SID")

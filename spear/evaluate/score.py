@@ -67,7 +67,7 @@ def overall_lines(runs: Sequence[dict]) -> list[str]:
         short = f" ({', '.join(cut)} cut short by --max-steps or --max-items)" if cut else ""
         if row:
             whole = "" if len(row) == len(known["metrics"]) else f" over {', '.join(row)} alone: not comparable"
-            lines.append(f"superb_s of {name}: {superb_s(row):.1f}, legacy {superb_s(legacy):.1f}{whole}{short}")
+            lines.append(f"superb_s of {name}: {superb_s(row):.1f}, near-legacy {superb_s(legacy):.1f}{whole}{short}")
         elif cut:
             lines.append(f"superb_s of {name}: none{short}")
     return lines

@@ -7,6 +7,8 @@ import numpy as np
 from spear.evaluate import engine
 from spear.evaluate.cache import FeatureStore
 from spear.evaluate.ctc import BEAM
+from spear.evaluate.legacy import NAME as LEGACY
+from spear.evaluate.legacy import near_legacy
 from spear.evaluate.metrics import interval_of_folds, score_folds
 from spear.evaluate.protocol import Settings
 from spear.evaluate.table import Table
@@ -34,9 +36,9 @@ def score_task(
     if BEAM in grids[0].hypotheses["test"][0]:
         decoded = engine.gather(grids, "test", choice.learning_rate, BEAM)
         extra |= {f"{name} with {BEAM}": score_folds(name, decoded) for name in task.metrics}
-    legacy = _legacy(task, table, store, settings, grids, label)
+    legacy = near_legacy(task, table, store, settings, grids, choice.learning_rate, label)
     if legacy is not None:
-        extra[f"legacy {metric}"] = legacy["score"]
+        extra[f"{LEGACY} {metric}"] = legacy["score"]
     chosen = [head for grid in grids for head in grid.heads if head["learning_rate"] == choice.learning_rate]
     weights = [head["layer_weights"] for head in chosen if head["layer_weights"]]
     return {
@@ -58,31 +60,6 @@ def score_task(
         "folds": {fold: {n: len(rows) for n, rows in s.items()} for fold, s in task.folds(table).items()},
         "details": {fold: problem.details for fold, problem in problems.items()},
         "rows": rows,
-    }
-
-
-def _legacy(task: Task, table: Table, store, settings: Settings, grids: list, label: str) -> dict | None:
-    """The number under the published protocol's own selection, where that differs."""
-    if not task.legacy:
-        return None
-    metric, split, reread = task.metrics[0], "dev", None
-    if task.legacy == "folds":
-        grids, _ = engine.run_grids(
-            task.problems(table, store, settings, legacy=True), metric, settings, f"{label}, legacy"
-        )
-    elif task.legacy == "dev":
-        reread = task.legacy_dev
-    else:
-        split = "test"
-    choice = engine.select(grids, metric, settings.default_rate, split, reread, rule="best")
-    rows = engine.gather(grids, "test", choice.learning_rate, choice.variant)
-    return {
-        "rule": {"folds": "dev shares speakers with training", "dev": "dev drawn with replacement"}.get(
-            task.legacy, "selected on test"
-        ),
-        "learning_rate": choice.learning_rate,
-        "variant": choice.variant,
-        "score": score_folds(metric, rows),
     }
 
 
@@ -108,7 +85,7 @@ def _grid_rows(grids: list, deciding: list, metric: str) -> list[dict]:
         for number, head in enumerate(grid.heads):
             own = _one_head(grid, number)
             judges = [own] if deciding is grids else [_one_head(other, number) for other in deciding]
-            choice = engine.select(judges, metric, head["learning_rate"], rule="best")
+            choice = engine.select(judges, metric, None)
             test = own.predictions("test", head["learning_rate"], choice.variant)
             rows.append(
                 {**head, "fold": grid.fold, "variant": choice.variant, "dev_score": choice.score}

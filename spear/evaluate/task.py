@@ -35,8 +35,10 @@ class Task:
         board: `all`, the ten of SUPERB, or `sg`, those of SUPERB-SG; `--tasks` takes either word.
         target_type: what a target must be, as `msgspec` checks it.
         trained_splits: splits that must not be empty.
-        legacy: why the published protocol's own number can differ: `test` (it selects on test), `dev` (it resamples
-            dev, see `legacy_dev`), `folds` (its dev items share speakers with training, see `folds`), or nothing.
+        legacy: where the published protocol selects in another way: on `test`, or on another `dev` (see `folds`);
+            nothing where it does not.
+        legacy_rule: the same in words.
+        legacy_differences: what still parts the number under that rule from what the published code would report.
         settings_key: of the protocol's settings; the task's name if it is empty.
         target: where a recipe's items have it, see `suites.item_target`.
         is_ablation: left out of `all`.
@@ -49,7 +51,8 @@ class Task:
     board = "all"
     target_type: Any = str | int | float
     trained_splits: tuple[str, ...] = SPLITS
-    legacy = ""
+    legacy = legacy_rule = ""
+    legacy_differences: tuple[str, ...] = ()
     settings_key = target = ""
     is_ablation = False
 
@@ -90,10 +93,6 @@ class Task:
     def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> Problem:
         """The problem of one fold."""
         raise NotImplementedError
-
-    def legacy_dev(self, rows: list[dict]) -> list[dict]:
-        """The dev rows as the published protocol would have drawn them."""
-        return rows
 
     def problems(
         self, table: Table, store: FeatureStore, settings: Settings, legacy: bool = False

@@ -58,7 +58,7 @@ def test_superb_s_is_printed_for_the_published_protocol_alone():
     runs = [
         run_of(task, {m: v / 100 for m, v in zip(metrics, row[task])}) for task, metrics in known["metrics"].items()
     ]
-    assert overall_lines(runs) == ["superb_s of u: 1144.5, legacy 1144.5"]
+    assert overall_lines(runs) == ["superb_s of u: 1144.5, near-legacy 1144.5"]
     assert "PR alone: not comparable" in overall_lines(runs[:1])[0]
     assert overall_lines([{**run, "protocol": "mini"} for run in runs]) == []
     assert "mini" in protocol_lines([{**runs[0], "protocol": "mini"}])[0]
