@@ -1,5 +1,7 @@
 """Settings of training: weights of strategies, names that do not exist, values that cannot be."""
 
+from pathlib import Path
+
 import pytest
 
 from spear.config import from_dict, parse, to_dict
@@ -154,3 +156,13 @@ def test_a_default_that_has_changed_is_said_when_an_older_checkpoint_is_resumed(
 
 def test_flatten_names_every_leaf():
     assert flatten({"a": {"b": [1, {"c": 2}]}, "d": None}) == {"a.b.0": 1, "a.b.1.c": 2, "d": None}
+
+
+@pytest.mark.parametrize("name, kinds", [("random_projection", 1), ("kmeans", 2), ("usad", 2)])
+def test_the_mini_recipe_has_a_variant_of_its_student_for_other_objectives(name, kinds):
+    conf = Path(__file__).resolve().parents[3] / "egs" / "mini" / "spear" / "conf"
+    files = [conf / "student.yaml", conf / "objectives" / f"{name}.yaml"]
+    config = parse(TrainConfig, [word for file in files for word in ("--config", str(file))], ALIASES)
+    assert len(config.streams) == kinds and "tokens" not in {stream.objective for stream in config.streams.values()}
+    for source in config.sources:
+        assert any(config.stream_weight(stream, source.domain) > 0 for stream in config.streams)
