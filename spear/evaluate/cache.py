@@ -50,15 +50,12 @@ class CacheConfig:
             an utterance are then a function of the utterance alone, whatever the encoder does with padding.
         batch_seconds: audio in a batch.
         shard_items: utterances in a shard.
-        frame_dtype: bfloat16 (float16 for an engine that goes). NumPy has no bfloat16: the shards hold its bits as
-            uint16.
     """
 
     max_bytes: int = 4_000_000_000
     grid_seconds: float = 0.16
     batch_seconds: float = 80.0
     shard_items: int = 512
-    frame_dtype: str = "bfloat16"
 
 
 def file_size(path: Path) -> int:
@@ -134,15 +131,11 @@ class FeatureStore:
         """Frames of an item's entry."""
         return self._stores["frames"].rows(key) // self._stores["means"].rows(key)
 
-    def frames(self, key: str) -> np.ndarray:
-        """Hidden states of one item, (layers, T, D) float16, or the bits of bfloat16 as uint16."""
-        rows = self._stores["frames"].read(key)
-        return rows.reshape(self._stores["means"].rows(key), -1, rows.shape[1])
-
     def hidden_states(self, key: str) -> Tensor:
-        """Hidden states of one item, (layers, T, D) float16 or bfloat16."""
-        values = torch.from_numpy(self.frames(key))
-        return values.view(torch.bfloat16) if values.dtype == torch.uint16 else values
+        """Hidden states of one item, (layers, T, D) bfloat16."""
+        rows = self._stores["frames"].read(key)
+        bits_LTD = rows.reshape(self._stores["means"].rows(key), -1, rows.shape[1])
+        return torch.from_numpy(bits_LTD).view(torch.bfloat16)
 
 
 class FeatureCache(FeatureStore):
@@ -158,8 +151,8 @@ class FeatureCache(FeatureStore):
         self.skipped: dict[str, str] = {}
         self._frame_bytes: int | None = None
         # The grid changes what an encoder sees at the end of an utterance, so it belongs to the key.
-        place = f"{self.hash[:16]}-{round(self.config.grid_seconds * 1000)}ms"
-        super().__init__(Path(directory) / (place if self.config.frame_dtype == "float16" else f"{place}-bf16"))
+        place = f"{self.hash[:16]}-{round(self.config.grid_seconds * 1000)}ms-bf16"
+        super().__init__(Path(directory) / place)
 
     def ensure(self, items: Sequence[Item] | Mapping[str, Item], frame_keys: set[str] = frozenset()) -> None:
         """Computes what is missing: means of all `items`, and frames of those whose key is in `frame_keys`.
@@ -295,11 +288,8 @@ class FeatureCache(FeatureStore):
         if not self.has("means", key):
             yield "means", values_LTD.mean(dim=1).numpy()
         if with_frames and not self.has("frames", key):
-            yield "frames", self._bits(values_LTD).reshape(-1, values_LTD.shape[2])
-
-    def _bits(self, values_LTD: Tensor) -> np.ndarray:
-        values_LTD = values_LTD.to(getattr(torch, self.config.frame_dtype))
-        return (values_LTD if values_LTD.dtype == torch.float16 else values_LTD.view(torch.uint16)).numpy()
+            # NumPy has no bfloat16: the shards hold its bits.
+            yield "frames", values_LTD.bfloat16().view(torch.uint16).flatten(0, 1).numpy()
 
     def _batches(self, keys: list[str], items: dict[str, Item]) -> Iterator[list[tuple[str, np.ndarray]]]:
         """Batches of (key, wave), of equal padded length; unreadable items are noted and left out."""
@@ -409,11 +399,7 @@ class LiveStore(FeatureCache):
 
     def hidden_states(self, key: str) -> Tensor:
         """Hidden states of one item, (layers, T, D), rounded as in the cache."""
-        return self._values(key).to(getattr(torch, self.config.frame_dtype))
-
-    def frames(self, key: str) -> np.ndarray:
-        """As `FeatureStore.frames`."""
-        return self._bits(self._values(key))
+        return self._values(key).bfloat16()
 
     def _try(self, key: str) -> Tensor | str:
         for batch in self._batches([key], self._items):

@@ -277,6 +277,7 @@ def prepare_upstream(unit: dict) -> dict:
 def _inputs_hash(job: _Job, place: dict, table: Table) -> str:
     """Of everything that decides a score, and of nothing else: not what the task or the suite is called."""
     settings, keys = job.settings, {row.key for row in table.rows}
+    more = [path for row in table.rows for path in job.task.files(row)]
     return fs.sha256_json(
         {
             "version": VERSION,
@@ -287,7 +288,7 @@ def _inputs_hash(job: _Job, place: dict, table: Table) -> str:
             "skipped": {key: reason for key, reason in place["skipped"].items() if key in keys},
             "table": table.content_hash(),
             "settings": dataclasses.asdict(settings),
-            "files": [_FILES.digest(Path(path)) for path in (settings.lexicon, settings.language_model)],
+            "files": [_FILES.digest(Path(path)) for path in (settings.lexicon, settings.language_model, *more)],
             "seed": job.config.seed,
         }
     )
@@ -304,7 +305,7 @@ def score_unit(unit: dict) -> dict:
         store = LiveStore(upstream, {row.key: row.item for row in table.rows}, config.cache())
     else:
         store = FeatureStore(place["cache_dir"])
-    _keep_readable(table, task, store, place["skipped"])
+    _keep_readable(table, task, store, store.skipped if config.live else place["skipped"])
     found = score_task(task, table, store, settings, config.seed, f"{task.name}, {place['name']}")
     path = Path(unit["path"])
     predictions = f"{path.stem}.predictions.jsonl"

@@ -1,6 +1,7 @@
 """What a task is: which targets are usable, how rows are divided, which problem is trained, what legacy rule it has."""
 
 from collections.abc import Hashable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,10 @@ class Task:
     def identity(self) -> list[Any]:
         """What the task asks and how, whatever its name: equal identities on equal rows have one score."""
         return [type(self).__name__]
+
+    def files(self, row: Row) -> list[Path]:
+        """Audio beside the row's own that a score depends on."""
+        return []
 
     def refuse(self, target: Any) -> str | None:
         """The reason why a target cannot be used; None for a good one."""

@@ -5,6 +5,7 @@ SI-SDR of the separated sources, under the better assignment, and that of the mi
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from spear.evaluate.cache import FeatureStore
 from spear.evaluate.modules import RecurrentHead
 from spear.evaluate.problems import FrameProblem, Splits
 from spear.evaluate.protocol import Settings
-from spear.evaluate.table import Table
+from spear.evaluate.table import Row, Table
 from spear.evaluate.task import Task
 
 NUM_SOURCES = 2
@@ -66,7 +67,7 @@ class SeparationProblem(FrameProblem):
     def _waves(self, split: str, place: int) -> Tensor:
         """Mixture and sources, (1 + NUM_SOURCES, samples)."""
         row = self._splits[split][place]
-        paths = [row.item.path, *(row.item.path.parent / name for name in row.target)]
+        paths = [row.item.path, *_sources(row)]
         waves = [torch.from_numpy(load_audio(path, _RATE_HZ)) for path in paths]
         size = len(waves[0])
         return torch.stack([functional.pad(wave, (0, max(0, size - len(wave))))[:size] for wave in waves])
@@ -124,6 +125,10 @@ class SeparationProblem(FrameProblem):
         return [{"id": row.id, "reference": row.target} for row in self._splits[split]]
 
 
+def _sources(row: Row) -> list[Path]:
+    return [row.item.path.parent / name for name in row.target]
+
+
 class _Scorer:
     """Scores the masks of any number of heads on one mixture.
 
@@ -162,6 +167,10 @@ class SourceSeparation(Task):
         """Two sources, by the names of their files."""
         good = isinstance(target, list) and len(target) == NUM_SOURCES and all(isinstance(n, str) for n in target)
         return None if good else "not two sources"
+
+    def files(self, row: Row) -> list[Path]:
+        """The sources."""
+        return _sources(row)
 
     def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> SeparationProblem:
         """See `Task`."""
