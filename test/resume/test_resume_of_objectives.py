@@ -68,7 +68,7 @@ def objectives(data_dir) -> str:
 def whole(train, objectives, tmp_path_factory):
     """Metrics and directory of a run that nobody disturbed."""
     exp_dir = tmp_path_factory.mktemp("objectives") / "exp"
-    return train(exp_dir, "--config", objectives, "--num-steps", "4"), exp_dir
+    return train(exp_dir, "--config", objectives, "--num-steps", "4", "--tensorboard", "true"), exp_dir
 
 
 def losses(rows: list[dict]) -> list[float]:
@@ -95,6 +95,17 @@ def test_all_streams_are_learnt_logged_and_on_the_checkpoint(whole):
     assert [teacher["layer"] for teacher in cards["stored"]["teachers"]] == [0, -1]
     text = Path(f"{exp_dir}.log").read_text()
     assert "stream stored: " in text and "of stored frames" in text and "stream live: on the fly" in text
+
+
+def test_health_estimate_and_tensorboard_know_them(start, objectives, whole):
+    exp_dir = whole[1]
+    for mode in ("--health", "--estimate"):
+        assert start(exp_dir, "--config", objectives, "--num-steps", "4", mode).wait(timeout=300) == 0
+    text = Path(f"{exp_dir}.log").read_text()
+    assert "modules at step 4" in text and "a checkpoint" in text
+    assert all(f"  targets  stream {name}: " in text for name in ("stored", "live"))
+    [events] = (exp_dir / "tensorboard").iterdir()
+    assert b"cosine/live/unmasked" in events.read_bytes()
 
 
 def test_two_ranks_are_one_that_accumulates_and_sharding_changes_nothing(train, objectives, tmp_path):
