@@ -9,7 +9,7 @@ from pathlib import Path
 from spear.bin.main import guard
 from spear.errors import CheckpointError
 
-_TITLES = {"mini": "Frozen encoders", "superb": "SUPERB"}
+_TITLES = {"mini": "Frozen encoders", "superb": "SUPERB", "own": "Own labels"}
 
 
 def parser(here: Path | None = None, tasks: str = "all", suite: str = "mini", protocol: str = ""):
@@ -36,6 +36,15 @@ def parser(here: Path | None = None, tasks: str = "all", suite: str = "mini", pr
         "--tasks", "--task", default=tasks, help="all, or names joined by commas (superb: PR,ASR,KS,..., or sg)"
     )
     result.add_argument("--protocol", default=protocol, help="superb or mini (small heads); default: the suite's own")
+    result.add_argument(
+        "--manifest",
+        type=Path,
+        help="your own labels instead of a suite: a CSV, TSV or JSONL with paths, or a folder with one for each class",
+    )
+    result.add_argument("--target", default="class", help="with --manifest: the column of labels; several by commas")
+    result.add_argument("--kind", default="multiclass", help="with --manifest: multiclass, or text")
+    result.add_argument("--group", default="", help="with --manifest: a column (speaker, session) never divided")
+    result.add_argument("--folds", type=int, default=5, help="with --manifest that has no column split")
     result.add_argument(
         "--upstream",
         action="append",
@@ -104,6 +113,7 @@ def recipe(tasks: str, script: str, suite: str = "mini", protocol: str = "", arg
 
 def _run(arguments: argparse.Namespace, command: str) -> int:
     from spear import locks, log
+    from spear.evaluate.own import OwnLabels
     from spear.evaluate.report import write_report
     from spear.evaluate.results import terminal_text
     from spear.evaluate.run import EvaluateConfig, evaluate
@@ -125,7 +135,11 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
         language_model=arguments.language_model,
         force=arguments.force,
     )
-    suites = suites_of(arguments.suite, arguments.data_dir, arguments.protocol)
+    if arguments.manifest:
+        words = {"target": arguments.target, "kind": arguments.kind, "group": arguments.group, "folds": arguments.folds}
+        suites = [OwnLabels(arguments.manifest, arguments.protocol, **words)]
+    else:
+        suites = suites_of(arguments.suite, arguments.data_dir, arguments.protocol)
     upstreams = arguments.upstream or default_upstreams(arguments.student_dir or arguments.exp_dir)
     names, failures = arguments.tasks.split(","), []
     with locks.hold(arguments.exp_dir / "evaluate", "spear evaluate"):  # a training may go on beside it

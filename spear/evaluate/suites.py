@@ -6,7 +6,7 @@ the cuts), `superb` those of SUPERB (`DATA_DIR/superb/<TASK>.jsonl`, see `table`
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +17,8 @@ from spear import config, records
 from spear.errors import ConfigError, DataError
 from spear.evaluate import contents
 from spear.evaluate.metrics import HIGHER_IS_BETTER
-from spear.evaluate.protocol import PROTOCOLS
+from spear.evaluate.own import OwnLabels
+from spear.evaluate.suite import Refuse, Suite
 from spear.evaluate.table import SPLITS, Row, Table, chosen_rows, item_key, present_tasks, read_table
 from spear.evaluate.task import Task
 from spear.evaluate.tasks import TASKS
@@ -26,71 +27,7 @@ from spear.evaluate.units import normalise_text
 from spear.manifest import Item, manifest_files, read_items
 
 HEADS = ("classify", "slots", "ctc")
-Refuse = Callable[[str, ConfigError], Any]
 _TARGET = r"^(speaker|text|phones|label:\w+(\s*,\s*label:\w+)*)$"
-
-
-class Suite:
-    """Base of the suites.
-
-    Args:
-        data_dir: of the recipe.
-        protocol: a name in `protocol.PROTOCOLS`; empty for the suite's own.
-
-    Raises:
-        ConfigError: no such protocol.
-    """
-
-    name: str
-    own_protocol: str
-    manifests: str
-
-    def __init__(self, data_dir: str | Path, protocol: str = ""):
-        self.data_dir, self.protocol = Path(data_dir).absolute(), protocol or self.own_protocol
-        if self.protocol not in PROTOCOLS:
-            raise ConfigError(f"protocol '{protocol}'", " or ".join(PROTOCOLS), "correct --protocol")
-
-    @property
-    def folder(self) -> str:
-        """Of its run files: scores of two protocols lie beside one another."""
-        return self.name if self.protocol == self.own_protocol else f"{self.name}-{self.protocol}"
-
-    @property
-    def place(self) -> dict[str, str]:
-        """What `open_suite` makes it from again, in another process."""
-        return {"suite": self.name, "data_dir": str(self.data_dir), "protocol": self.protocol}
-
-    def find(self, names: Sequence[str], refuse: Refuse | None = None) -> list[Task]:
-        """Tasks by name; `all` stands for those that the data have.
-
-        Args:
-            refuse: is told of a task whose entry cannot be used, if it is asked for; by default that is raised.
-
-        Raises:
-            ConfigError: no such task.
-        """
-        raise NotImplementedError
-
-    def forget_audio(self) -> None:
-        """Makes the next table read every audio file again (see `contents`)."""
-        contents.forget(self.data_dir / self.manifests)
-
-    def table(self, task: Task, max_items: int | None = None, gain_db: float = 0.0) -> Table:
-        """The rows of a task; the caller may change the lists.
-
-        Args:
-            max_items: at most this many rows of each split, chosen by a hash of the id.
-            gain_db: added to the level of every recording.
-
-        Raises:
-            DataError: there are none.
-        """
-        raise NotImplementedError
-
-
-def open_suite(place: dict[str, str]) -> Suite:
-    """The suite of a `Suite.place`."""
-    return SUITES[place["suite"]](place["data_dir"], place["protocol"])
 
 
 # SUPERB --------------------------------------------------------------------------------------------------------------
@@ -281,7 +218,12 @@ def item_target(item: Item, target: str) -> str | list[str] | dict[str, str] | N
     return values[keys[0]] if len(keys) == 1 else values
 
 
-SUITES: dict[str, type[Suite]] = {suite.name: suite for suite in (RecipeTasks, SuperbTasks)}
+SUITES: dict[str, type[Suite]] = {suite.name: suite for suite in (RecipeTasks, SuperbTasks, OwnLabels)}
+
+
+def open_suite(place: dict[str, Any]) -> Suite:
+    """The suite of a `Suite.place`."""
+    return SUITES[place["suite"]](**{key: value for key, value in place.items() if key != "suite"})
 
 
 def suites_of(names: str, data_dir: str | Path, protocol: str = "") -> list[Suite]:
@@ -291,7 +233,8 @@ def suites_of(names: str, data_dir: str | Path, protocol: str = "") -> list[Suit
         ConfigError: no such suite, or no such protocol.
     """
     wanted = list(dict.fromkeys(names.split(",")))
-    unknown = [name for name in wanted if name not in SUITES]
+    known = [name for name in SUITES if name != OwnLabels.name]
+    unknown = [name for name in wanted if name not in known]
     if unknown:
-        raise ConfigError(f"suite '{unknown[0]}'", " or ".join(SUITES), "correct --suite")
+        raise ConfigError(f"suite '{unknown[0]}'", " or ".join(known), "correct --suite")
     return [SUITES[name](data_dir, protocol) for name in wanted]

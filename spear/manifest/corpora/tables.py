@@ -70,7 +70,7 @@ def _lines(path: Path, found: Scan) -> Iterator[tuple[int, str]]:
         found.leave_out(path, error)
 
 
-def _records(path: Path, found: Scan, columns: Sequence[str], delimiter: str = ",") -> Iterator[dict[str, str]]:
+def read_records(path: Path, found: Scan, columns: Sequence[str], delimiter: str = ",") -> Iterator[dict[str, str]]:
     """The rows of a table with a header, by its names; more values than names are left aside.
 
     Raises:
@@ -147,7 +147,7 @@ def fsd50k(raw: Path, kind: str) -> Scan:
         if path.stem not in ("dev", "eval"):
             continue
         folder = (path.parents[1] / f"FSD50K.{path.stem}_audio").relative_to(raw).as_posix()
-        for row in _records(path, found, ["fname"]):
+        for row in read_records(path, found, ["fname"]):
             clip = f"{folder}/{row['fname']}.wav"
             heldout = path.stem == "eval" or is_held_out(row.get("split", ""))
             labels = {"labels": row.get("labels", "")}
@@ -163,7 +163,7 @@ def mtg_jamendo(raw: Path, kind: str) -> Scan:
     found, listed = Scan([], [], has_manifest=True), set()
     clips = _clips(raw)
     for table in tables:
-        for row in _records(table, found, ["PATH"], "\t"):  # tags may go on beyond the header's last column
+        for row in read_records(table, found, ["PATH"], "\t"):  # tags may go on beyond the header's last column
             track = row["PATH"]
             if track not in listed:
                 listed.add(track)
@@ -181,7 +181,7 @@ def music4all(raw: Path, kind: str) -> Scan:
     """
     found, clips = Scan([], [], has_manifest=True), _clips(raw)
     for path in _tables(raw, "id_information.csv", "id_information.csv and audios/"):
-        for row in _records(path, found, ["id"], "\t"):
+        for row in read_records(path, found, ["id"], "\t"):
             clip = clips.get(row["id"], f"audios/{row['id']}.mp3")
             found.entries.append(Entry(f"m4a-{row['id']}", clip, kind, speaker=row.get("artist")))
     return found

@@ -1,0 +1,204 @@
+"""A suite of one task from anybody's labels: a table with paths and labels, or a folder for each class.
+
+Tables are CSV, TSV or JSONL; paths are relative to the table. With a column `split` (train, dev, test) its division is
+used; else every recording is tested once, in as many folds as asked for: a head is trained on all folds but two, its
+learning rate is selected on one, and it is scored on the other. What has one group (a speaker, a session, a take; one
+recording at least) is never divided.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from spear import fs
+from spear.audio.load import probe
+from spear.errors import ConfigError, DataError, SpearError
+from spear.evaluate import contents
+from spear.evaluate.cache import item_key
+from spear.evaluate.problems import Splits
+from spear.evaluate.suite import Refuse, Suite
+from spear.evaluate.table import SPLITS, Row, Table, chosen_rows
+from spear.evaluate.task import Task, fold_places, group_of
+from spear.evaluate.tasks.generic import LabelTask, SequenceTask
+from spear.evaluate.units import normalise_text
+from spear.manifest import Item
+from spear.manifest.corpora.tables import read_records
+from spear.manifest.scan import READABLE, Scan, files_below
+from spear.manifest.words import split_of
+from spear.names import id_problem
+
+KINDS = ("multiclass", "text")
+PATHS = ("path", "file", "filename", "audio", "audio_path", "audio_filepath", "wav")
+"""Names of the column of paths."""
+
+_CLASS = "class"
+
+
+class _Folded:
+    """A task whose rows are divided by their split, or by folds of groups."""
+
+    num_folds = 0
+
+    @property
+    def identity(self) -> list[Any]:
+        """See `Task`."""
+        return [*super().identity, self.num_folds]
+
+    def folds(self, table: Table, legacy: bool = False) -> dict[str, Splits]:
+        """See `Task`."""
+        if not self.num_folds:
+            return super().folds(table)
+        rows = table.rows
+        places = fold_places([(group_of(row), str(row.target)) for row in rows], self.num_folds)
+        if len(places) < self.num_folds:
+            raise DataError(
+                f"{len(places)} groups in {self.name}",
+                f"at least {self.num_folds}, one for each fold",
+                "lower --folds, or give a finer --group",
+            )
+        found = {}
+        for number, test in enumerate(places):
+            dev = places[(number + 1) % len(places)]
+            apart = {*test.tolist(), *dev.tolist()}
+            train = [row for place, row in enumerate(rows) if place not in apart]
+            parts = {"dev": [rows[place] for place in dev], "test": [rows[place] for place in test]}
+            found[f"{number + 1} of {len(places)}"] = {"train": train, **parts}
+        return found
+
+
+class _OwnLabel(_Folded, LabelTask):
+    pass
+
+
+class _OwnText(_Folded, SequenceTask):
+    pass
+
+
+class OwnLabels(Suite):
+    """See the module's docstring.
+
+    Args:
+        data_dir: the table, or a folder with one folder for each class.
+        protocol: see `Suite`.
+        target: the column of labels, or several joined by commas, of which all must be right. Of folders: `class`.
+        kind: `multiclass`, or `text` (a linear CTC head; word error rate).
+        group: a column of what must not be divided; empty for the recording itself.
+        folds: how many, where there is no column `split`.
+
+    Raises:
+        ConfigError: no such file, kind, or fewer than three folds.
+    """
+
+    name, own_protocol, manifests = "own", "mini", "."
+
+    def __init__(
+        self,
+        data_dir: str | Path,
+        protocol: str = "",
+        target: str = _CLASS,
+        kind: str = "multiclass",
+        group: str = "",
+        folds: int = 5,
+    ):
+        super().__init__(data_dir, protocol)
+        self.target, self.kind, self.group, self.num_folds = target, kind, group, folds
+        self.is_folder = self.data_dir.is_dir()
+        if not self.data_dir.exists():
+            raise ConfigError(f"no {self.data_dir}", "a table of paths and labels, or a folder", "correct --manifest")
+        if kind not in KINDS:
+            raise ConfigError(f"--kind {kind}", " or ".join(KINDS), "choose one of these")
+        if folds < 3:
+            raise ConfigError(f"--folds {folds}", "at least 3: to train, to select and to test", "raise --folds")
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """See `Suite`."""
+        words = {"target": self.target, "kind": self.kind, "group": self.group, "folds": self.num_folds}
+        return super().place | words
+
+    def forget_audio(self) -> None:
+        """See `Suite`."""
+        contents.forget(self.data_dir if self.is_folder else self.data_dir.parent)
+
+    def find(self, names: Sequence[str], refuse: Refuse | None = None) -> list[Task]:
+        """The one task, whatever the name."""
+        name = re.sub(r"[^A-Za-z0-9_-]+", "_", f"{self.data_dir.stem}-{self.target}")[:200]
+        title = f"{self.target} of {self.data_dir.name}"
+        task = _OwnText(name, title, "wer", False) if self.kind == "text" else _OwnLabel(name, title)
+        task.num_folds = 0 if any("split" in record for record in self._records(Scan([], [], True))) else self.num_folds
+        return [task]
+
+    def table(self, task: Task, max_items: int | None = None, gain_db: float = 0.0) -> Table:
+        """See `Suite`; rows that cannot be used are listed."""
+        found, rows, seen = Scan([], [], True), [], set()
+        skipped: list[dict] = []
+        for record in self._records(found):
+            try:
+                row = self._row(record, task, seen)
+                rows.append(row)
+                seen.add(row.id)
+            except SpearError as error:
+                name = str(record.get("id") or self._path_of(record) or "?")[:200]
+                skipped.append({"id": name, "split": "all", "reason": error.found})
+        skipped += [{"id": bad["id"], "split": "all", "reason": bad["reason"]} for bad in found.refused]
+        if not rows:
+            reasons = "; ".join(sorted({bad["reason"] for bad in skipped})[:3])
+            raise DataError(
+                f"no usable row in {self.data_dir}" + (f": {reasons}" if reasons else ""),
+                f"paths (a column {', '.join(PATHS[:3])}...) and {self.target}",
+                "correct the table, or --target",
+            )
+        rows = chosen_rows(sorted(rows, key=lambda row: row.id), max_items) if max_items else rows
+        files = contents.Contents(self.data_dir if self.is_folder else self.data_dir.parent)
+        rows = [replace(row, key=item_key(row.item, files)) for row in sorted(rows, key=lambda row: row.id)]
+        files.save()
+        return Table(rows, skipped)
+
+    def _records(self, found: Scan) -> Iterator[dict[str, Any]]:
+        """The rows of the table, or {path, class} of the recordings of a folder; bad lines are noted in `found`."""
+        path = self.data_dir
+        if self.is_folder:
+            for name in files_below(path)[0]:
+                if Path(name).suffix.lower() in READABLE and len(Path(name).parts) > 1:
+                    yield {"path": name, _CLASS: Path(name).parts[0]}
+        elif path.name.removesuffix(".gz").endswith((".jsonl", ".json")):
+            yield from fs.iter_jsonl(path)
+        else:
+            _, header = next(fs.iter_lines(path), (0, ""))
+            delimiter = "\t" if "\t" in header else ";" if ";" in header and "," not in header else ","
+            yield from read_records(path, found, [part.strip() for part in self.target.split(",")], delimiter)
+
+    def _path_of(self, record: dict[str, Any]) -> str:
+        return next((str(record[name]) for name in PATHS if record.get(name)), "")
+
+    def _row(self, record: dict[str, Any], task: Task, seen: set[str]) -> Row:
+        fix, name = "correct that row", self._path_of(record)
+        if not name:
+            raise DataError(f"no path in a row with {', '.join(map(str, record))[:200]}", f"one of {PATHS}", fix)
+        row_id = str(record.get("id") or name)
+        problem = id_problem(row_id, separators="") or ("an id for the second time" if row_id in seen else "")
+        if problem:
+            raise DataError(f"id {row_id[:200]!r}: {problem}", "an id of its own", fix)
+        keys = [part.strip() for part in self.target.split(",")]
+        labels = {key: "" if record.get(key) is None else str(record[key]).strip() for key in keys}
+        target: Any = labels[keys[0]] if len(keys) == 1 else labels
+        if self.kind == "text":
+            target = normalise_text(" ".join(labels.values()))
+        reason = "no label" if not all(labels.values()) else task.refuse(target)
+        if reason:
+            raise DataError(f"{reason} ({self.target})", "a label in every row", fix)
+        split = split_of(str(record["split"])) if "split" in record else "all"
+        if not split:
+            raise DataError(f"split '{record['split']}'", ", ".join(SPLITS), fix)
+        base = self.data_dir if self.is_folder else self.data_dir.parent
+        path = base / name
+        length = probe(path)
+        item = Item(
+            row_id, path, 0.0, length.duration_seconds, round(16000 * length.duration_seconds), "speech", "speech"
+        )
+        group = str(record.get(self.group) or "") if self.group else name
+        if not group:
+            raise DataError(f"no {self.group}", "a group in every row", fix)
+        return Row(row_id, split, item, target, "", {"group": group})
