@@ -29,6 +29,32 @@ def test_accuracy_is_averaged_over_seeds():
     assert metrics.score_rows("accuracy", rows) == pytest.approx(0.75)
 
 
+SLOTS = {"slots": [["city", "rome"], ["time", "noon"]]}
+SAID = {"slots": [["city", "rom"]], "lenient_slots": [["city", "rom"], ["time", "noon"], ["day", "x"]]}
+BY_HAND = {
+    "accuracy": ([row("a", "a"), row("b", "a")], 1 / 2),
+    "per": ([row(["A", "B"], ["A"]), row(["C"], ["C", "D"])], 2 / 3),
+    "wer": ([row("A B", "A"), row("C", "C D")], 2 / 3),
+    "cer": ([row("ABC", "AC"), row("D", "D")], 1 / 4),
+    "slot_f1": ([row(SLOTS, SAID)], 2 / 3),  # one of two types, and no other
+    "slot_cer": ([row(SLOTS, SAID)], (1 + 4) / 8),  # rome as rom, noon not at all
+    "lenient_slot_f1": ([row(SLOTS, SAID)], 4 / 5),  # both types, and one more
+    "lenient_slot_cer": ([row(SLOTS, SAID)], 1 / 8),
+    "eer": ([row(True, 2.0), row(False, 2.5), row(True, 3.0), row(False, 1.0)], 1 / 2),  # at 2.5: one of two each
+    "der": ([row([["a", 0, 4]], [["x", 1, 5]])], 2 / 4),  # the first second missed, the last a false alarm
+    # A threshold of 2.5 accepts the own document of each query and no other.
+    "mtwv": ([row(["d1"], {"d1": 3.0, "d2": 2.0}), row(["d2"], {"d1": 1.0, "d2": 2.5})], 1.0),
+    "si_sdri": ([row([], {"si_sdr": 9.0, "mixture": 2.0}), row([], {"si_sdr": 3.0, "mixture": 4.0})], 3.0),
+}
+
+
+@pytest.mark.parametrize("metric", sorted(BY_HAND))
+def test_every_metric_by_hand(metric):
+    rows, expected = BY_HAND[metric]
+    assert metrics.score_rows(metric, rows) == pytest.approx(expected)
+    assert metric in metrics.HIGHER_IS_BETTER and metrics.TITLES[metric]
+
+
 @pytest.mark.parametrize(
     "reference, hypothesis, expected",
     [
