@@ -54,7 +54,7 @@ def parser(here: Path | None = None, tasks: str = "all", suite: str = "mini", pr
     result.add_argument("--data-dir", "--data_dir", type=Path, default=base / "data", help="what prepare.sh made")
     result.add_argument("--exp-dir", "--exp_dir", type=Path, default=base / "exp", help="receives evaluate/ and cache/")
     result.add_argument("--student-dir", type=Path, help="without --upstream: EXP_DIR of a recipe that has a student")
-    result.add_argument("--device", default="cpu", help="of the encoder")
+    result.add_argument("--device", default="cpu", help="of the encoder and the heads")
     result.add_argument("--num-jobs", type=int, default=0, help="processes; 0: one for each core")
     result.add_argument("--seed", type=int, default=0, help="of the untrained encoder and of the bootstrap")
     result.add_argument("--max-items", type=int, help="at most this many rows of each split")

@@ -72,8 +72,9 @@ def padded_lstm(lstm: nn.LSTM, x_BTP: Tensor, lens_B: Tensor) -> Tensor:
     """The same as `packed_lstm`, a layer and direction at a time on padded batches. The way for a CPU.
 
     Torch hands padded input to oneDNN, which multiplies the weight gradients of all frames at once; packed input takes
-    a product for each frame and adds up as many gradients of the size of the weights. At 1,024 units that is more than
-    twice the time. Each item is turned round within its own length for the backward direction.
+    a product for each frame and adds up as many gradients of the size of the weights. In CPU seconds of two layers of
+    1,024 units, 32 items: 18.1 against 8.4 for 57 to 60 frames; a head of slot filling on 135 frames each, all of
+    equal length: 24.9 against 23.7. Each item is turned round within its own length for the backward direction.
     """
     frames_T = torch.arange(x_BTP.shape[1], device=x_BTP.device)
     lens_B1 = lens_B.to(x_BTP.device)[:, None]

@@ -41,7 +41,7 @@ class EvaluateConfig:
     """Settings of a run; all upstreams of a comparison must have been scored with equal ones.
 
     Attributes:
-        device: for the encoder.
+        device: for the encoder and the heads.
         num_jobs: processes; 0 means one for each core.
         seed: of the random encoder and of the bootstrap.
         max_items: at most this many rows of each split (None: all).
@@ -77,7 +77,7 @@ class EvaluateConfig:
     def settings(self, suite: Suite, task: Task) -> Settings:
         """How the heads of a task are trained."""
         key = task.settings_key or task.name
-        changes = {"learning_rates": self.learning_rates, "max_steps": self.max_steps}
+        changes = {"learning_rates": self.learning_rates, "max_steps": self.max_steps, "device": self.device}
         changes |= {"text_units": self.text_units} if key == "sequence" else {}
         changes |= {"lexicon": self.lexicon, "language_model": self.language_model} if key == "ASR" else {}
         return settings_of(suite.protocol, key, changes)
@@ -287,7 +287,7 @@ def _inputs_hash(job: _Job, place: dict, table: Table) -> str:
             "cache": "live" if job.config.live else Path(place["cache_dir"]).name,
             "skipped": {key: reason for key, reason in place["skipped"].items() if key in keys},
             "table": table.content_hash(),
-            "settings": dataclasses.asdict(settings),
+            "settings": dataclasses.asdict(dataclasses.replace(settings, device="")),  # a score is kept on another one
             "files": [_FILES.digest(Path(path)) for path in (settings.lexicon, settings.language_model, *more)],
             "seed": job.config.seed,
         }

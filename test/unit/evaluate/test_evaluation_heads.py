@@ -13,6 +13,9 @@ from spear.evaluate.banks import LinearBank, ModuleBank, arithmetic
 from spear.evaluate.modules import RecurrentHead, SpeakerHead, packed_lstm, padded_lstm
 from spear.evaluate.problems import FrameProblem, shuffled_batches
 from spear.evaluate.protocol import Settings
+from spear.evaluate.run import EvaluateConfig
+from spear.evaluate.suites import SUITES
+from spear.evaluate.tasks import TASKS
 from spear.seeds import torch_rng
 
 RATES = (1e-2, 1e-3, 1e-4)
@@ -185,3 +188,10 @@ def test_batches_are_halved_at_the_same_items_whatever_the_frame_rate():
 
 def test_a_single_item_longer_than_the_most_is_a_batch():
     assert [b.tolist() for b in shuffled_batches(np.asarray([90.0]), 4, 0, 60.0)] == [[0]]
+
+
+def test_the_device_of_a_run_is_that_of_its_heads(tmp_path):
+    suite = SUITES["superb"](tmp_path, "superb")
+    for name in ("KS", "ASR", "ASV"):
+        assert EvaluateConfig().settings(suite, TASKS[name]).device == "cpu"
+        assert EvaluateConfig(device="cuda").settings(suite, TASKS[name]).device == "cuda"

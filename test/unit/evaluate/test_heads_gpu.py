@@ -12,7 +12,7 @@ from spear.evaluate.banks import ModuleBank, arithmetic
 from spear.evaluate.cache import CacheConfig, FeatureCache
 from spear.evaluate.modules import RecurrentHead
 from spear.evaluate.protocol import Settings, settings_of
-from spear.evaluate.run import score_task
+from spear.evaluate.scoring import score_task
 from spear.evaluate.table import read_table
 from spear.evaluate.tasks import TASKS
 from spear.evaluate.upstream import SpearUpstream
