@@ -54,7 +54,7 @@ class SpearTokensReader(FeaturesReader):
         self._directory = str(storage_path)
 
     def read(self, key: str, left_offset_frames: int = 0, right_offset_frames: int | None = None) -> np.ndarray:
-        """(T, N) uint8 tokens of a cut, or some rows of them."""
+        """(T, N) tokens of a cut, uint8 or (labels of many classes) uint16, or some rows of them."""
         return _store(self._directory).read(key)[left_offset_frames:right_offset_frames]
 
 

@@ -29,8 +29,8 @@ class StreamConfig(Choice):
 
     Attributes:
         objective: `tokens` (of a teacher, from the token store), `random_projection` (BEST-RQ: codes of the unmasked
-            features; needs no teacher), `labels` (one class a frame: k-means clusters), or one that an installed
-            package brings.
+            features; needs no teacher), `labels` (one class a frame: k-means clusters), `features` (a teacher's frames:
+            USAD), or one that an installed package brings.
         domain_weights: weight of this stream's loss per domain; None takes the strategy's.
         settings: of the objective's class; nested plain values are converted, None means its defaults.
     """
