@@ -28,7 +28,7 @@ _RATE_HZ, _ROWS = 16000, 64
 class FrameCorpus:
     """Utterances of train, dev and test, their mean seconds in training and evaluation, and outputs of the head.
 
-    `outputs` are symbols of PR, ASR and SF, and speakers of ASV. Training items of ASV are cut to 8 s.
+    `outputs` are symbols of PR, ASR and SF, blank and end included, and speakers of ASV. Training items of ASV are cut to 8 s.
     """
 
     train: int
@@ -42,8 +42,8 @@ class FrameCorpus:
 # LibriSpeech (100 hours), Audio SNIPS, VoxCeleb1, Libri2Mix (100 hours; its longer mixtures for SD, the shorter for SS)
 FRAME_CORPORA = {
     "PR": FrameCorpus(28_539, 2_703, 2_620, 12.7, 7.3, 72),
-    "ASR": FrameCorpus(28_539, 2_703, 2_620, 12.7, 7.3, 28),
-    "SF": FrameCorpus(104_672, 2_800, 2_800, 2.7, 2.7, 106),
+    "ASR": FrameCorpus(28_539, 2_703, 2_620, 12.7, 7.3, 29),
+    "SF": FrameCorpus(104_672, 2_800, 2_800, 2.7, 2.7, 107),
     "ASV": FrameCorpus(148_642, 0, 4_874, 8.0, 8.3, 1_211),
     "SD": FrameCorpus(13_900, 3_000, 3_000, 15.0, 13.0, 2),
     "SS": FrameCorpus(13_900, 1_000, 3_000, 11.0, 9.0, 2),
