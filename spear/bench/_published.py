@@ -28,7 +28,8 @@ _RATE_HZ, _ROWS = 16000, 64
 class FrameCorpus:
     """Utterances of train, dev and test, their mean seconds in training and evaluation, and outputs of the head.
 
-    `outputs` are symbols of PR, ASR and SF, blank and end included, and speakers of ASV. Training items of ASV are cut to 8 s.
+    `outputs` are symbols of PR, ASR and SF, blank and end included, and speakers of ASV. Training items
+    of ASV are cut to 8 s.
     """
 
     train: int
