@@ -1,4 +1,4 @@
-"""Banks: all heads of a grid with their optimizers, fed from one batch of features (benchmarks A.1).
+"""Banks: all heads of a grid with their optimizers, fed from one batch of features.
 
 `LinearBank` trains H linear heads in batched products. `ModuleBank` takes any `nn.Module` head (recurrent,
 convolutional, later sequence-to-sequence or waveform); its heads run one after the other on the same batch. Every head

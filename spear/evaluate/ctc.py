@@ -1,4 +1,4 @@
-"""Sequences by CTC: output symbols, and the problem that PR, ASR and SF share (benchmarks A.2)."""
+"""Sequences by CTC: output symbols, and the problem that PR, ASR and SF share (SUPERB, arXiv 2105.01051)."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The engine: trains the grid of one task on one upstream, selects on dev, and scores (benchmarks A.1, E).
+"""The engine: trains the grid of one task on one upstream, selects on dev, and scores.
 
 A candidate is a learning rate with a variant (see `problems`). Its dev score is the mean over folds and head seeds. The
 selection looks at dev alone; where the published protocol selects on test (ASV, SD) or on a flawed dev set (KS, ER) the

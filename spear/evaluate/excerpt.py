@@ -1,4 +1,4 @@
-"""What published protocols do to audio before the encoder: the level is lowered, silence is cut (benchmarks A.2)."""
+"""What published protocols do to audio before the encoder: the level is lowered, silence is cut."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

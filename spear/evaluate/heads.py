@@ -1,4 +1,4 @@
-"""Probing heads, many side by side: every parameter has a leading axis H over (learning rate, seed) (benchmarks A.1).
+"""Probing heads, many side by side: every parameter has a leading axis H over (learning rate, seed).
 
 A head is a softmax-weighted sum over layers (one scalar for each layer, initially 0), Linear(D -> P), Linear(P -> C).
 There is nothing non-linear between the two, so their product is taken first: the same function and the same gradients

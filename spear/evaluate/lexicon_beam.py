@@ -1,4 +1,4 @@
-"""ASR with a lexicon and a language model: the beam search of flashlight-text (benchmarks A.2, the LM column).
+"""ASR with a lexicon and a language model: the beam search of flashlight-text.
 
 Words are those of a lexicon file (a word on each line; what follows it is ignored), spelled by letters. The language
 model is what KenLM reads, where flashlight-text was built with it; without a model the lexicon alone restricts the

@@ -1,4 +1,4 @@
-"""Heads that are not linear: recurrent, x-vector, and the augmentation before them (benchmarks A.1, A.2)."""
+"""Heads that are not linear: recurrent, x-vector, and the augmentation before them (SUPERB, arXiv 2105.01051)."""
 
 import torch
 from torch import Tensor, nn
@@ -149,7 +149,7 @@ def _time_warp(values_TD: Tensor) -> Tensor:
 
 
 class SpeakerHead(nn.Module):
-    """The x-vector of SUPERB's ASV, and the class directions of its AM-softmax (benchmarks A.2).
+    """The x-vector of SUPERB's ASV, and the class directions of its AM-softmax (SUPERB, arXiv 2105.01051).
 
     Linear to `channels`; TDNN layers of context 5, 3 (dilation 2), 3 (dilation 3), 1 and 1, which lose 14 frames; mean
     and standard deviation; Linear and ReLU, the embedding; Linear and ReLU; cosine with each speaker's direction.

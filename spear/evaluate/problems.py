@@ -85,7 +85,7 @@ def _fitting(batch: np.ndarray, lengths: np.ndarray, max_length: float) -> Itera
 
 
 class MeanProblem:
-    """Labels by heads that are linear before mean pooling: the cached time means are exact (benchmarks F.2).
+    """Labels by heads that are linear before mean pooling: the cached time means are exact.
 
     Args:
         splits: rows of train, dev and test; every target is a list of labels, one for each slot.

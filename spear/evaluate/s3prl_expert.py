@@ -1,4 +1,4 @@
-"""Our encoders as an s3prl upstream, for those who want to score them with s3prl itself (benchmarks A.1).
+"""Our encoders as an s3prl upstream, for those who want to score them with s3prl itself.
 
 Put into a checkout of s3prl, as `s3prl/upstream/spear/hubconf.py`, the one line
 

@@ -15,7 +15,7 @@ Read = Callable[[Sequence[str]], str]
 
 
 def normalise_text(text: str) -> str:
-    """Upper case, letters and digits and apostrophes only, single spaces (SUPERB ASR, benchmarks A.2).
+    """Upper case, letters and digits and apostrophes only, single spaces (as ASR of SUPERB, arXiv 2105.01051).
 
     Marks (category M: vowel signs, viramas, points, tones) belong to the letter that they follow, and stay: without
     them words of Indic, Thai, Arabic or Hebrew text become other words or none. Characters without width (joiners, soft

@@ -1,4 +1,4 @@
-"""superb_s against the totals of the public board (benchmarks A.7)."""
+"""superb_s against the totals of the public board."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""PR and ASR from LibriSpeech as it is distributed: train-clean-100, dev-clean, test-clean (benchmarks A.2).
+"""PR and ASR from LibriSpeech as it is distributed: train-clean-100, dev-clean, test-clean (SUPERB, arXiv 2105.01051).
 
 Phones are those of the first pronunciation in the lexicons, which are looked up in the order given; a word that none
 of them has becomes SPN, as in Kaldi, and the words are counted in a warning. Lexicons may have probabilities behind

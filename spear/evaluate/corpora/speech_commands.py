@@ -1,4 +1,4 @@
-"""KS from Speech Commands v0.01: the training archive and the official test archive (benchmarks A.2).
+"""KS from Speech Commands v0.01: the training archive and the official test archive (SUPERB, arXiv 2105.01051).
 
 Twelve classes: ten words, unknown, silence. Train and dev by the hash of the speaker, as the corpus prescribes: below
 10 % dev, from 10 to 20 % left out, the rest train. Silence is one second of background noise: `_SILENCE_CROPS` crops of

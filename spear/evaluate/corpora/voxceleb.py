@@ -1,4 +1,4 @@
-"""SID and ASV from VoxCeleb1 as it is unpacked, `wav/SPEAKER/VIDEO/NUMBER.wav`, with its lists (benchmarks A.2).
+"""SID and ASV from VoxCeleb1 as it is unpacked, `wav/SPEAKER/VIDEO/NUMBER.wav`, with its lists.
 
 SID: `iden_split.txt`; training recordings longer than 8 s come as up to three crops of 8 s, drawn by seed. ASV: trains
 on the development speakers but for `_DEV_SPEAKERS`, drawn by hash, whose trials serve the clean selection; test is the

@@ -1,4 +1,4 @@
-"""SD: who of two speaks when, by an LSTM with a permutation-free loss; diarization error rate (benchmarks A.2).
+"""SD: who of two speaks when, by an LSTM with a permutation-free loss; diarization error rate.
 
 `target` is a list of [speaker, start, end] in seconds from the start of the row. Ten ways to read the posteriors
 (thresholds 0.3 to 0.7, median filter over 1 or 11 frames): the published protocol reports the best of them on test

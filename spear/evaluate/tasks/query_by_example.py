@@ -1,4 +1,4 @@
-"""QbE: finds recordings that hold a spoken query by dynamic time warping; nothing is trained (benchmarks A.2).
+"""QbE: finds recordings that hold a spoken query by dynamic time warping; nothing is trained.
 
 Rows have `role` query (its `target` is the term) or document (its `target` is the list of terms spoken in it, or a text
 of them); split is dev, test or all. Every layer is a variant; the best on dev is reported on test.

@@ -1,4 +1,4 @@
-"""SF: the transcript with a begin and an end token around each slot value, by a recurrent CTC head (benchmarks A.2).
+"""SF: the transcript with a begin and an end token around each slot value, by a recurrent CTC head.
 
 `target` is a list of [slot type or null, words] in the order of speech, such as [[null, "turn on the"], ["object",
 "lights"]]. Slot-type F1 selects; slot-value CER is reported with it, and both once more with malformed tags mended.

@@ -1,4 +1,4 @@
-"""SS of SUPERB-SG: two talkers apart, by masks on the mixture's spectrum; SI-SDR improvement (benchmarks A.3).
+"""SS of SUPERB-SG: two talkers apart, by masks on the mixture's spectrum; SI-SDR improvement (arXiv 2203.06849).
 
 `target` names the files of the two sources, beside the mixture's own file and as long as it. A hypothesis holds the
 SI-SDR of the separated sources, under the better assignment, and that of the mixture itself, in dB.
