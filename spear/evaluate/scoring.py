@@ -7,12 +7,19 @@ import numpy as np
 from spear.evaluate import engine
 from spear.evaluate.cache import FeatureStore
 from spear.evaluate.ctc import BEAM
+from spear.evaluate.estimate import estimate
 from spear.evaluate.legacy import NAME as LEGACY
 from spear.evaluate.legacy import near_legacy
 from spear.evaluate.metrics import interval_of_folds, score_folds
 from spear.evaluate.protocol import Settings
 from spear.evaluate.table import Table
 from spear.evaluate.task import Task
+from spear.log import get_logger
+
+LONG_STEPS = 5000
+"""From so many steps on, the hours that the heads will take are measured and told before they train."""
+
+logger = get_logger(__name__)
 
 
 def score_task(
@@ -26,6 +33,8 @@ def score_task(
     """
     metric = task.metrics[0]
     problems = task.problems(table, store, settings)
+    if settings.max_steps >= LONG_STEPS:
+        logger.info("%s", estimate(problems, settings, label).text)
     grids, _ = engine.run_grids(problems, metric, settings, label)
     small = task.selection_problems(table, store, settings)
     deciding = engine.run_grids(small, metric, settings, f"{label}, selection")[0] if small else grids

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from spear.evaluate import scoring
 from spear.evaluate.ctc import SequenceProblem
 from spear.evaluate.engine import select, train_grid
 from spear.evaluate.heads import Heads, HeadwiseAdam
@@ -128,6 +129,16 @@ def test_grid_side_by_side_equals_each_learning_rate_alone():
         for a, b in zip([head for head in both if head["learning_rate"] == rate], alone):
             assert a["dev_score"] == pytest.approx(b["dev_score"], abs=0.03)
             assert a["curve"][2]["dev_loss"] == pytest.approx(b["curve"][2]["dev_loss"], rel=1e-2)
+
+
+def test_the_hours_of_long_trainings_are_told_before_they_start_and_change_nothing(monkeypatch, caplog):
+    table, store = clusters(1.0)
+    silent = score_task(LABELS, table, store, SETTINGS)
+    monkeypatch.setattr(scoring, "LONG_STEPS", SETTINGS.max_steps)
+    with caplog.at_level("INFO"):
+        told = score_task(LABELS, table, store, SETTINGS, label="labels, tiny")
+    assert "labels, tiny: about " in caplog.text and "150 steps of" in caplog.text
+    assert told == silent
 
 
 def test_every_row_is_in_one_fold_and_labels_are_spread_over_them():
