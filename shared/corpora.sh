@@ -127,7 +127,7 @@ make_manifests() {
   done
   for corpus in $absent_noises; do
     if [[ ! -e "$data_dir/manifests/noise_$corpus.jsonl" ]]; then
-      echo "no ${corpus^^} (--$corpus-dir DIR): manifests/noise_$corpus.jsonl is empty, and training mixes in none of its noise"
+      echo "no $(tr "[:lower:]" "[:upper:]" <<<"$corpus") (--$corpus-dir DIR): manifests/noise_$corpus.jsonl is empty, and training mixes in none of its noise"
       : >"$data_dir/manifests/noise_$corpus.jsonl"
     fi
   done
