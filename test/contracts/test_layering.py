@@ -14,6 +14,7 @@ LAYERS = [
         "locks",
         "ranges",
         "choices",
+        "plugins",
         "settings_text",
         "config",
         "log",

@@ -1,11 +1,11 @@
 """Encoders behind one interface: `EncoderConfig` says what one is, the registry which there are."""
 
 from spear.models.encoders.base import EncoderConfig, switch_regularisers
-from spear.models.encoders.registry import DEFAULT, ENTRY_POINTS, KEY, config_classes, from_dict, load, names, to_dict
+from spear.models.encoders.registry import DEFAULT, ENCODERS, KEY, config_classes, from_dict, load, names, to_dict
 
 __all__ = [
     "DEFAULT",
-    "ENTRY_POINTS",
+    "ENCODERS",
     "KEY",
     "EncoderConfig",
     "config_classes",

@@ -5,6 +5,6 @@ this package, an entry point of the group `spear.objectives`.
 """
 
 from spear.train.objectives.base import Context, Objective, Probe, Settings
-from spear.train.objectives.registry import ENTRY_POINTS, load, names
+from spear.train.objectives.registry import OBJECTIVES, load, names
 
-__all__ = ["ENTRY_POINTS", "Context", "Objective", "Probe", "Settings", "load", "names"]
+__all__ = ["OBJECTIVES", "Context", "Objective", "Probe", "Settings", "load", "names"]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import SETTINGS
 
-from spear.train.objectives import ENTRY_POINTS
+from spear.train.objectives import OBJECTIVES
 
 TOY = '''
 """Predicts how loud each frame is, in nepers."""
@@ -83,7 +83,7 @@ def environment(tmp_path) -> dict:
     (site / "toy-1.0.dist-info").mkdir(parents=True)
     (site / "toy_objective.py").write_text(TOY)
     (site / "toy-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
-    lines = [f"[{ENTRY_POINTS}]", "loudness = toy_objective:LoudnessObjective", "broken = toy_objective:Nothing"]
+    lines = [f"[{OBJECTIVES.group}]", "loudness = toy_objective:LoudnessObjective", "broken = toy_objective:Nothing"]
     (site / "toy-1.0.dist-info" / "entry_points.txt").write_text("\n".join(lines) + "\n")
     return {**os.environ, "PYTHONPATH": os.pathsep.join((str(site), os.environ.get("PYTHONPATH", "")))}
 

@@ -14,7 +14,6 @@ from spear import config as configuration
 from spear.errors import CheckpointError, ConfigError
 from spear.evaluate.upstream import load_upstream
 from spear.models import encoders
-from spear.models.encoders import registry
 from spear.teachers import load_teacher
 from spear.teachers.align import expected_frames
 from spear.train import checkpoint
@@ -23,28 +22,22 @@ from spear.train.main import main
 TOY = {"encoder": "toy", "width": 12, "depth": 3}
 
 
-def forget() -> None:
-    """What the registry found before."""
-    for cached in (registry.load, registry.config_classes, registry._of_others):
-        cached.cache_clear()
-
-
 def install(folder: Path, monkeypatch, target: str) -> None:
     """A package with an entry point and one module, as pip would leave it."""
     shutil.copyfile(Path(__file__).with_name("toy_encoder.py"), folder / "toy_encoder.py")
     information = folder / "toy_encoder-1.0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-encoder\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text(f"[{encoders.ENTRY_POINTS}]\ntoy = {target}\n")
+    (information / "entry_points.txt").write_text(f"[{encoders.ENCODERS.group}]\ntoy = {target}\n")
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.delitem(sys.modules, "toy_encoder", raising=False)
-    forget()
+    encoders.ENCODERS.forget()
 
 
 @pytest.fixture(autouse=True)
 def forgotten():
     yield
-    forget()
+    encoders.ENCODERS.forget()
 
 
 def test_a_toy_encoder_takes_one_file(make_trainer, tmp_path, monkeypatch):
