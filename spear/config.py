@@ -70,6 +70,17 @@ def parse(
     return instance
 
 
+def require(settings: Any, *names: str) -> None:
+    """Refuses settings without these values, which have no default that could work.
+
+    Raises:
+        ConfigError: one is empty; names its flag.
+    """
+    for name in names:
+        if not getattr(settings, name):
+            raise ConfigError(f"no {name}", f"--{name} VALUE", "see --help for an example")
+
+
 def from_dict(config_class: type[Config], values: Mapping, origin: str = "the given settings") -> Config:
     """Makes an instance from nested plain values, as `to_dict` gives; unknown keys and wrong types are refused.
 

@@ -46,9 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parses the arguments and exports."""
     settings = config.parse(ExportTokensConfig, command.normalise(argv), description=__doc__)
     log.setup()
-    for name in ("cuts", "tokens", "output"):
-        if not getattr(settings, name):
-            raise ConfigError(f"no {name}", f"--{name} VALUE", "see --help for an example")
+    config.require(settings, "cuts", "tokens", "output")
     if settings.format not in FORMATS:
         raise ConfigError(f"format '{settings.format}'", "one of " + ", ".join(FORMATS), "correct --format")
     tokens, output = Path(settings.tokens), Path(settings.output)

@@ -15,7 +15,7 @@ from spear import config, locks, log, records
 from spear.errors import ConfigError
 from spear.fs import sha256_file
 from spear.teachers import TeacherSpec, identity_of
-from spear.tokens.card import MAX_CODEBOOK_SIZE
+from spear.tokens.card import CodebookSize
 from spear.tokens.exchange import import_tokens, imported_card
 from spear.tokens.labels import read_labels
 from spear.tokens.units import read_cuts
@@ -42,7 +42,7 @@ class ImportLabelsConfig:
     labels: str = ""
     recordings: str = ""
     cuts: list[str] = field(default_factory=list)
-    num_classes: records.PositiveCount = 500
+    num_classes: CodebookSize = 500
     output: str = ""
     frame_rate_hz: records.Positive = 50.0
     teacher: str = ""
@@ -54,11 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parses the arguments and imports."""
     settings = config.parse(ImportLabelsConfig, argv, description=__doc__)
     log.setup()
-    for name in ("labels", "recordings", "cuts", "output"):
-        if not getattr(settings, name):
-            raise ConfigError(f"no {name}", f"--{name} VALUE", "see --help for an example")
-    if settings.num_classes > MAX_CODEBOOK_SIZE:
-        raise ConfigError(f"--num-classes {settings.num_classes}", f"at most {MAX_CODEBOOK_SIZE}", "correct it")
+    config.require(settings, "labels", "recordings", "cuts", "output")
     output, labels = Path(settings.output), Path(settings.labels)
     quantizer = {
         "content_sha256": sha256_file(settings.kmeans) if settings.kmeans else "unknown",
@@ -71,12 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     with locks.hold(output, "spear import-labels"):
         arrays = read_labels(labels, Path(settings.recordings), cuts, card.teacher)
         report = import_tokens(arrays, card, output, labels.name.split(".")[0])
-    print(
-        f"{output}: labels of {report.cuts} of {len(cuts)} cuts, {report.rows} rows of {card.dtype.itemsize} bytes; "
-        f"{len(report.quarantined)} cuts left out; now run spear verify-tokens"
-    )
-    for cut, reason in list(report.quarantined.items())[:10]:
-        print(f"  left out {cut}: {reason}")
+    print(report.text(f"{output}: labels of {report.cuts} of {len(cuts)} cuts", card))
     return 0
 
 

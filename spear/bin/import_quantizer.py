@@ -9,7 +9,7 @@ The file is the authors' ({"quantizer", "mean", "std"} by torch.save) or one of 
 from dataclasses import dataclass
 
 from spear import config, locks, log
-from spear.errors import CardError, ConfigError
+from spear.errors import CardError
 from spear.quantize import load_quantizer, save_quantizer
 from spear.teachers import load_teacher
 
@@ -33,9 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parses the arguments and imports."""
     settings = config.parse(ImportQuantizerConfig, argv, description=__doc__)
     log.setup()
-    for name in ("file", "teacher", "output"):
-        if not getattr(settings, name):
-            raise ConfigError(f"no {name}", f"--{name} VALUE", "see --help for an example")
+    config.require(settings, "file", "teacher", "output")
     trained, teacher = load_quantizer(settings.file), load_teacher(settings.teacher)
     if trained.quantizer.dim != teacher.dim:
         raise CardError(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spear import config, locks, log
-from spear.errors import ConfigError
 from spear.quantize import load_quantizer
 from spear.teachers import TeacherSpec, identity_of, load_teacher
 from spear.tokens.exchange import import_tokens, imported_card
@@ -43,9 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parses the arguments and imports."""
     settings = config.parse(ImportTokensConfig, argv, description=__doc__)
     log.setup()
-    for name in ("cuts", "teacher", "quantizer", "output"):
-        if not getattr(settings, name):
-            raise ConfigError(f"no {name}", f"--{name} VALUE", "see --help for an example")
+    config.require(settings, "cuts", "teacher", "quantizer", "output")
     from spear.manifest.exchange import read_arrays  # imports lhotse
 
     trained, output, spec = (
@@ -61,10 +58,5 @@ def main(argv: list[str] | None = None) -> int:
     source = Path(settings.cuts)
     with locks.hold(output, "spear import-tokens"):
         report = import_tokens(read_arrays(source, settings.field), card, output, source.name.split(".")[0])
-    print(
-        f"{output}: {report.cuts} cuts, {report.rows} rows of {card.num_codebooks} bytes; "
-        f"{len(report.quarantined)} cuts left out; now run spear verify-tokens"
-    )
-    for cut, reason in list(report.quarantined.items())[:10]:
-        print(f"  left out {cut}: {reason}")
+    print(report.text(f"{output}: {report.cuts} cuts", card))
     return 0

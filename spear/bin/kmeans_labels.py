@@ -14,7 +14,6 @@ from typing import Annotated
 import msgspec
 
 from spear import config, dist, log
-from spear.errors import ConfigError
 from spear.teachers import load_teacher
 from spear.tokens import command
 from spear.tokens.card import MAX_CODEBOOK_SIZE
@@ -48,9 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     rank, _ = command.process()
     log.setup(rank=rank)
     settings.check()
-    for name in ("embeddings", "teacher"):
-        if not getattr(settings, name):
-            raise ConfigError(f"no {name}", f"--{name} VALUE", "see --help for an example")
+    config.require(settings, "embeddings", "teacher")
     output, device = Path(settings.output), dist.choose_device(settings.device)
     if settings.dry_run and not Path(settings.embeddings, "card.json").is_file():
         print(f"would cluster {settings.embeddings}, which is not there yet, and label the cuts in {output}")

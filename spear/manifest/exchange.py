@@ -14,7 +14,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -28,6 +28,7 @@ from spear import fs
 from spear.errors import DataError, require
 from spear.log import get_logger
 from spear.manifest import foreign
+from spear.manifest.foreign import CutArray
 from spear.manifest.item import SAMPLE_RATE_HZ, to_item
 from spear.names import file_name, id_problem
 from spear.shards import ShardStore
@@ -56,29 +57,6 @@ class SpearTokensReader(FeaturesReader):
     def read(self, key: str, left_offset_frames: int = 0, right_offset_frames: int | None = None) -> np.ndarray:
         """(T, N) tokens of a cut, uint8 or (labels of many classes) uint16, or some rows of them."""
         return _store(self._directory).read(key)[left_offset_frames:right_offset_frames]
-
-
-class CutArray(NamedTuple):
-    """A cut's array in a foreign manifest.
-
-    Attributes:
-        id, num_samples, domain: of the cut.
-        load: reads the array, or what belongs to the cut of one that is longer; raises DataError where it is not what
-            the manifest says, and whatever the reader of its format raises.
-        problem: why it cannot be used at all; empty where it can.
-        frame_shift_seconds: of a row, where the manifest states it.
-        padded: the cut was padded, so that its array may be longer.
-        place: where it is stored; with another one, it is another array.
-    """
-
-    id: str
-    num_samples: int
-    domain: str
-    load: Callable[[], np.ndarray]
-    problem: str = ""
-    frame_shift_seconds: float | None = None
-    padded: bool = False
-    place: tuple = ()
 
 
 def read_arrays(source: str | Path, field: str) -> Iterator[CutArray]:
@@ -131,8 +109,7 @@ def _cut_with_arrays(row: Any) -> tuple[foreign.Cut, bool]:
 
 def _cut_array(cut: foreign.Cut, padded: bool, value: Any, packed: Callable[[], np.ndarray] | None) -> CutArray:
     """What is known about the array of a cut before it is read; `packed` reads one that is in Shar."""
-    domain = (cut.custom or {}).get("domain", "")
-    made = functools.partial(CutArray, cut.id, round(cut.duration * SAMPLE_RATE_HZ), domain, padded=padded)
+    made = functools.partial(CutArray, cut.id, round(cut.duration * SAMPLE_RATE_HZ), padded=padded)
     try:
         if isinstance(value, dict) and "array" in value:
             temporal = foreign.convert(value, foreign.TemporalRecord, "an array")

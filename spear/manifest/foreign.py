@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from spear import fs, records
 from spear.errors import DataError
@@ -40,6 +41,28 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 Place = Annotated[float, msgspec.Meta(ge=-LONGEST_SECONDS, le=LONGEST_SECONDS)]
 Length = Annotated[float, msgspec.Meta(gt=0, le=LONGEST_SECONDS)]
+
+
+class CutArray(NamedTuple):
+    """A cut's array in a manifest of lhotse's, or its labels in a file of HuBERT's tools.
+
+    Attributes:
+        id, num_samples: of the cut.
+        load: reads the array, or what belongs to the cut of one that is longer; raises DataError where it is not what
+            the manifest says, and whatever the reader of its format raises.
+        problem: why it cannot be used at all; empty where it can.
+        frame_shift_seconds: of a row, where the manifest states it.
+        padded: the cut was padded, so that its array may be longer.
+        place: where it is stored; with another one, it is another array.
+    """
+
+    id: str
+    num_samples: int
+    load: Callable[[], np.ndarray]
+    problem: str = ""
+    frame_shift_seconds: float | None = None
+    padded: bool = False
+    place: tuple = ()
 
 
 class Source(msgspec.Struct):

@@ -20,13 +20,14 @@ from spear.teachers import IDENTITY_KEYS
 
 FORMAT = "spear-tokens-1"
 MAX_CODEBOOK_SIZE = 1 << 16  # two bytes
+CodebookSize = Annotated[int, msgspec.Meta(ge=1, le=MAX_CODEBOOK_SIZE)]
 _NOT_COMPARED = ("spear_version", "domains", "teacher.dtype", "teacher.path")
 
 
 @dataclass
 class _Sizes:
     num_codebooks: records.PositiveCount
-    codebook_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_CODEBOOK_SIZE)]
+    codebook_size: CodebookSize
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from spear.audio import FbankConfig
 from spear.errors import CardError, DataError, SpearError
 from spear.fs import sha256_json
 from spear.log import get_logger
+from spear.manifest.foreign import CutArray
 from spear.manifest.item import SAMPLE_RATE_HZ
 from spear.shards import ShardWriter, is_complete, read_index
 from spear.teachers.align import expected_frames, resampled_samples
@@ -31,6 +32,15 @@ class ImportReport:
     rows: int = 0
     shards_before: int = 0
     quarantined: dict[str, str] = field(default_factory=dict)
+
+    def text(self, what: str, card: TokenCard) -> str:
+        """In words: what was imported, and the first cuts that were left out."""
+        row_bytes = card.num_codebooks * card.dtype.itemsize
+        left_out = [f"\n  left out {cut}: {reason}" for cut, reason in itertools.islice(self.quarantined.items(), 10)]
+        return (
+            f"{what}, {self.rows} rows of {row_bytes} bytes; {len(self.quarantined)} cuts left out; "
+            "now run spear verify-tokens" + "".join(left_out)
+        )
 
 
 def imported_card(stream: str, teacher: dict, quantizer: dict, domains: Iterable[str] = ()) -> TokenCard:
@@ -54,11 +64,11 @@ def imported_card(stream: str, teacher: dict, quantizer: dict, domains: Iterable
     )
 
 
-def import_tokens(arrays: Iterable, card: TokenCard, directory: Path, name: str) -> ImportReport:
+def import_tokens(arrays: Iterable[CutArray], card: TokenCard, directory: Path, name: str) -> ImportReport:
     """Writes foreign arrays as shards `imported-NAME-NNNNN`; what is already there is not read again.
 
     Args:
-        arrays: of `spear.manifest.exchange.CutArray` or alike.
+        arrays: what others made, of each cut.
         card: what they are.
         directory: of the stream.
         name: of where they come from.
@@ -118,7 +128,7 @@ def _write_shard(directory: Path, shard: str, unit_sha256: str, group: list, car
     return None if taken else first
 
 
-def _rows(item, card: TokenCard) -> np.ndarray:
+def _rows(item: CutArray, card: TokenCard) -> np.ndarray:
     """A cut's tokens, (frames, num_codebooks) of the card's dtype, as they should be.
 
     Raises:

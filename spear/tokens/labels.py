@@ -4,33 +4,21 @@ The first line of the .tsv is the folder, the others are `path<tab>samples` of i
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
 
 from spear import fs
 from spear.errors import DataError
+from spear.manifest.foreign import CutArray
 from spear.manifest.item import SAMPLE_RATE_HZ
 from spear.teachers.align import expected_frames
 from spear.tokens.extract import MAX_FRAME_DIFFERENCE
 from spear.tokens.units import Item
 
 
-class CutLabels(NamedTuple):
-    """The labels of a cut, in the form that `spear.tokens.exchange.import_tokens` takes."""
-
-    id: str
-    num_samples: int
-    load: Callable[[], np.ndarray]
-    problem: str = ""
-    frame_shift_seconds: float | None = None
-    padded: bool = False
-    place: tuple = ()
-
-
-def read_labels(labels: Path, recordings: Path, cuts: Sequence[Item], teacher: dict) -> Iterator[CutLabels]:
+def read_labels(labels: Path, recordings: Path, cuts: Sequence[Item], teacher: dict) -> Iterator[CutArray]:
     """The labels of the cuts of those recordings; a cut that is a part of its recording gets its part of them.
 
     Args:
@@ -91,7 +79,7 @@ def _common(parts: Sequence[str], others: Sequence[str]) -> int:
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(parts, others)))
 
 
-def _cut_labels(cut: Item, text: str, samples: int, teacher: dict, place: tuple) -> CutLabels:
+def _cut_labels(cut: Item, text: str, samples: int, teacher: dict, place: tuple) -> CutArray:
     problem = ""
     if cut.speed != 1:
         problem = f"played {cut.speed:g} times as fast as what was labelled"
@@ -109,4 +97,4 @@ def _cut_labels(cut: Item, text: str, samples: int, teacher: dict, place: tuple)
         last = len(words) if samples - cut.num_samples < SAMPLE_RATE_HZ / rate else first + count
         return np.asarray(words[first:last], dtype=np.int64)[:, None]
 
-    return CutLabels(cut.id, cut.num_samples, load, problem, place=place)
+    return CutArray(cut.id, cut.num_samples, load, problem, place=place)
