@@ -127,7 +127,8 @@ class OwnLabels(Suite):
         name = re.sub(r"[^A-Za-z0-9_-]+", "_", f"{self.data_dir.stem}-{self.target}")[:200]
         title = f"{self.target} of {self.data_dir.name}"
         task = _OwnText(name, title, "wer", False) if self.kind == "text" else _OwnLabel(name, title)
-        task.num_folds = 0 if any("split" in record for record in self._records(Scan([], [], True))) else self.num_folds
+        is_split = not self.is_folder and any("split" in record for record in self._records(Scan([], [], True)))
+        task.num_folds = 0 if is_split else self.num_folds
         return [task]
 
     def table(self, task: Task, max_items: int | None = None, gain_db: float = 0.0) -> Table:

@@ -5,6 +5,7 @@ task and upstream are a unit of work. What is up to date is kept (`runs`).
 """
 
 import dataclasses
+import functools
 import tempfile
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from spear.evaluate import contents
 from spear.evaluate.cache import CacheConfig, FeatureCache, FeatureStore, LiveStore
 from spear.evaluate.isolation import Failure, ensure_by_task, isolated, note, parts, settle
 from spear.evaluate.protocol import Settings, settings_of
-from spear.evaluate.runs import KnownScores, run_path
+from spear.evaluate.runs import KnownScores, adopt, run_path
 from spear.evaluate.scoring import score_task
 from spear.evaluate.suites import Suite, open_suite
 from spear.evaluate.table import Table
@@ -89,17 +90,17 @@ class EvaluateConfig:
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """A task of a suite, with its settings and its rows."""
+    """A task of a suite, with its settings and its rows, which are read once."""
 
     suite: Suite
     task: Task
     config: EvaluateConfig
 
-    @property
+    @functools.cached_property
     def settings(self) -> Settings:
         return self.config.settings(self.suite, self.task)
 
-    @property
+    @functools.cached_property
     def table(self) -> Table:
         return self.suite.table(self.task, self.config.max_items, self.settings.gain_db)
 
@@ -151,35 +152,46 @@ def evaluate(
     doubts = _examined(jobs, failed)
     jobs = [job for job in jobs if job.label in doubts]
     places = _prepare(upstreams if jobs else (), jobs, str(exp_dir), config, failed)
-    known, units, runs = KnownScores(exp_dir), [], {}
+    runs, units = _kept(jobs, places, exp_dir, config, {"doubts": doubts, "command": command}, failed)
+    if runs:
+        logger.info("%d scores are up to date and kept", len(runs))
+    first = {unit["inputs_sha256"]: unit for unit in reversed(units)}  # an equal question takes the score of the first
+    trained = sorted(first.values(), key=lambda unit: unit["slowness"])
+    results = dict(zip((unit["path"] for unit in trained), _run(score_unit, trained, config.num_jobs, "heads")))
+    for unit in units:
+        source, name = first[unit["inputs_sha256"]]["path"], unit["upstream"]["name"]
+        if "failed" in results[source]:
+            note(failed, unit["job"]["task"], name, results[source]["failed"])
+        else:
+            runs[unit["label"], name] = adopt(Path(source), Path(unit["path"]), unit["names"], unit["upstream"])
+    settle(failed, failures, len(runs))
+    keys = [(job.label, place["name"]) for job in jobs for place in places]
+    return [runs[key] for key in keys if key in runs]
+
+
+def _kept(
+    jobs: Sequence[_Job], places: Sequence[dict], exp_dir: Path, config: EvaluateConfig, common: dict, failed: list
+) -> tuple[dict, list[dict]]:
+    """The run files that are up to date, by label and upstream, and a unit of work for each of the others."""
+    known, runs, units = KnownScores(exp_dir), {}, []
     for job in jobs:
-        table = job.table
         for place in places:
             if job.label in place["failed"]:
                 note(failed, job.task.name, place["name"], place["failed"][job.label])
                 continue
-            inputs = _inputs_hash(job, place, table)
+            inputs = _inputs_hash(job, place)
             path = run_path(exp_dir, job.suite.folder, job.task.name, place["name"])
-            names = _names(job) | {"doubts": doubts[job.label]}
-            kept = None if config.force else known.take(path, inputs, names)
+            names = _names(job) | {"doubts": common["doubts"][job.label]}
+            upstream = {key: value for key, value in place.items() if key != "failed"}
+            kept = None if config.force else known.take(path, inputs, names, upstream)
             if kept is not None:
                 runs[job.label, place["name"]] = kept
                 continue
             unit = {"name": f"{job.label}.{place['name']}".replace("/", "."), "job": _unit(job), "path": str(path)}
-            unit |= {"upstream": {key: value for key, value in place.items() if key != "failed"}}
-            units.append(unit | {"doubts": doubts[job.label], "inputs_sha256": inputs, "command": command})
-    if runs:
-        logger.info("%d scores are up to date and kept", len(runs))
-    units.sort(key=lambda unit: _slowness(_job(unit["job"]).task))
-    for unit, result in zip(units, _run(score_unit, units, config.num_jobs, "heads")):
-        label, name = f"{unit['job']['folder']}/{unit['job']['task']}", unit["upstream"]["name"]
-        if "failed" in result:
-            note(failed, unit["job"]["task"], name, result["failed"])
-        else:
-            runs[label, name] = fs.read_json(unit["path"])
-    settle(failed, failures, len(runs))
-    keys = [(job.label, place["name"]) for job in jobs for place in places]
-    return [runs[key] for key in keys if key in runs]
+            unit |= {"upstream": upstream, "names": names}
+            unit |= {"label": job.label, "slowness": _slowness(job.task), "command": common["command"]}
+            units.append(unit | {"inputs_sha256": inputs})
+    return runs, units
 
 
 def _slowness(task: Task) -> int:
@@ -195,8 +207,7 @@ def _names(job: _Job) -> dict:
 
 def _unit(job: _Job) -> dict:
     """A job as JSON."""
-    place = {"place": job.suite.place, "folder": job.suite.folder, "task": job.task.name}
-    return place | {"config": dataclasses.asdict(job.config)}
+    return {"place": job.suite.place, "task": job.task.name, "config": dataclasses.asdict(job.config)}
 
 
 def _job(unit: dict) -> _Job:
@@ -274,8 +285,9 @@ def prepare_upstream(unit: dict) -> dict:
     }
 
 
-def _inputs_hash(job: _Job, place: dict, table: Table) -> str:
+def _inputs_hash(job: _Job, place: dict) -> str:
     """Of everything that decides a score, and of nothing else: not what the task or the suite is called."""
+    table = job.table
     settings, keys = job.settings, {row.key for row in table.rows}
     more = [path for row in table.rows for path in job.task.files(row)]
     return fs.sha256_json(
@@ -314,11 +326,10 @@ def score_unit(unit: dict) -> dict:
     run = {
         "version": VERSION,
         "protocol": job.suite.protocol,
-        **_names(job),
+        **unit["names"],
         "metric": task.metrics[0],
         "upstream": place,
         **found,
-        "doubts": unit["doubts"],
         "settings": dataclasses.asdict(settings),
         "seeds": list(settings.seeds),
         "upstream_seed": config.seed,

@@ -39,36 +39,44 @@ class KnownScores:
             except (DataError, AttributeError):
                 continue  # damaged: scored again
 
-    def take(self, path: Path, inputs_sha256: str, names: dict) -> dict | None:
+    def take(self, path: Path, inputs_sha256: str, names: dict, upstream: dict) -> dict | None:
         """The run file at `path` when it, or that of an equal question, has these inputs and can be trusted.
 
         Args:
-            names: what the question is called here, and what is said of its data: no part of the inputs.
+            names, upstream: see `adopt`.
         """
-        for place in dict.fromkeys((path, self._paths.get(inputs_sha256, path))):
-            run = _reusable(place, inputs_sha256)
-            if run is None:
-                continue
-            if place != path:
-                predictions = f"{path.stem}.predictions.jsonl"
-                fs.write_jsonl(path.parent / predictions, fs.read_jsonl(place.parent / run["predictions"]))
-                run["predictions"] = predictions
-            if place != path or any(run.get(key) != value for key, value in names.items()):
-                run |= names
-                fs.write_json(path, run)
-            return run
+        for source in dict.fromkeys((path, self._paths.get(inputs_sha256, path))):
+            if _is_reusable(source, inputs_sha256):
+                return adopt(source, path, names, upstream)
         return None
 
 
-def _reusable(path: Path, inputs_sha256: str) -> dict | None:
+def adopt(source: Path, path: Path, names: dict, upstream: dict) -> dict:
+    """Makes a run file that of an equal question, which may be the same file, and returns it.
+
+    Args:
+        names: what the question is called, and what is said of its data: no part of the inputs.
+        upstream: what is said of the encoder under the name that it has in this question.
+    """
+    run = fs.read_json(source)
+    if source != path:
+        predictions = f"{path.stem}.predictions.jsonl"
+        fs.write_jsonl(path.parent / predictions, fs.read_jsonl(source.parent / run["predictions"]))
+        run |= {"predictions": predictions, "upstream": upstream}
+    if source != path or any(run.get(key) != value for key, value in names.items()):
+        run |= names
+        fs.write_json(path, run)
+    return run
+
+
+def _is_reusable(path: Path, inputs_sha256: str) -> bool:
     if not path.exists():
-        return None
+        return False
     try:
         run = fs.read_json(path)
-        same = run.get("inputs_sha256") == inputs_sha256 and _equal(rescore(path), run["scores"])
+        return run.get("inputs_sha256") == inputs_sha256 and _equal(rescore(path), run["scores"])
     except (DataError, KeyError, TypeError, AttributeError):
-        return None
-    return run if same else None
+        return False
 
 
 def _equal(first: dict[str, float], second: dict[str, float]) -> bool:

@@ -55,7 +55,10 @@ def calls(monkeypatch):
         seen["scored"].append(unit["name"])
         return score(unit)
 
-    monkeypatch.setattr(run, "load_upstream", lambda *_: Counting(TinyEncoder(), "tiny", "checkpoint"))
+    def counting(spec, *_):
+        return Counting(TinyEncoder(), spec.partition("=")[0], "checkpoint")
+
+    monkeypatch.setattr(run, "load_upstream", counting)
     monkeypatch.setattr(run, "score_unit", counted)
     return seen
 
@@ -63,6 +66,7 @@ def calls(monkeypatch):
 def test_the_encoder_runs_once_for_an_utterance_whatever_the_number_of_suites(both, calls, tmp_path):
     runs = evaluate([RecipeTasks(both), SuperbTasks(both, "mini")], ["all"], ["tiny"], tmp_path, QUICK)
     assert len(runs) == 6 and calls["utterances"] == 36
+    assert len(calls["scored"]) == 4  # what both ask is trained once
 
 
 def test_an_equal_question_has_one_score_in_all_suites(both, calls, tmp_path):
@@ -80,6 +84,14 @@ def test_an_equal_question_has_one_score_in_all_suites(both, calls, tmp_path):
     assert {entry["suite"] for entry in second} == {"superb-mini"} and {e["title"] for e in second} != {""}
     path = tmp_path / "evaluate/superb-mini/KS/tiny.json"
     assert fs.read_jsonl(path.with_name("tiny.predictions.jsonl"))
+
+
+def test_an_encoder_under_another_name_takes_the_score_and_keeps_its_name(both, calls, tmp_path):
+    evaluate(SuperbTasks(both, "mini"), ["KS"], ["tiny"], tmp_path, QUICK)
+    (again,) = evaluate(SuperbTasks(both, "mini"), ["KS"], ["other=tiny"], tmp_path, QUICK)
+    assert again["upstream"]["name"] == "other" and len(calls["scored"]) == 1
+    names = {run["upstream"]["name"] for run in load_runs(tmp_path)}
+    assert names == {"tiny", "other"}
 
 
 def test_protocols_lie_beside_one_another(both, calls, tmp_path):
