@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from spear.evaluate.doubts import doubt_lines
-from spear.evaluate.metrics import HIGHER_IS_BETTER
+from spear.evaluate.metrics import HIGHER_IS_BETTER, shown, unit
 from spear.evaluate.results import markdown_table, task_names
 from spear.evaluate.run import EvaluateConfig, evaluate
 from spear.evaluate.suites import RecipeTasks
@@ -59,11 +59,11 @@ def ablation_table(runs: Sequence[dict]) -> str:
             if variant not in means:
                 cells.append("-")
                 continue
-            text = f"{100 * means[variant]:.1f}"
+            text = f"{shown(metric, means[variant]):.1f}"
             if len(scores[variant]) > 1:
-                text += f" ± {100 * np.std(scores[variant], ddof=1):.1f}"
+                text += f" ± {shown(metric, np.std(scores[variant], ddof=1)):.1f}"
             cells.append(f"**{text}**" if variant == winner else text)
-        rows.append([task, f"{metric} %", *cells])
+        rows.append([task, f"{metric} {unit(metric)}", *cells])
     seeds = sorted({run["training_seed"] for run in runs})
     note = f"Mean ± standard deviation over training seeds {', '.join(map(str, seeds))}; best mean in bold."
     return "\n\n".join([markdown_table(["task", "metric", *variants], rows), note, *doubt_lines(runs)])

@@ -1,4 +1,4 @@
-"""The decode command from prepared data to tables and report."""
+"""`spear evaluate` from prepared data to tables and report."""
 
 import json
 import re
@@ -183,6 +183,9 @@ def test_ablation_table_has_mean_and_deviation_over_training_seeds(data_dir, tmp
     table = ablation.ablation_table(runs)
     assert f"{100 * np.mean(scores):.1f} ± {100 * np.std(scores, ddof=1):.1f}" in table
     assert "| task | metric | joint | disjoint |" in table and "seeds 1, 2" in table
+    decibels = [{**r, "metric": "si_sdri", "score": 7.25 if r["variant"] == "joint" else 3.5} for r in runs]
+    table = ablation.ablation_table(decibels)
+    assert "| first_tone | si_sdri dB | **7.2 ± 0.0** | 3.5 |" in table
 
 
 def fill_training_and_tokens(data_dir, exp_dir):
