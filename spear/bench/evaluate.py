@@ -25,7 +25,7 @@ from spear import config, fs, records
 from spear.bench._published import FRAME_CORPORA, frame_problem
 from spear.bench._report import environment, markdown_table
 from spear.errors import ConfigError
-from spear.evaluate.banks import LinearBank
+from spear.evaluate.banks import LinearBank, arithmetic
 from spear.evaluate.estimate import Cost, measure
 from spear.evaluate.protocol import Settings, settings_of
 
@@ -180,7 +180,8 @@ def hours(task: str, layers: int, dim: int, chosen: BenchConfig) -> dict:
     if task in CORPORA:
         corpus, folds = CORPORA[task], CORPORA[task].folds
         threads = chosen.threads if chosen.device == "cpu" else 1
-        step, item = (s / threads for s in heads_cost(layers, dim, corpus, settings, chosen.repeats, chosen.steps))
+        with arithmetic(settings):
+            step, item = (s / threads for s in heads_cost(layers, dim, corpus, settings, chosen.repeats, chosen.steps))
         cost = Cost(0.0, step, item)
     else:
         corpus, folds = FRAME_CORPORA[task], 1

@@ -3,12 +3,14 @@
 import dataclasses
 
 import pytest
+import torch
 
 from spear import fs
 from spear.bench._published import FRAME_CORPORA, frame_problem
-from spear.bench.evaluate import CORPORA, main
+from spear.bench.evaluate import CORPORA, BenchConfig, hours, main
 from spear.bin.bench import main as bench
 from spear.errors import ConfigError
+from spear.evaluate.banks import LinearBank
 from spear.evaluate.estimate import measure
 from spear.evaluate.protocol import settings_of
 
@@ -42,6 +44,21 @@ def test_hours_of_a_task_are_published_steps_times_measured_ones(tmp_path, capsy
         assert row["hours"] == pytest.approx(seconds / 3600) and row["hours"] > 0
     printed = capsys.readouterr().out
     assert "| ER | 5 | 150,000 |" in printed and "1 threads, float32" in printed and "times less" not in printed
+
+
+@pytest.mark.parametrize("task", ["ER", "PR"])
+def test_heads_on_time_means_and_on_frames_are_timed_in_the_precision_that_is_asked_for(task, monkeypatch):
+    seen, outputs = set(), LinearBank.outputs
+
+    def watched(self, *arguments):
+        seen.add(torch.get_float32_matmul_precision())
+        return outputs(self, *arguments)
+
+    monkeypatch.setattr(LinearBank, "outputs", watched)
+    for precision, products in (("float32", "highest"), ("tf32", "high")):
+        hours(task, 2, 6, BenchConfig(precision=precision, repeats=1, steps=1, item_seconds=0.3))
+        assert seen == {products}
+        seen.clear()
 
 
 @pytest.mark.parametrize("task", FRAME_CORPORA)
