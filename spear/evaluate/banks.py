@@ -75,7 +75,7 @@ class LinearBank:
 
     def __init__(self, num_layers: int, dim: int, num_outputs: int, settings: Settings):
         self.settings = settings
-        self._heads = Heads(num_layers, dim, num_outputs, settings, fold_linear=False, device=settings.device)
+        self._heads = Heads(num_layers, dim, num_outputs, settings, settings.device)
         self._training = True
 
     def outputs(self, features_LBTD: Tensor, lens_B: Tensor) -> list[Tensor]:

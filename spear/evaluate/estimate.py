@@ -3,11 +3,11 @@
 Nothing is kept of what is trained meanwhile.
 """
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -73,7 +73,7 @@ def measure(
     start = clock()
     with arithmetic(settings):
         bank.train(True)
-        for batch in _some(endless_batches(problem), batches + 1):
+        for batch in itertools.islice(endless_batches(problem), batches + 1):
             times.append(_timed(lambda b=batch: bank.backward(problem.losses(bank, b), 1.0), settings, clock))
             if clock() - start > most_seconds:
                 break
@@ -83,10 +83,6 @@ def measure(
             forward = _timed(lambda: list(problem.losses(bank, batch)), settings, clock)
     counted = times[1:] or times
     return Cost(sum(counted) / len(counted), update, forward / len(batch))
-
-
-def _some(batches: Iterator[Any], count: int) -> Iterator[Any]:
-    yield from (batch for batch, _ in zip(batches, range(count)))
 
 
 def _timed(function: Callable[[], object], settings: Settings, clock: Clock) -> float:

@@ -1,8 +1,9 @@
 """Probing heads, many side by side: every parameter has a leading axis H over (learning rate, seed).
 
 A head is a softmax-weighted sum over layers (one scalar for each layer, initially 0), Linear(D -> P), Linear(P -> C).
-There is nothing non-linear between the two, so their product is taken first: the same function and the same gradients
-at a fifth of the cost. For utterances the mean over time is taken before everything else, which is exact too.
+There is nothing non-linear between the two, so their product may be taken first: the same function and the same
+gradients, in whichever order costs less. For utterances the mean over time is taken before everything else, which is
+exact too.
 """
 
 import math
@@ -21,21 +22,10 @@ class Heads:
     Args:
         num_layers, dim, num_outputs: L, D and C.
         config: the grid.
-        fold_linear: always multiply the two linear layers first; otherwise whichever order costs less (few items and
-            many outputs: one after the other).
         device: where parameters and optimizer state live; the initial weights are the same on every one.
     """
 
-    def __init__(
-        self,
-        num_layers: int,
-        dim: int,
-        num_outputs: int,
-        config: Settings,
-        fold_linear: bool = True,
-        device: str = "cpu",
-    ):
-        self.config, self.fold_linear = config, fold_linear
+    def __init__(self, num_layers: int, dim: int, num_outputs: int, config: Settings, device: str = "cpu"):
         count, hidden = len(config.heads), config.hidden_dim
 
         def stacked(name: str, shape: Sequence[int], fan_in: int) -> Tensor:
@@ -62,7 +52,7 @@ class Heads:
         mixed_HND = (weights_HL @ features_LND.reshape(layers, count * dim)).view(-1, count, dim)
         hidden, outputs = self.out_HPC.shape[1:]
         folded, apart = dim * outputs * (hidden + count), count * hidden * (dim + outputs)
-        if not self.fold_linear and apart < folded:
+        if apart < folded:  # few items and many outputs
             hidden_HNP = torch.baddbmm(self.down_bias_H1P, mixed_HND, self.down_HDP)
             return torch.baddbmm(self.out_bias_H1C, hidden_HNP, self.out_HPC)
         bias_H1C = self.down_bias_H1P @ self.out_HPC + self.out_bias_H1C
@@ -115,10 +105,11 @@ class HeadwiseAdam:
         clip_H = (self.max_gradient_norm / squares_H.sqrt().clamp(min=1e-12)).clamp(max=1.0)
         correction = math.sqrt(1 - 0.999**self._steps) / (1 - 0.9**self._steps)
         size_H = torch.where(finite_H, self.rate_H * (scale * correction), 0.0)
+        some_broken = finite_H.is_cuda or not finite_H.all()  # to look first would wait for a GPU
         for parameter, first, second in zip(self.parameters, self._first, self._second):
             shape = (-1,) + (1,) * (parameter.dim() - 1)
             gradient = parameter.grad.mul_(clip_H.view(shape))
-            if gradient.is_cuda or not finite_H.all():  # to look first would wait for a GPU
+            if some_broken:
                 gradient = torch.where(finite_H.view(shape), gradient, 0.0)
             first.lerp_(gradient, 0.1)
             second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)

@@ -35,7 +35,7 @@ def near_legacy(
     metric = task.metrics[0]
     if task.legacy == "dev":  # checkpoints depend on it: trained again
         problems = task.problems(table, store, settings, legacy=True)
-        grids, _ = engine.run_grids(problems, metric, settings, f"{label}, {NAME}")
+        grids = engine.run_grids(problems, metric, settings, f"{label}, {NAME}")
         choice = engine.select(grids, metric, None)
     else:
         choice = engine.select(grids, metric, None, "test", rates=[learning_rate])

@@ -12,18 +12,16 @@ tests compare them with.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from spear.seeds import numpy_rng
 
 HIGHER_IS_BETTER = {"accuracy": True, "per": False, "wer": False, "cer": False}
-"""The metrics of the decode tasks and their direction; those of SUPERB follow below."""
-
-DECODE_METRICS = tuple(HIGHER_IS_BETTER)
 HIGHER_IS_BETTER |= {"slot_f1": True, "slot_cer": False, "eer": False, "der": False, "mtwv": True, "si_sdri": True}
 HIGHER_IS_BETTER |= {"lenient_slot_f1": True, "lenient_slot_cer": False}
+"""Every metric and its direction."""
 
 TITLES = {"accuracy": "accuracy", "per": "phone error rate", "wer": "word error rate", "cer": "character error rate"}
 TITLES |= {"slot_f1": "F1 of slot types", "slot_cer": "character error rate of slot values"}
@@ -80,22 +78,6 @@ def score(numerators: Sequence[float], denominators: Sequence[float]) -> float:
     return float(np.sum(numerators)) / total if total else float("nan")
 
 
-def bootstrap_interval(
-    numerators: Sequence[float], denominators: Sequence[float], seed: int = 0, rounds: int = 1000, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap over items: the interval that holds `level` of the scores of resampled item lists.
-
-    Args:
-        numerators: one per item; may be averages over seeds.
-        denominators: one per item.
-    """
-    scores_R = bootstrap_scores(numerators, denominators, seed, rounds)
-    if not len(scores_R):
-        return float("nan"), float("nan")
-    low, high = np.quantile(scores_R, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
 def bootstrap_scores(
     numerators: Sequence[float], denominators: Sequence[float], seed: int = 0, rounds: int = 1000
 ) -> np.ndarray:
@@ -107,16 +89,6 @@ def bootstrap_scores(
     counts_RN = rng.multinomial(len(top), np.full(len(top), 1 / len(top)), size=rounds)
     sums_R = counts_RN @ bottom
     return (counts_RN @ top)[sums_R > 0] / sums_R[sums_R > 0]
-
-
-def prediction_counts(metric: str, predictions: Iterable[dict]) -> tuple[np.ndarray, np.ndarray]:
-    """Numerators (averaged over seeds) and denominators of prediction rows {id, reference, hypotheses}."""
-    top, bottom = [], []
-    for row in predictions:
-        counts = [item_counts(metric, row["reference"], hypothesis) for hypothesis in row["hypotheses"]]
-        top.append(float(np.mean([c[0] for c in counts])))
-        bottom.append(counts[0][1])
-    return np.asarray(top), np.asarray(bottom)
 
 
 MISS_FALSE_ALARM_WEIGHT = 12.49

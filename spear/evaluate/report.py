@@ -64,22 +64,17 @@ def write_report(data_dir: str | Path, exp_dir: str | Path, output: str | Path |
         parts.append(section(f"Layer weights{_of(suite, suites)}", layers_part, trained))
         parts.append(section(f"Learning rates{_of(suite, suites)}", learning_rates_part, trained))
     parts += [section("Corpus", _corpus, data_dir), section("Provenance", provenance_part, runs)]
-    return write_page(output, "SPEAR report", parts)
-
-
-def _of(suite: str, suites: Mapping[str, list]) -> str:
-    return f": {suite}" if len(suites) > 1 else ""
-
-
-def write_page(output: Path, title: str, parts: Sequence[str]) -> Path:
-    """Writes parts of HTML as one self-contained page; returns where it is."""
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{html.escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><title>SPEAR report</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
     fs.write_text(output, page)
     return output
+
+
+def _of(suite: str, suites: Mapping[str, list]) -> str:
+    return f": {suite}" if len(suites) > 1 else ""
 
 
 def section(title: str, make, *arguments) -> str:
@@ -113,12 +108,12 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[
     return f'<div class="wide"><table><tr>{head}</tr>{"".join(body)}</table></div>'
 
 
-def heading(runs: list[dict], title: str = "SPEAR: training and frozen-encoder evaluation") -> str:
+def heading(runs: list[dict]) -> str:
     """The title, where the numbers come from, and who beats whom."""
     said = [line for mine in by_suite(runs).values() for line in comparison_lines(mine)]
     lines = "".join(f'<p class="lead">{html.escape(line)}</p>' for line in said)
     facts = f"spear {spear.__version__}, commit {env.git_commit()}, {env.describe_hardware()}"
-    return f'<h1>{html.escape(title)}</h1><p class="note">{html.escape(facts)}</p>{lines}'
+    return f'<h1>SPEAR: training and frozen-encoder evaluation</h1><p class="note">{html.escape(facts)}</p>{lines}'
 
 
 def scores_part(runs: list[dict]) -> str:

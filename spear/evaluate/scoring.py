@@ -35,9 +35,9 @@ def score_task(
     problems = task.problems(table, store, settings)
     if settings.max_steps >= LONG_STEPS:
         logger.info("%s", estimate(problems, settings, label).text)
-    grids, _ = engine.run_grids(problems, metric, settings, label)
+    grids = engine.run_grids(problems, metric, settings, label)
     small = task.selection_problems(table, store, settings)
-    deciding = engine.run_grids(small, metric, settings, f"{label}, selection")[0] if small else grids
+    deciding = engine.run_grids(small, metric, settings, f"{label}, selection") if small else grids
     choice = engine.select(deciding, metric, settings.default_rate)
     rows = engine.gather(grids, "test", choice.learning_rate, choice.variant)
     scores = {name: score_folds(name, rows) for name in task.metrics}

@@ -36,15 +36,15 @@ def test_item_counts(metric, reference, hypothesis, expected):
 
 
 def test_bootstrap_interval_agrees_with_the_binomial_and_is_repeatable():
-    correct = np.r_[np.ones(80), np.zeros(20)]
-    low, high = metrics.bootstrap_interval(correct, np.ones(100), rounds=4000)
+    rows = [{"reference": "a", "hypotheses": ["a" if number < 80 else "b"]} for number in range(100)]
+    low, high = metrics.interval_of_folds("accuracy", rows)
     half = 1.96 * math.sqrt(0.8 * 0.2 / 100)
     assert low == pytest.approx(0.8 - half, abs=0.02) and high == pytest.approx(0.8 + half, abs=0.02)
-    assert metrics.bootstrap_interval(correct, np.ones(100), rounds=4000) == (low, high)
+    assert metrics.interval_of_folds("accuracy", rows) == (low, high)
 
 
 def test_empty_lists_give_nan_instead_of_a_score():
-    assert math.isnan(metrics.score([], [])) and math.isnan(metrics.bootstrap_interval([], [])[0])
+    assert math.isnan(metrics.score([], [])) and not len(metrics.bootstrap_scores([], []))
 
 
 def test_rescore_refuses_predictions_of_another_run(tmp_path):

@@ -78,13 +78,17 @@ def test_heads_equal_a_weighted_sum_two_linear_layers_and_a_mean_in_this_order()
     with torch.no_grad():
         heads.layer_HL.normal_(generator=torch.Generator().manual_seed(0))
     frames_LTD = torch.randn(3, 17, 8)
-    fast_HC = heads.logits(frames_LTD.mean(dim=1, keepdim=True))[:, 0]
+    # For one item the layers come one after the other, for seventeen their product is taken first.
+    of_mean_HC = heads.logits(frames_LTD.mean(dim=1, keepdim=True))[:, 0]
+    of_frames_HC = heads.logits(frames_LTD).mean(dim=1)
     for index in range(4):
         down, out = nn.Linear(8, 256), nn.Linear(256, 5)
         down.weight.data, down.bias.data = heads.down_HDP[index].T, heads.down_bias_H1P[index, 0]
         out.weight.data, out.bias.data = heads.out_HPC[index].T, heads.out_bias_H1C[index, 0]
         mixed_TD = (heads.layer_HL[index].softmax(-1)[:, None, None] * frames_LTD).sum(dim=0)
-        assert torch.allclose(out(down(mixed_TD).mean(dim=0)), fast_HC[index], atol=1e-5)
+        expected_C = out(down(mixed_TD).mean(dim=0))
+        assert torch.allclose(of_mean_HC[index], expected_C, atol=1e-5)
+        assert torch.allclose(of_frames_HC[index], expected_C, atol=1e-5)
 
 
 def test_headwise_adam_equals_torch_adam_for_every_head():
