@@ -106,11 +106,14 @@ class SequenceProblem(FrameProblem):
         log_probs = (logits.log_softmax(dim=-1) for logits in bank.outputs(features_LBTD, lens_B))
         return log_probs, joined_lengths(lens_B, self._join)
 
-    def _ctc(self, log_probs_BTC: Tensor, lens_B: Tensor, split: str, places: np.ndarray) -> Tensor:
-        """Loss for each symbol, (B,); infinite ones are zero."""
+    def _targets(self, split: str, places: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Symbols of all items, joined, and how many each has, (B,)."""
         numbers = [self._numbers[split][place] for place in places]
-        target_lens_B = torch.tensor([len(values) for values in numbers])
         joined = torch.tensor([value for values in numbers for value in values], dtype=torch.int64)
+        return joined, torch.tensor([len(values) for values in numbers])
+
+    def _ctc(self, log_probs_BTC: Tensor, lens_B: Tensor, joined: Tensor, target_lens_B: Tensor) -> Tensor:
+        """Loss for each symbol, (B,); infinite ones are zero."""
         losses_B = functional.ctc_loss(
             log_probs_BTC.transpose(0, 1),
             joined.to(log_probs_BTC.device),
@@ -125,7 +128,9 @@ class SequenceProblem(FrameProblem):
     def losses(self, bank: Bank, batch: np.ndarray) -> Iterable[Tensor]:
         """See `Problem`."""
         log_probs, lens_B = self._log_probs(bank, "train", batch)
-        return (self._ctc(values_BTC, lens_B, "train", batch).mean() for values_BTC in log_probs)
+        joined, target_lens_B = self._targets("train", batch)
+        joined = joined.to(self.settings.device)  # once for all heads
+        return (self._ctc(values_BTC, lens_B, joined, target_lens_B).mean() for values_BTC in log_probs)
 
     def predict(self, bank: Bank, split: str) -> tuple[list[dict[str, list[Any]]], list[float]]:
         """Greedy hypotheses; on test also those of the lexicon beam, where there is one."""
@@ -135,8 +140,9 @@ class SequenceProblem(FrameProblem):
         losses = [0.0] * count
         for places in self.in_batches(split):
             log_probs, lens_B = self._log_probs(bank, split, places)
+            targets = self._targets(split, places)
             for head, values_BTC in enumerate(log_probs):
-                losses[head] += float(self._ctc(values_BTC, lens_B, split, places).sum())
+                losses[head] += float(self._ctc(values_BTC, lens_B, *targets).sum())
                 picks_BT = values_BTC.argmax(dim=-1).tolist()
                 for row, place in enumerate(places):
                     symbols = self.symbols.decode(collapse(picks_BT[row][: int(lens_B[row])]))
@@ -147,7 +153,3 @@ class SequenceProblem(FrameProblem):
         for variant, hypotheses in zip(variants, beams):
             variant[BEAM] = hypotheses
         return variants, [loss / max(1, total) for loss in losses]
-
-    def rows(self, split: str) -> list[dict]:
-        """See `Problem`."""
-        return [{"id": row.id, "reference": row.target} for row in self._splits[split]]

@@ -28,14 +28,12 @@ class Problem(Protocol):
     """One fold of a task on one upstream.
 
     Attributes:
-        variants: names of the ways to read an output; usually one, "".
         every_evaluation: each dev evaluation is a variant of its own ("step 500"), scored on test as well.
         details: facts for the run file.
         dev_accuracies: where checkpoints are chosen by an accuracy and not by the metric (SD, as published): that of
             each head in the latest `predict` of dev. None elsewhere.
     """
 
-    variants: list[str]
     every_evaluation: bool
     dev_accuracies: list[float] | None
     details: dict
@@ -92,7 +90,7 @@ class MeanProblem:
         balanced: draws training items with replacement, each class equally often (KS).
     """
 
-    variants, every_evaluation, dev_accuracies = [""], False, None
+    every_evaluation, dev_accuracies = False, None
 
     def __init__(self, splits: Splits, store: FeatureStore, settings: Settings, balanced: bool = False):
         self.settings, self._splits, self._balanced = settings, splits, balanced
@@ -146,7 +144,7 @@ class MeanProblem:
 
     def losses(self, bank: Bank, batch: np.ndarray) -> list[Tensor]:
         """See `Problem`."""
-        labels_NS = self._labels["train"][batch]
+        labels_NS = self._labels["train"][batch].to(self.settings.device)  # once for all heads
         return [self._loss(logits_NC, labels_NS) for logits_NC in self._outputs(bank, "train", batch)]
 
     def predict(self, bank: Bank, split: str) -> tuple[list[dict[str, list[Any]]], list[float]]:
@@ -170,7 +168,7 @@ class FrameProblem:
         splits: rows of train, dev and test.
     """
 
-    variants, every_evaluation, dev_accuracies = [""], False, None
+    every_evaluation, dev_accuracies = False, None
 
     def __init__(self, splits: Splits, store: FeatureStore, settings: Settings):
         self.settings, self._splits, self._store = settings, splits, store
@@ -232,6 +230,10 @@ class FrameProblem:
         """Shuffled batches of things of so many frames, as the settings say."""
         settings = self.settings
         return shuffled_batches(lengths / self.frame_rate_hz, settings.batch_size, epoch, settings.max_batch_seconds)
+
+    def rows(self, split: str) -> list[dict]:
+        """See `Problem`."""
+        return [{"id": row.id, "reference": row.target} for row in self._splits[split]]
 
     def in_batches(self, split: str) -> Iterator[np.ndarray]:
         """Places of a split by length: dev and test are decoded in batches."""

@@ -101,12 +101,12 @@ class Table:
         """
         for row in [row for row in self.rows if row.id in reasons]:
             self.skipped.append({"id": row.id, "split": row.split, "reason": reasons[row.id]})
-            self.rows.remove(row)
+        self.rows[:] = [row for row in self.rows if row.id not in reasons]
         for trial in [t for t in self.trials if t["first"] in reasons or t["second"] in reasons]:
             lost = trial["first"] if trial["first"] in reasons else trial["second"]
             name = f"{trial['first']} {trial['second']}"
             self.skipped.append({"id": name, "split": trial["split"], "reason": f"trial without {lost}"})
-            self.trials.remove(trial)
+        self.trials[:] = [t for t in self.trials if t["first"] not in reasons and t["second"] not in reasons]
 
     def content_hash(self) -> str:
         """Depends on ids, audio, splits, targets and trials."""

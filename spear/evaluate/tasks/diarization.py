@@ -78,7 +78,7 @@ class DiarizationProblem(FrameProblem):
 
     def __init__(self, splits: Splits, store: FeatureStore, settings: Settings):
         super().__init__(splits, store, settings)
-        self.variants = [f"threshold {t:g}, median {w}" for t in _THRESHOLDS for w in _FILTERS]
+        self._variants = [f"threshold {t:g}, median {w}" for t in _THRESHOLDS for w in _FILTERS]
         size = settings.chunk_frames
         self._chunks = [
             (place, start) for place, count in enumerate(self.lengths["train"]) for start in range(0, count, size)
@@ -118,13 +118,14 @@ class DiarizationProblem(FrameProblem):
             features.append(self.item_features("train", place)[:, span])
             labels.append(torch.from_numpy(self._labels("train", place)[span]))
         features_LBTD, lens_B = padded(features)
-        labels_BTS = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True)
+        # On the heads' device once for all of them.
+        labels_BTS = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True).to(self.settings.device)
         return (permutation_free_loss(out, labels_BTS, lens_B) for out in bank.outputs(features_LBTD, lens_B))
 
     def predict(self, bank: Bank, split: str) -> tuple[list[dict[str, list[Any]]], list[float]]:
         """Segments under every threshold and filter."""
         count, total = len(self.settings.heads), len(self._splits[split])
-        found = [{variant: [None] * total for variant in self.variants} for _ in range(count)]
+        found = [{variant: [None] * total for variant in self._variants} for _ in range(count)]
         losses, accuracies = [0.0] * count, [0.0] * count
         for places in self.in_batches(split):
             features_LBTD, lens_B = self.features(split, places)
@@ -133,7 +134,7 @@ class DiarizationProblem(FrameProblem):
             for head, logits_BTS in enumerate(bank.outputs(features_LBTD, lens_B)):
                 losses[head] += float(permutation_free_loss(logits_BTS, labels_BTS, lens_B)) * len(places)
                 for row, place in enumerate(places):
-                    values_TS = logits_BTS[row, : int(lens_B[row])].cpu()
+                    values_TS = logits_BTS[row, : int(lens_B[row])]
                     accuracies[head] += frame_accuracy(values_TS, labels[row]) / max(1, total)
                     self._read(found[head], values_TS.sigmoid().numpy(), split, int(place))
         if split == "dev":
@@ -142,12 +143,8 @@ class DiarizationProblem(FrameProblem):
 
     def _read(self, found: dict[str, list], posteriors_TS: np.ndarray, split: str, place: int) -> None:
         choices = ((t, w) for t in _THRESHOLDS for w in _FILTERS)
-        for variant, (threshold, width) in zip(self.variants, choices):
+        for variant, (threshold, width) in zip(self._variants, choices):
             found[variant][place] = read_segments(posteriors_TS, threshold, width, self.frame_rate_hz)
-
-    def rows(self, split: str) -> list[dict]:
-        """See `Problem`."""
-        return [{"id": row.id, "reference": row.target} for row in self._splits[split]]
 
 
 def _names(row: Row) -> set[str]:

@@ -1,7 +1,7 @@
 """Tasks whose answer is a label or several: SID, IC, and what KS and ER share with them.
 
 SID: `target` is the speaker. Training recordings longer than 8 s come as several crops of 8 s; whenever a batch takes
-the recording, one of them is drawn (the published protocol draws any crop; F.2). IC: `target` is {slot: label}; all
+the recording, one of them is drawn (the published protocol draws any crop). IC: `target` is {slot: label}; all
 must be right. Slots are matched by name; a row whose slots are not those of most rows is left out and listed.
 """
 

@@ -75,7 +75,7 @@ class QueryProblem:
         }
         self._keys = list(everything)
         self.num_layers = store.hidden_states(self._keys[0]).shape[0]
-        self.variants = [f"layer {number}" for number in range(self.num_layers)]
+        self._variants = [f"layer {number}" for number in range(self.num_layers)]
         short = [row.id for rows in self._queries.values() for row in rows if self._frames(row) < MIN_QUERY_FRAMES]
         self.details = {
             "num_queries": {split: len(rows) for split, rows in self._queries.items()},
@@ -119,12 +119,11 @@ class QueryProblem:
     def predict(self, bank: None, split: str) -> tuple[list[dict[str, list[Any]]], list[float]]:
         """{document: z-normalised score} for each query and layer."""
         found = {}
-        for layer, variant in enumerate(self.variants):
+        for layer, variant in enumerate(self._variants):
             documents = [self._directions(row, layer) for row in self._documents[split]]
             starts = np.cumsum([0, *(len(d) for d in documents[:-1])])
-            found[variant] = [
-                self._scores(row, layer, np.concatenate(documents), starts, split) for row in self._queries[split]
-            ]
+            documents_DC = np.concatenate(documents)
+            found[variant] = [self._scores(row, layer, documents_DC, starts, split) for row in self._queries[split]]
         return [found], [float("nan")]
 
     def _scores(self, query: Row, layer: int, documents_DC: np.ndarray, starts: np.ndarray, split: str) -> dict:

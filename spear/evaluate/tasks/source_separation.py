@@ -104,6 +104,8 @@ class SeparationProblem(FrameProblem):
     def losses(self, bank: Bank, batch: np.ndarray) -> Iterable[Tensor]:
         """See `Problem`."""
         mixture_BTF, targets_BTSF, lens_B, _ = self._batch("train", batch)
+        # On the heads' device once for all of them.
+        mixture_BTF, targets_BTSF = mixture_BTF.to(self.settings.device), targets_BTSF.to(self.settings.device)
         return (mask_loss(m, mixture_BTF, targets_BTSF, lens_B) for m in self._masks(bank, "train", batch))
 
     def predict(self, bank: Bank, split: str) -> tuple[list[dict[str, list[Any]]], list[float]]:
@@ -119,10 +121,6 @@ class SeparationProblem(FrameProblem):
                 for row, place in enumerate(places):
                     found[head][place] = scorers[row].score(masks_BTSF[row, : int(lens_B[row])])
         return [{"": hypotheses} for hypotheses in found], [loss / max(1, total) for loss in losses]
-
-    def rows(self, split: str) -> list[dict]:
-        """See `Problem`."""
-        return [{"id": row.id, "reference": row.target} for row in self._splits[split]]
 
 
 def _sources(row: Row) -> list[Path]:
