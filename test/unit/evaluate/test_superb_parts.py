@@ -1,4 +1,4 @@
-"""Parts of the SUPERB engine by values worked out by hand: warping, losses, symbols, heads, augmentation, selection."""
+"""Parts of SUPERB's tasks by values worked out by hand: warping, losses, symbols, heads, augmentation, selection."""
 
 import math
 
