@@ -30,21 +30,11 @@ class Pair(NamedTuple):
     masked_M1: Tensor
 
 
-def distances(predicted_MD: Tensor, target_MD: Tensor) -> tuple[Tensor, Tensor]:
-    """(M,) mean absolute difference over the D channels, and (M,) cosine."""
-    return (predicted_MD - target_MD).abs().mean(1), F.cosine_similarity(predicted_MD, target_MD, dim=1)
-
-
-def usad_loss(predicted_MD: Tensor, target_MD: Tensor) -> Tensor:
-    """(M,) mean absolute difference minus the log sigmoid of the cosine."""
-    difference_M, cosine_M = distances(predicted_MD, target_MD)
-    return difference_M - F.logsigmoid(cosine_M)
-
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "usad": usad_loss,
-    "l1": lambda predicted_MD, target_MD: (predicted_MD - target_MD).abs().mean(1),
-    "l2": lambda predicted_MD, target_MD: (predicted_MD - target_MD).square().mean(1),
+# The loss of each frame, (M,), from a pair, its mean absolute difference over the D channels and its cosine, (M,) each.
+LOSSES: dict[str, Callable[[Pair, Tensor, Tensor], Tensor]] = {
+    "usad": lambda pair, difference_M, cosine_M: difference_M - F.logsigmoid(cosine_M),
+    "l1": lambda pair, difference_M, cosine_M: difference_M,
+    "l2": lambda pair, difference_M, cosine_M: (pair.predicted_MD - pair.target_MD).square().mean(1),
 }
 
 
@@ -164,11 +154,12 @@ class FeatureHead(nn.Module):
         loss, stats = targets_BTW.new_zeros((), dtype=torch.float32), []
         with compat.disabled_autocast(encoded.hidden_BTD.device.type):
             for pair in self.pairs(encoded, targets_BTW, weights_B):
-                losses_M = self.loss(pair.predicted_MD, pair.target_MD)
+                difference_M = (pair.predicted_MD - pair.target_MD).abs().mean(1)
+                cosine_M = F.cosine_similarity(pair.predicted_MD, pair.target_MD, dim=1)
+                losses_M = self.loss(pair, difference_M, cosine_M)
                 loss = loss + (losses_M * pair.weights_M).sum() / len(self.taps)
-                difference_M, cosine_M = distances(pair.predicted_MD.detach(), pair.target_MD)
-                sums = losses_M.detach(), torch.ones_like(difference_M), difference_M, cosine_M
-                stats.append(by_mask(torch.stack(sums, dim=1), pair.masked_M1))
+                sums = losses_M, torch.ones_like(losses_M), difference_M, cosine_M
+                stats.append(by_mask(torch.stack(sums, dim=1).detach(), pair.masked_M1))
         return HeadOutput(loss, torch.stack(stats).sum(0))
 
 

@@ -146,13 +146,19 @@ class CodebookHead(nn.Module):
         Returns:
             statistics with one measure, the number of entries predicted right; the loss is of entries, in nats.
         """
-        # Frames of utterances with weight 0 and frames without any target are left out before the matmul.
-        used_BT = (targets_BTC != IGNORE).any(dim=2) & (weights_B > 0)[:, None]
+        # The other frames are left out before the matmul.
+        used_BT = frames_with_targets(targets_BTC, weights_B)
+        targets_MC, masked_M1 = targets_BTC[used_BT], encoded.masked_BT[used_BT].float()[:, None]
         weights_M = (encoded.frame_weights_BT * weights_B[:, None])[used_BT]
-        result = self(encoded.hidden_BTD[used_BT], targets_BTC[used_BT], weights_M)
-        valid_MC, masked_M1 = targets_BTC[used_BT] != IGNORE, encoded.masked_BT[used_BT].float()[:, None]
-        sums = (result.entry_loss_MC.sum(dim=1), valid_MC.sum(dim=1).float(), result.correct_MC.sum(dim=1).float())
+        result = self(encoded.hidden_BTD[used_BT], targets_MC, weights_M)
+        entries_M = (targets_MC != IGNORE).sum(dim=1).float()
+        sums = (result.entry_loss_MC.sum(dim=1), entries_M, result.correct_MC.sum(dim=1).float())
         return HeadOutput(result.loss, by_mask(torch.stack(sums, dim=1), masked_M1))
+
+
+def frames_with_targets(targets_BTC: Tensor, weights_B: Tensor) -> Tensor:
+    """(B, T) bool: frames that have a target, of utterances whose weight is not 0."""
+    return (targets_BTC != IGNORE).any(dim=2) & (weights_B > 0)[:, None]
 
 
 def by_mask(sums_MK: Tensor, masked_M1: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def infer_config(state: dict[str, torch.Tensor], path: Path) -> EncoderConfig:
             named.
     """
     try:
-        others = [name for name in registry.names() if name != registry.DEFAULT and not _is_default(state)]
+        others = [] if _is_default(state) else [name for name in registry.names() if name != registry.DEFAULT]
         found = (registry.load(name).infer(state) for name in others)
         return next((config for config in found if config), None) or registry.load(registry.DEFAULT).infer(state)
     except KeyError as error:

@@ -77,9 +77,14 @@ class SpearPretrainModel(SpearModel):
         num_frames = encoded.encoder_out.shape[1]
         masked_BT = masked_student_frames(time_mask_BT, num_frames, round(100 / self.frame_rate_hz))
         frame_weights_BT = torch.where(masked_BT, self.masked_weight, self.unmasked_weight)
-        layers = encoded.hidden_states if with_layers else []
-        lens = encoded.encoder_out_lens, layers, encoded.hidden_lens
-        return Encoded(encoded.encoder_out, *lens, masked_BT, frame_weights_BT)
+        return Encoded(
+            hidden_BTD=encoded.encoder_out,
+            lens_B=encoded.encoder_out_lens,
+            layers=encoded.hidden_states if with_layers else [],
+            layer_lens_B=encoded.hidden_lens,
+            masked_BT=masked_BT,
+            frame_weights_BT=frame_weights_BT,
+        )
 
     def forward(
         self,

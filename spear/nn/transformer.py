@@ -178,8 +178,11 @@ class Transformer(nn.Module):
                 x_BTD = checkpoint(layer, x_BTD, rotation, padding_BT, use_reentrant=False)
             else:
                 x_BTD = layer(x_BTD, rotation, padding_BT)
-            outputs.append(x_BTD)
-        result = outputs[-1] = self.norm(x_BTD)
+            if with_layers:
+                outputs.append(x_BTD)
+        result = self.norm(x_BTD)
+        if with_layers:
+            outputs[-1] = result
         if self.downsample_output is not None:
             result = self.downsample_output(result if padding_BT is None else repeat_last_valid(result, padding_BT))
-        return result, outputs if with_layers else []
+        return result, outputs

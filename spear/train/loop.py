@@ -364,8 +364,9 @@ class Trainer:
         return float(plan.batch_seconds.mean()) * batches / 3600
 
     def _describe(self) -> None:
-        for objective in self.objectives.values() if self.world.is_main else ():
-            for line in objective.costs(self.audio_hours(self.config.num_steps)):
+        if self.world.is_main:
+            hours = self.audio_hours(self.config.num_steps)
+            for line in (line for objective in self.objectives.values() for line in objective.costs(hours)):
                 logger.info("%s", line)
         parameters = sum(p.numel() for p in self.model.parameters())
         modules = (self.model.encoder_embed, self.model.encoder)

@@ -18,7 +18,7 @@ def test_the_training_loop_is_small():
 
 def test_the_training_loop_names_no_objective():
     text = (TRAIN / "loop.py").read_text().lower()
-    of_its_own = {"features"}  # an ordinary word of the loop; that it compares no names, the last test looks at
+    of_its_own = {"features"}  # an ordinary word of the loop; that nothing compares names, another test looks at
     words = {*names(), "token", "codebook", "codes", "mvq"} - of_its_own
     assert not [word for word in words if re.search(rf"\b{word}\b", text)]
 

@@ -121,11 +121,12 @@ class FeatureObjective(Objective):
 
     def _embed(self, waves_BS: Tensor) -> Tensor:
         """The teachers' frames of audio that is NaN after each utterance's end."""
+        device, waves_BS = waves_BS.device, waves_BS.cpu()
         lens = (~waves_BS.isnan()).sum(1).tolist()
         frames = [expected_frames(length, self._prints[0]) for length in lens]
-        targets_BTW = torch.full((len(lens), max(*frames, 1), sum(self.widths)), torch.nan, device=waves_BS.device)
+        targets_BTW = torch.full((len(lens), max(*frames, 1), sum(self.widths)), torch.nan, device=device)
         heard = [row for row, count in enumerate(frames) if count]
-        waves = {row: waves_BS[row, : lens[row]].cpu().numpy() for row in heard}
+        waves = {row: waves_BS[row, : lens[row]].numpy() for row in heard}
         start = 0
         for teacher, width in zip(self._teachers, self.widths):
             # Alone where the other cuts of a batch would change a cut's frames.
@@ -133,7 +134,7 @@ class FeatureObjective(Objective):
             for group in filter(None, groups):
                 for row, found_TD in zip(group, embed(teacher, [waves[row] for row in group])):
                     found_TD = found_TD[: targets_BTW.shape[1]]
-                    targets_BTW[row, : len(found_TD), start : start + width] = found_TD.to(targets_BTW.device)
+                    targets_BTW[row, : len(found_TD), start : start + width] = found_TD.to(device)
             start += width
         return targets_BTW
 

@@ -1,9 +1,8 @@
 """One label for each frame: k-means clusters as HuBERT predicts them, or any other stream of whole numbers."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar
 
-from spear.data.streams import StreamConfig
 from spear.train.objectives.base import Settings
 from spear.train.objectives.tokens import TokenObjective
 
@@ -16,6 +15,7 @@ class LabelSettings(Settings):
         labels: directory of the label store below the data directory; None means `tokens/<stream name>`.
     """
 
+    mix_tokens: ClassVar[bool] = False
     labels: str | None = None
 
     def stores(self, name: str) -> tuple[str, ...]:
@@ -30,9 +30,3 @@ class LabelObjective(TokenObjective):
     """
 
     Settings = LabelSettings
-
-    @classmethod
-    def reads(cls, settings, name: str, data_dir: Path, domains: tuple[str, ...]) -> StreamConfig:
-        """See `Objective`."""
-        [store] = settings.stores(name)
-        return StreamConfig(name=name, path=str(data_dir / store), domains=domains)

@@ -14,13 +14,11 @@ from spear.errors import ConfigError
 from spear.models.heads import IGNORE, HeadSpec
 from spear.quantize import RandomProjectionQuantizer
 from spear.seeds import derive
-from spear.train.objectives.base import Context, Objective, Probe, Settings
-from spear.train.objectives.usage import TokenWatch
+from spear.train.objectives.base import Context, Settings
+from spear.train.objectives.usage import CodebookObjective
 
 # Mel bins over which a spectral envelope is smooth: wider than the distance of low harmonics.
 ENVELOPE_BINS = 15
-
-
 NORMALISATIONS = ("utterance", "level", "harmonics")
 
 
@@ -62,14 +60,13 @@ class RandomProjectionSettings(Settings):
             )
 
 
-class RandomProjectionObjective(Objective):
+class RandomProjectionObjective(CodebookObjective):
     """Codes of the unmasked features under frozen random projections.
 
     A target at student frame t sees the fbank rows around the centre of that frame's own 20 ms (or 40 ms).
     """
 
     Settings = RandomProjectionSettings
-    unit, measures = "nats", ("accuracy",)
 
     def __init__(self, context: Context):
         super().__init__(context)
@@ -83,7 +80,6 @@ class RandomProjectionObjective(Objective):
             derive(context.seed, "random_projection", self.name),
         ).to(context.device)
         self.head = HeadSpec(settings.num_codebooks, settings.codebook_size)
-        self._watch = TokenWatch(self.name)
 
     @torch.no_grad()
     def targets(self, batch: Batch, student_lens_B: Tensor) -> Tensor:
@@ -100,10 +96,6 @@ class RandomProjectionObjective(Objective):
         codes_BTN = self.quantizer.encode(windows_BTFS.flatten(2)).long()
         valid_BT = torch.arange(num_frames, device=codes_BTN.device) < student_lens_B[:, None]
         return torch.where(valid_BT[:, :, None], codes_BTN, IGNORE)
-
-    def probe(self, head, encoded, targets: Tensor, weights_B: Tensor, early: bool) -> Probe:
-        """Tokens in use."""
-        return self._watch.look(head, encoded, targets, weights_B, early)
 
 
 def _normalise(features_BTF: Tensor, lens_B: Tensor, how: str) -> Tensor:

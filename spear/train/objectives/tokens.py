@@ -9,8 +9,8 @@ from spear.data.collate import Batch
 from spear.data.streams import StreamConfig
 from spear.models.heads import HeadSpec
 from spear.teachers.align import align_targets, aligned_codebooks
-from spear.train.objectives.base import Context, Objective, Probe, Settings
-from spear.train.objectives.usage import TokenWatch
+from spear.train.objectives.base import Context, Settings
+from spear.train.objectives.usage import CodebookObjective
 
 
 @dataclass
@@ -30,11 +30,10 @@ class TokenSettings(Settings):
         return (self.tokens or f"tokens/{name}",)
 
 
-class TokenObjective(Objective):
+class TokenObjective(CodebookObjective):
     """Tokens from a token store, aligned to the student's frames, predicted by one softmax for each codebook."""
 
     Settings = TokenSettings
-    unit, measures = "nats", ("accuracy",)
 
     def __init__(self, context: Context):
         super().__init__(context)
@@ -42,7 +41,6 @@ class TokenObjective(Objective):
         self.rate_hz, self.student_rate_hz, self._card = stream.frame_rate_hz, context.frame_rate_hz, stream.card
         codebooks = aligned_codebooks(stream.num_codebooks, self.rate_hz, self.student_rate_hz)
         self.head = HeadSpec(codebooks, stream.codebook_size)
-        self._watch = TokenWatch(self.name)
 
     @classmethod
     def reads(cls, settings, name: str, data_dir: Path, domains: tuple[str, ...]) -> StreamConfig:
@@ -58,10 +56,6 @@ class TokenObjective(Objective):
         return align_targets(
             batch.targets[self.name], self.rate_hz, self.student_rate_hz, student_lens_B, token_lens_B=rows_B
         )
-
-    def probe(self, head, encoded, targets: Tensor, weights_B: Tensor, early: bool) -> Probe:
-        """Tokens in use."""
-        return self._watch.look(head, encoded, targets, weights_B, early)
 
     def card(self) -> dict:
         """The card of the token store."""

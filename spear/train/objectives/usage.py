@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spear.models.heads import IGNORE, CodebookHead, Encoded
-from spear.train.objectives.base import Probe
+from spear.models.heads import IGNORE, CodebookHead, Encoded, frames_with_targets
+from spear.train.objectives.base import Context, Objective, Probe
 
 # A token that is predicted so often stands for a collapsed codebook, unless the targets are as uneven.
 TOP_SHARE = 0.9
@@ -56,7 +56,7 @@ class TokenWatch:
 
     def look(self, head: CodebookHead, encoded: Encoded, targets_BTC: Tensor, weights_B: Tensor, early: bool) -> Probe:
         """See `Objective.probe`; while it is `early`, a codebook of one token is told when it was better before."""
-        used_BT = (targets_BTC != IGNORE).any(dim=2) & (weights_B > 0)[:, None]
+        used_BT = frames_with_targets(targets_BTC, weights_B)
         hidden_MD = encoded.hidden_BTD[used_BT]
         if not len(hidden_MD):
             return Probe({})
@@ -94,3 +94,17 @@ class TokenWatch:
         found.insert(0, found.pop(int(np.argmax(worst))))
         more = f"; and {len(found) - 1} more of its {len(predicted)} codebooks" if len(found) > 1 else ""
         return [f"stream '{self.name}', {found[0]}{more}"]
+
+
+class CodebookObjective(Objective):
+    """Base of the objectives whose targets are codes that a `CodebookHead` predicts."""
+
+    unit, measures = "nats", ("accuracy",)
+
+    def __init__(self, context: Context):
+        super().__init__(context)
+        self._watch = TokenWatch(self.name)
+
+    def probe(self, head: CodebookHead, encoded: Encoded, targets: Tensor, weights_B: Tensor, early: bool) -> Probe:
+        """Tokens in use."""
+        return self._watch.look(head, encoded, targets, weights_B, early)

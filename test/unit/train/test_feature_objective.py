@@ -102,7 +102,6 @@ def test_what_does_not_fit_is_refused(make_trainer, stored):
 def test_nothing_is_masked_unless_some_stream_wants_it(make_trainer, stored):
     features = streams(features=[stored("a")])
     trainer = make_trainer(streams=features)
-    trainer.probe_inputs()
     assert not any(mask.any() for mask in trainer.probe_inputs()[-2:])
     masked = make_trainer(streams=streams(features=[stored("a")], mask_input=True))
     assert masked.probe_inputs()[-2].any()
