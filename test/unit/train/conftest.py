@@ -42,6 +42,12 @@ SETTINGS = {
 }
 
 
+@pytest.fixture
+def tiny_settings() -> dict:
+    """Settings of a run of a tiny model, without its directories."""
+    return dict(SETTINGS)
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
     """30 noises of 0.5 to 2 s and their manifest."""

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import yaml
-from conftest import SETTINGS
 
 from spear.train.objectives import OBJECTIVES
 
@@ -92,9 +91,9 @@ def spear(environment: dict, *words) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_a_toy_objective_takes_one_file_outside_the_package(environment, data_dir, tmp_path):
+def test_a_toy_objective_takes_one_file_outside_the_package(environment, tiny_settings, data_dir, tmp_path):
     streams = {"loud": {"objective": "loudness", "scale": 0.5, "domain_weights": {"speech": 1.0}}}
-    settings = {**SETTINGS, "num_steps": 2, "streams": streams, "data_dir": str(data_dir)}
+    settings = {**tiny_settings, "num_steps": 2, "streams": streams, "data_dir": str(data_dir)}
     (tmp_path / "train.yaml").write_text(yaml.safe_dump({**settings, "exp_dir": str(tmp_path / "exp")}))
     done = spear(environment, "--config", tmp_path / "train.yaml")
     assert done.returncode == 0, done.stderr[-2000:]
