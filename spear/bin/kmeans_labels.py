@@ -54,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     refused: list[dict] = []
     units = plan_units(read_cuts(settings.cuts, refused), settings.unit_seconds)
-    clusters = cluster(Path(settings.embeddings), settings.num_classes, settings.seed, device, output)
+    sizes = settings.num_classes, settings.seed
+    clusters = cluster(Path(settings.embeddings), *sizes, device, output, settings.dry_run)
     teacher = load_teacher(settings.teacher, device=device)
     stream = token_stream(output.name, teacher, clusters, settings.embeddings, output, settings.domains)
     command.run(settings, units, [stream], f"{settings.num_classes} labels of {settings.teacher}", refused)

@@ -1,5 +1,6 @@
 """Stores of a teacher's frames (`spear embed`): their card, and whether they are what it says."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,10 @@ class FeatureCard:
     def sha256(self) -> str:
         """Hash of what decides the frames."""
         return sha256_json({"format": FORMAT, "teacher": self.teacher})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"format": FORMAT, **dataclasses.asdict(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "the card") -> "FeatureCard":
@@ -98,14 +103,14 @@ def load_card(directory: str | Path) -> TokenCard | FeatureCard:
     """Reads `card.json` of a stream's directory.
 
     Raises:
-        CardError: see `TokenCard.load` and `FeatureCard.load`.
+        CardError: missing, unreadable or incomplete; names the file.
     """
+    path = Path(directory) / "card.json"
     try:
-        values = seal.read_json(Path(directory) / "card.json")
-    except DataError:
-        values = {}
-    is_frames = isinstance(values, Mapping) and values.get("format") == FORMAT
-    return (FeatureCard if is_frames else TokenCard).load(directory)
+        values = seal.read_json(path)
+    except DataError as error:
+        raise CardError(error.found, "the card of a token stream", "run spear extract-tokens") from error
+    return card_from_dict(values, str(path))
 
 
 def open_features(directory: str | Path) -> tuple[ShardStore, FeatureCard]:

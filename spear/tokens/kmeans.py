@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -14,6 +15,7 @@ from spear.errors import CardError
 from spear.log import get_logger
 from spear.quantize.controls import KMeans
 from spear.tokens.features import open_features
+from spear.tokens.ready import shards_sha256
 
 logger = get_logger(__name__)
 FILE = "kmeans.safetensors"
@@ -45,7 +47,9 @@ class Clusters:
         return self
 
 
-def cluster(embeddings: Path, num_classes: int, seed: int, device: torch.device, directory: Path) -> Clusters:
+def cluster(
+    embeddings: Path, num_classes: int, seed: int, device: torch.device, directory: Path, dry_run: bool = False
+) -> Clusters:
     """Clusters stored frames; what `directory` holds of the same frames and settings is kept.
 
     Args:
@@ -54,6 +58,7 @@ def cluster(embeddings: Path, num_classes: int, seed: int, device: torch.device,
         seed: of the first centers.
         device: where it computes.
         directory: receives the centers.
+        dry_run: centers that are not there yet are zeros, enough for an estimate, and nothing is written.
 
     Raises:
         CardError: there are fewer frames than classes, or no frames there.
@@ -61,15 +66,17 @@ def cluster(embeddings: Path, num_classes: int, seed: int, device: torch.device,
     store, card = open_features(embeddings)
     if store.num_rows < num_classes:
         raise CardError(f"{store.num_rows} frames in {embeddings}", f"at least {num_classes}", "embed more cuts")
-    content = {item: [store.rows(item)] for item in sorted(store.ids)}
-    inputs = fs.sha256_json([card.sha256, content, num_classes, seed, ITERATIONS])
+    inputs = fs.sha256_json([card.sha256, shards_sha256(embeddings), num_classes, seed, ITERATIONS])
     try:
         with safe_open(directory / FILE, "pt") as file:
             if (file.metadata() or {}).get("inputs") == inputs:
                 return Clusters(file.get_tensor("centers"), card.teacher)
     except (OSError, SafetensorError):
         pass  # not made yet, or not whole
-    frames_MD = torch.cat([torch.from_numpy(rows).float() for _, rows in store.items()]).to(device)
+    if dry_run:
+        return Clusters(torch.zeros(num_classes, store.width), card.teacher)
+    # As float16 until they are in one piece: parts and the whole together take half the memory.
+    frames_MD = torch.from_numpy(np.concatenate([rows for _, rows in store.items()])).to(device).float()
     logger.info("k-means: %d classes of %d frames of dim %d", num_classes, *frames_MD.shape)
     centers_KD = KMeans.train_on(frames_MD, num_classes, ITERATIONS, seed).centers.cpu()
     directory.mkdir(parents=True, exist_ok=True)

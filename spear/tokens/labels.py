@@ -3,8 +3,9 @@
 The first line of the .tsv is the folder, the others are `path<tab>samples` of its recordings, in the order of the .km.
 """
 
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -47,8 +48,10 @@ def read_labels(labels: Path, recordings: Path, cuts: Sequence[Item], teacher: d
             f"no recording of {len(cuts)} cuts in {recordings}", "recordings of these names", "give the list of labels"
         )
     digest = fs.sha256_file(labels)
+    # The cuts of a recording follow one another: its line is read once for all of them.
+    read = functools.lru_cache(maxsize=1)(functools.partial(_numbers, teacher=teacher))
     return (
-        _cut_labels(cut, text, samples, teacher, (digest, number, cut.start_seconds))
+        _cut_labels(cut, functools.partial(read, text, samples), samples, teacher, (digest, number, cut.start_seconds))
         for (number, text), (_, samples), chosen in zip(fs.iter_lines(labels), rows, found)
         for cut in chosen
     )
@@ -79,22 +82,25 @@ def _common(parts: Sequence[str], others: Sequence[str]) -> int:
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(parts, others)))
 
 
-def _cut_labels(cut: Item, text: str, samples: int, teacher: dict, place: tuple) -> CutArray:
+def _numbers(text: str, samples: int, teacher: dict) -> np.ndarray:
+    """A line of labels, (frames, 1)."""
+    words, expected = text.split(), expected_frames(samples, teacher)
+    if abs(len(words) - expected) > MAX_FRAME_DIFFERENCE:
+        raise DataError(f"{len(words)} labels", f"{expected} for {samples} samples", "give the labels' frame rate")
+    if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
+        raise DataError("what is no whole number", "labels such as 0 17 499", "correct the line")
+    return np.asarray(words, dtype=np.int64)[:, None]
+
+
+def _cut_labels(cut: Item, numbers: Callable[[], np.ndarray], samples: int, teacher: dict, place: tuple) -> CutArray:
     problem = ""
     if cut.speed != 1:
         problem = f"played {cut.speed:g} times as fast as what was labelled"
 
     def load() -> np.ndarray:
-        words = text.split()
-        expected = expected_frames(samples, teacher)
-        if abs(len(words) - expected) > MAX_FRAME_DIFFERENCE:
-            raise DataError(f"{len(words)} labels", f"{expected} for {samples} samples", "give the labels' frame rate")
-        if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
-            raise DataError("what is no whole number", "labels such as 0 17 499", "correct the line")
         rate = float(teacher["frame_rate_hz"])
         first = round(cut.start_seconds * rate)
-        count = expected_frames(cut.num_samples, teacher)
-        last = len(words) if samples - cut.num_samples < SAMPLE_RATE_HZ / rate else first + count
-        return np.asarray(words[first:last], dtype=np.int64)[:, None]
+        is_whole = samples - cut.num_samples < SAMPLE_RATE_HZ / rate
+        return numbers()[first : None if is_whole else first + expected_frames(cut.num_samples, teacher)]
 
     return CutArray(cut.id, cut.num_samples, load, problem, place=place)

@@ -13,11 +13,11 @@ import spear
 from spear import seal
 from spear.audio import FbankConfig
 from spear.errors import CardError, ConfigError, DataError
-from spear.fs import sha256_json
 from spear.shards import shard_names
 from spear.teachers import Teacher, TeacherSpec, load_teacher
 from spear.tokens.card import TokenCard, check_teacher
 from spear.tokens.features import FORMAT as EMBEDDINGS_FORMAT
+from spear.tokens.features import FeatureCard
 
 _ENCODE_FRAMES = 16384
 
@@ -150,17 +150,10 @@ def token_stream(
 
 def embedding_stream(teacher: Teacher, directory: Path, max_frames: int, seed: int) -> Stream:
     """A stream of float16 frames, for the capped sample that trains a quantizer."""
-    card = {
-        "format": EMBEDDINGS_FORMAT,
-        "teacher": teacher.fingerprint(),
-        "max_frames": max_frames,
-        "seed": seed,
-        "spear_version": spear.__version__,
-    }
-    decides = {key: value for key, value in card.items() if key in ("format", "teacher")}
+    card = FeatureCard(teacher.fingerprint(), max_frames, seed)
+    values = {**card.to_dict(), "spear_version": spear.__version__}
     name = f"embeddings of {teacher.name}"
-    sha256 = sha256_json(decides)
-    return Stream(name, Path(directory), teacher, card, sha256, np.dtype(np.float16), teacher.dim)
+    return Stream(name, Path(directory), teacher, values, card.sha256, np.dtype(np.float16), teacher.dim)
 
 
 def parse_streams(

@@ -2,14 +2,17 @@
 
 import numpy as np
 import pytest
+import torch
 from token_fakes import BlockTeacher, write_cuts
 
 from spear import teachers
 from spear.bin import kmeans_labels, verify_tokens
 from spear.errors import CardError
-from spear.shards import ShardStore
+from spear.quantize.controls import KMeans
+from spear.shards import ShardStore, ShardWriter, read_index
 from spear.tokens import open_stream
 from spear.tokens.extract import ExtractSettings, extract
+from spear.tokens.kmeans import cluster
 from spear.tokens.streams import embedding_stream
 from spear.tokens.units import plan_units, read_cuts
 
@@ -54,3 +57,26 @@ def test_a_second_run_changes_nothing_and_another_teacher_is_refused(place):
         kmeans_labels.main([*words, "--teacher", "blocks@1"])
     with pytest.raises(CardError, match="at least 60000"):
         kmeans_labels.main([*words, "--teacher", "blocks", "--num-classes", "60000"])
+
+
+def test_other_frames_of_equal_lengths_are_clustered_again(place):
+    folder, _, words = place
+    frames, output = ShardStore(folder / "embeddings"), folder / "tokens" / "km"
+    device = torch.device("cpu")
+    before = cluster(folder / "embeddings", CLASSES, 42, device, output).card["content_sha256"]
+    assert cluster(folder / "embeddings", CLASSES, 42, device, output).card["content_sha256"] == before
+    for shard in frames.shards:
+        index = read_index(folder / "embeddings", shard)
+        extra = {key: index[key] for key in ("unit_sha256", "quarantined", "trimmed")}
+        arrays = [(item, frames.read(item)) for item in index["ids"]]
+        with ShardWriter(folder / "embeddings", shard, np.float16, frames.width, extra) as writer:
+            for item, rows in arrays:
+                writer.add(item, -rows)
+    assert cluster(folder / "embeddings", CLASSES, 42, device, output).card["content_sha256"] != before
+
+
+def test_a_dry_run_clusters_and_writes_nothing(place, monkeypatch):
+    folder, _, words = place
+    monkeypatch.setattr(KMeans, "train_on", None)
+    assert kmeans_labels.main([*words, "--teacher", "blocks", "--dry-run", "true"]) == 0
+    assert not (folder / "tokens").exists()
