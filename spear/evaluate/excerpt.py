@@ -1,7 +1,7 @@
 """What published protocols do to audio before the encoder: the level is lowered, silence is cut."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -31,6 +31,12 @@ class Excerpt(Item):
             scale = sample_rate / _RATE_HZ
             wave_S = np.concatenate([wave_S[round(a * scale) : round(b * scale)] for a, b in self.kept])
         return wave_S * np.float32(10 ** (self.gain_db / 20)) if self.gain_db else wave_S
+
+
+def with_gain(item: Item, gain_db: float) -> Excerpt:
+    """The item at another level."""
+    values = {field.name: getattr(item, field.name) for field in fields(item)}
+    return Excerpt(**values | {"gain_db": gain_db})
 
 
 def sounding(wave_S: np.ndarray) -> list[tuple[int, int]]:

@@ -8,18 +8,15 @@ recording at least) is never divided.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from spear import fs
+from spear import fs, records
 from spear.audio.load import probe
 from spear.errors import ConfigError, DataError, SpearError
-from spear.evaluate import contents
-from spear.evaluate.cache import item_key
 from spear.evaluate.problems import Splits
 from spear.evaluate.suite import Refuse, Suite
-from spear.evaluate.table import SPLITS, Row, Table, chosen_rows
+from spear.evaluate.table import SPLITS, Row, Table, settled
 from spear.evaluate.task import Task, fold_places, group_of
 from spear.evaluate.tasks.generic import LabelTask, SequenceTask
 from spear.evaluate.units import normalise_text
@@ -119,8 +116,7 @@ class OwnLabels(Suite):
         return super().place | words
 
     def forget_audio(self) -> None:
-        """See `Suite`."""
-        contents.forget(self.data_dir if self.is_folder else self.data_dir.parent)
+        """See `Suite`; nothing is remembered."""
 
     def find(self, names: Sequence[str], refuse: Refuse | None = None) -> list[Task]:
         """The one task, whatever the name."""
@@ -151,11 +147,7 @@ class OwnLabels(Suite):
                 f"paths (a column {', '.join(PATHS[:3])}...) and {self.target}",
                 "correct the table, or --target",
             )
-        rows = chosen_rows(sorted(rows, key=lambda row: row.id), max_items) if max_items else rows
-        files = contents.Contents(self.data_dir if self.is_folder else self.data_dir.parent)
-        rows = [replace(row, key=item_key(row.item, files)) for row in sorted(rows, key=lambda row: row.id)]
-        files.save()
-        return Table(rows, skipped)
+        return Table(settled(rows, None, max_items, gain_db), skipped)  # nothing is written beside others' audio
 
     def _records(self, found: Scan) -> Iterator[dict[str, Any]]:
         """The rows of the table, or {path, class} of the recordings of a folder; bad lines are noted in `found`."""
@@ -165,7 +157,11 @@ class OwnLabels(Suite):
                 if Path(name).suffix.lower() in READABLE and len(Path(name).parts) > 1:
                     yield {"path": name, _CLASS: Path(name).parts[0]}
         elif path.name.removesuffix(".gz").endswith((".jsonl", ".json")):
-            yield from fs.iter_jsonl(path)
+
+            def refuse(number: int, error: DataError) -> None:
+                found.refused.append({"id": f"line {number}", "reason": error.found})
+
+            yield from (record for _, record in records.iterate(path, dict[str, Any], refuse))
         else:
             _, header = next(fs.iter_lines(path), (0, ""))
             delimiter = "\t" if "\t" in header else ";" if ";" in header and "," not in header else ","

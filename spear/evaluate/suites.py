@@ -7,7 +7,7 @@ the cuts), `superb` those of SUPERB (`DATA_DIR/superb/<TASK>.jsonl`, see `table`
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,11 +15,10 @@ import msgspec
 
 from spear import config, records
 from spear.errors import ConfigError, DataError
-from spear.evaluate import contents
 from spear.evaluate.metrics import HIGHER_IS_BETTER
 from spear.evaluate.own import OwnLabels
 from spear.evaluate.suite import Refuse, Suite
-from spear.evaluate.table import SPLITS, Row, Table, chosen_rows, item_key, present_tasks, read_table
+from spear.evaluate.table import SPLITS, Row, Table, present_tasks, read_table, settled
 from spear.evaluate.task import Task
 from spear.evaluate.tasks import TASKS
 from spear.evaluate.tasks.generic import LabelTask, SequenceTask
@@ -157,11 +156,7 @@ class RecipeTasks(Suite):
                     "items in train, dev and test",
                     "prepare more data, or change the task's split in the recipe's conf and run stage 1 again",
                 )
-        rows = chosen_rows(rows, max_items) if max_items else rows
-        files = contents.Contents(self.data_dir / self.manifests)
-        rows = [replace(row, key=item_key(row.item, files)) for row in rows]
-        files.save()
-        return Table(rows, skipped)
+        return Table(settled(rows, self.data_dir / self.manifests, max_items, gain_db), skipped)
 
 
 def _task(entry: _Entry, where: str, fix: str) -> Task:

@@ -21,7 +21,7 @@ from spear import fs, records
 from spear.errors import DataError
 from spear.evaluate.cache import item_key
 from spear.evaluate.contents import Contents
-from spear.evaluate.excerpt import Excerpt
+from spear.evaluate.excerpt import Excerpt, with_gain
 from spear.log import get_logger
 from spear.manifest import Item
 from spear.names import id_problem
@@ -155,22 +155,18 @@ def read_table(
         if problem:
             raise DataError(f"{where}, field id: {line.id!r}", f"an id of its own ({problem})", _FIX)
         seen.add(line.id)
-        item = _item(line, Path(data_dir), gain_db)
+        item = _item(line, Path(data_dir))
         reason = line.unused or _wrong_role(line.role) or refuse(values.get("target")) or _absent(item.path)
         if reason:
             skipped.append({"id": line.id, "split": line.split, "reason": reason})
             continue
         rows.append(Row(line.id, line.split, item, values.get("target"), "", _extra(values)))
-    rows = chosen_rows(rows, max_items) if max_items else rows
-    contents = Contents(path.parent)
-    rows = [replace(row, key=item_key(row.item, contents)) for row in rows]
-    contents.save()
+    rows = settled(rows, path.parent, max_items, gain_db)
     if skipped:
         reasons = Counter(row["reason"].partition(" /")[0] for row in skipped)
         logger.warning(
             "%s: %d rows left out: %s", task, len(skipped), "; ".join(f"{v} x {k}" for k, v in reasons.items())
         )
-    rows.sort(key=lambda row: row.id)
     return Table(rows, skipped, _trials(Path(data_dir), task, {row.id: row.split for row in rows}, skipped))
 
 
@@ -185,10 +181,26 @@ def _absent(path: Path) -> str | None:
         return f"no file {path.name[:80]} ({error.strerror if isinstance(error, OSError) else error})"
 
 
-def _item(line: _Line, data_dir: Path, gain_db: float) -> Item:
+def settled(rows: list[Row], directory: Path | None, max_items: int | None = None, gain_db: float = 0.0) -> list[Row]:
+    """Rows in the order of their ids, as many as asked for, at the level asked for, with the keys of their features.
+
+    Args:
+        directory: where digests of audio are remembered, see `Contents`.
+        max_items, gain_db: see `read_table`.
+    """
+    rows = sorted(rows, key=lambda row: row.id)
+    rows = _chosen(rows, max_items) if max_items else rows
+    if gain_db:
+        rows = [replace(row, item=with_gain(row.item, gain_db)) for row in rows]
+    contents = Contents(directory)
+    rows = [replace(row, key=item_key(row.item, contents)) for row in rows]
+    contents.save()
+    return rows
+
+
+def _item(line: _Line, data_dir: Path) -> Item:
     duration = line.duration or 0.0
-    changes = {"gain_db": gain_db, "kept": tuple(line.kept or ())}
-    changes = changes if any(changes.values()) else {}
+    changes = {"kept": tuple(line.kept)} if line.kept else {}
     return (Excerpt if changes else Item)(
         id=line.id,
         path=data_dir / line.path,
@@ -207,8 +219,7 @@ def _extra(values: dict) -> dict:
     return {key: value for key, value in values.items() if key not in known}
 
 
-def chosen_rows(rows: list[Row], max_items: int) -> list[Row]:
-    """At most so many rows of each split, by a hash of the id."""
+def _chosen(rows: list[Row], max_items: int) -> list[Row]:
     kept: set[str] = set()
     for split in (*SPLITS, "all"):
         mine = [row.id for row in rows if row.split == split]

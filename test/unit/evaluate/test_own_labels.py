@@ -86,6 +86,17 @@ def test_a_split_of_the_table_is_used_and_what_cannot_be_used_is_listed(clips, t
     assert any("second time" in row["reason"] for row in run["skipped"])
 
 
+def test_a_line_that_is_no_json_is_listed_and_nothing_is_written_beside_the_audio(clips, tmp_path):
+    folder, rows = clips
+    fs.write_jsonl(folder / "damaged.jsonl", rows)
+    with open(folder / "damaged.jsonl", "a") as handle:
+        handle.write("{no json\n")
+    before = sorted(folder.rglob("*"))
+    run = scored(tmp_path, "--manifest", folder / "damaged.jsonl", "--target", "tone")
+    assert [row["id"] for row in run["skipped"]] == ["line 21"] and "line 21" in run["skipped"][0]["reason"]
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_what_cannot_be_asked_is_refused(clips, tmp_path):
     folder, rows = clips
     csv(folder / "plain.csv", rows)

@@ -94,6 +94,15 @@ def test_an_encoder_under_another_name_takes_the_score_and_keeps_its_name(both, 
     assert names == {"tiny", "other"}
 
 
+def test_a_task_of_a_recipe_that_is_one_of_superb_has_its_level_of_audio(both):
+    suites = RecipeTasks(both, "superb"), SuperbTasks(both)
+    tasks = suites[0].find(["first_tone"])[0], suites[1].find(["KS"])[0]
+    gains = [QUICK.settings(suite, task).gain_db for suite, task in zip(suites, tasks)]
+    assert gains == [-3.0, -3.0]
+    keys = [[row.key for row in s.table(t, None, -3.0).rows] for s, t in zip(suites, tasks)]
+    assert keys[0] == keys[1] != [row.key for row in suites[0].table(tasks[0]).rows]
+
+
 def test_protocols_lie_beside_one_another(both, calls, tmp_path):
     for protocol in ("mini", ""):
         evaluate(SuperbTasks(both, protocol), ["KS"], ["tiny"], tmp_path, QUICK)
