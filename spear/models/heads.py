@@ -28,6 +28,7 @@ class Encoded(NamedTuple):
         layer_lens_B: valid frames of them.
         masked_BT: frames whose input was masked.
         frame_weights_BT: weight of each frame's loss, by whether it was masked.
+        embed_BTD: the input to the first layer, as long as the layers; None unless some head wants them.
     """
 
     hidden_BTD: Tensor
@@ -36,6 +37,7 @@ class Encoded(NamedTuple):
     layer_lens_B: Tensor
     masked_BT: Tensor
     frame_weights_BT: Tensor
+    embed_BTD: Tensor | None = None
 
 
 class HeadOutput(NamedTuple):

@@ -84,6 +84,7 @@ class SpearPretrainModel(SpearModel):
             layer_lens_B=encoded.hidden_lens,
             masked_BT=masked_BT,
             frame_weights_BT=frame_weights_BT,
+            embed_BTD=encoded.embed_out if with_layers else None,
         )
 
     def forward(
