@@ -95,10 +95,7 @@ def load_sources(
     """
     limits = limits or CutLimits()
     _check_configs(sources)
-    opened = [
-        s if isinstance(s, TargetStream) else s.open([c.tokens.get(s.name, s.path) for c in sources])
-        for s in streams or []
-    ]
+    opened = [s if isinstance(s, TargetStream) else s.open_for(sources, items, chosen) for s in streams or []]
     columns: dict[int, Columns] = {}
     rows: dict[int, np.ndarray] = {}
     domains: dict[int, np.ndarray] = {}

@@ -1,8 +1,9 @@
 """Streams of targets from stores: token ids by cut id, with the card that says what made them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,25 @@ class StreamConfig:
     def open(self, paths: Sequence[str] = ()) -> "TargetStream":
         """Opens the stream; `paths` are those of every source where they are not all `path`."""
         return TokenStream(self, list(paths))
+
+    def open_for(
+        self,
+        sources: Sequence[Any],
+        items: Mapping[str, Any] | None = None,
+        chosen: Mapping[str, np.ndarray] | None = None,
+    ) -> "TargetStream":
+        """Opens the stream for the cuts of some sources (`spear.data.SourceConfig`).
+
+        Args:
+            sources: the corpora.
+            items: by source name, what stands for the cuts of its manifest.
+            chosen: by source name, which of its cuts are trained on; None for all.
+        """
+        return self.open([source.tokens.get(self.name, self.path) for source in sources])
+
+    def for_encoder(self, encoder: Any) -> "StreamConfig":
+        """The stream as targets of an encoder (its configuration), where that decides which cuts can be used."""
+        return self
 
 
 class TargetStream:

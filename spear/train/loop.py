@@ -119,6 +119,8 @@ class Trainer:
         if self.world.is_main:  # after the resume: a run that is refused must not overwrite the settings of the old one
             runs.write(self.config.exp_dir, self.identity)
             configuration.dump_yaml(self.config, Path(self.config.exp_dir) / "config.yaml")
+            for objective in self.objectives.values():
+                objective.save(Path(self.config.exp_dir))
         self._describe()
         self._rehearse()
         self.wrapped = self._wrap()

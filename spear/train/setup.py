@@ -124,7 +124,7 @@ def _stored_streams(config: TrainConfig, data_dir: Path) -> list[StreamConfig]:
                 "a positive weight on one of them",
                 f"set streams.{name}.domain_weights, or remove the stream",
             )
-        streams.append(stored)
+        streams.append(stored.for_encoder(config.model.settings))
     return streams
 
 
@@ -218,7 +218,7 @@ _FREE += (
     "plan.global_seconds",
 )
 # Entries of a card that say what made the targets.
-_ORIGINS = ("quantizer", "teacher", "teachers")
+_ORIGINS = ("quantizer", "teacher", "teachers", "vocabulary")
 _FREE_SUFFIX = "_every_steps"
 _FORMER_SETTING = re.compile(
     r"streams\.[^.]+\."

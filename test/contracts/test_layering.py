@@ -44,7 +44,7 @@ PLACES = {
     "soundfile": {"audio"},
     "soxr": {"audio"},
     "matplotlib": {"evaluate", "train", "quantize"},
-    "sentencepiece": {"evaluate"},
+    "sentencepiece": {"evaluate", "manifest"},
     "distributed": {"executor"},
     "submitit": {"executor"},
 }

@@ -127,6 +127,9 @@ class Objective:
         """Where the targets come from, for the checkpoint; a run is resumed with the same ones only."""
         return {}
 
+    def save(self, directory: Path) -> None:
+        """Writes what is needed to read predictions (a vocabulary) beside the run; the main process calls it."""
+
     def costs(self, audio_hours: float) -> list[str]:
         """What the targets of so many hours of audio cost in time and disk, in words; nothing when nearly nothing."""
         return []
