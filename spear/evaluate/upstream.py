@@ -67,6 +67,8 @@ class FbankUpstream:
     """The filterbank itself: the floor that any encoder has to beat."""
 
     stride_samples = 160
+    rounded_samples = 80
+    """The filterbank counts frames rounded: so many samples of the last one may be beyond the audio."""
 
     def __init__(self, name: str = "fbank", device: str = "cpu", config: FbankConfig | None = None):
         self.name, self.kind, self.num_layers = name, "fbank", 1
@@ -91,6 +93,8 @@ class SuperbFbankUpstream(FbankUpstream):
 
     Frames lie wholly inside the utterance (the first of n samples starts at 0, and there are 1 + (n - 400) // 160).
     """
+
+    rounded_samples = 0
 
     def __init__(self, name: str = "fbank-superb", device: str = "cpu"):
         super().__init__(name, device, FbankConfig(num_mel_bins=80, high_hz=0.0))
@@ -143,6 +147,7 @@ class SpearUpstream:
     """
 
     sample_rate = 16000
+    rounded_samples = FbankUpstream.rounded_samples
 
     def __init__(self, model: torch.nn.Module, name: str, kind: str, device: str = "cpu", details: dict | None = None):
         self.name, self.kind, self.details = name, kind, dict(details or {})

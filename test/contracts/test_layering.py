@@ -26,7 +26,7 @@ LAYERS = [
     {"nn", "optim", "quantize", "audio", "manifest"},
     {"teachers", "tokens", "data", "models"},
     {"train", "evaluate", "recipe"},
-    {"bench"},
+    {"bench", "hear"},
     {"bin"},
 ]
 # Neighbours in one layer that may use each other, in this direction only.
