@@ -47,10 +47,13 @@ class HeadOutput(NamedTuple):
         loss: scalar to minimise; a sum over frames, not a mean.
         stats: (2, 2 + measures) float tensor, detached: rows masked and unmasked frames; columns the summed loss, the
             number of what it was summed over, and sums of further measures. It is logged as means.
+        scores: in evaluation mode, tensors with a row for each utterance, from which the objective makes the numbers of
+            the validation that are no means (`spear.train.objectives.Objective.judge`).
     """
 
     loss: Tensor
     stats: Tensor
+    scores: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from spear import dist
 from spear.models.encoders.base import EncoderConfig
 from spear.models.heads import Encoded, HeadSpec
 from spear.models.mask import apply_masks, masked_student_frames
@@ -27,10 +28,12 @@ class PretrainOutput(NamedTuple):
     Attributes:
         loss: scalar to minimise; a sum over frames, not a mean (ScaledAdam does not see its scale).
         stats: by stream, see `HeadOutput.stats`.
+        scores: by stream, see `HeadOutput.scores`; of the streams that have any.
     """
 
     loss: Tensor
     stats: dict[str, Tensor]
+    scores: dict[str, tuple[Tensor, ...]]
 
 
 class SpearPretrainModel(SpearModel):
@@ -45,6 +48,10 @@ class SpearPretrainModel(SpearModel):
         masked_weight: weight of frames whose input was masked. The authors' final runs weigh all frames alike.
         unmasked_weight: weight of the other frames.
         head_initial_scale: see `CodebookHead`.
+
+    Attributes:
+        encoder_frozen: while true, the encoder stays in evaluation mode and computes without a graph, so that heads
+            alone learn; see `freeze_encoder`.
     """
 
     def __init__(
@@ -59,6 +66,28 @@ class SpearPretrainModel(SpearModel):
         self.mask_emb = nn.Parameter(torch.randn(config.num_mel_bins))
         self.heads = nn.ModuleDict({name: spec.build(self, head_initial_scale) for name, spec in heads.items()})
         self.masked_weight, self.unmasked_weight = masked_weight, unmasked_weight
+        self.encoder_frozen = False
+        self._frozen: list[nn.Parameter] = []
+
+    def freeze_encoder(self, frozen: bool) -> None:
+        """Freezes all but the heads, or lets them learn again; modes follow `train` and `eval`."""
+        self.encoder_frozen = frozen
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        learning = (p for name, p in self.named_parameters() if not name.startswith("heads.") and p.requires_grad)
+        # Layers that are sharded over ranks settle on their marks once; without a graph they get no gradient either.
+        self._frozen = [p for p in learning if not dist.is_sharded(p)] if frozen else []
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "SpearPretrainModel":
+        """As of every module, but a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.encoder_frozen:
+            self.encoder_embed.eval()
+            self.encoder.eval()
+        return self
 
     def encode_masked(
         self,
@@ -68,12 +97,13 @@ class SpearPretrainModel(SpearModel):
         channel_mask_BF: Tensor | None = None,
     ) -> Encoded:
         """What heads predict from; arguments as for `forward`."""
-        if time_mask_BT is None:
-            time_mask_BT = torch.zeros(features_BTF.shape[:2], dtype=torch.bool, device=features_BTF.device)
-        else:
-            features_BTF = apply_masks(features_BTF, time_mask_BT, channel_mask_BF, self.mask_emb)
         with_layers = any(getattr(head, "wants_layers", False) for head in self.heads.values())
-        encoded = self.encode(features_BTF, feature_lens_B, with_hidden_states=with_layers)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
+            if time_mask_BT is None:
+                time_mask_BT = torch.zeros(features_BTF.shape[:2], dtype=torch.bool, device=features_BTF.device)
+            else:
+                features_BTF = apply_masks(features_BTF, time_mask_BT, channel_mask_BF, self.mask_emb)
+            encoded = self.encode(features_BTF, feature_lens_B, with_hidden_states=with_layers)
         num_frames = encoded.encoder_out.shape[1]
         masked_BT = masked_student_frames(time_mask_BT, num_frames, round(100 / self.frame_rate_hz))
         frame_weights_BT = torch.where(masked_BT, self.masked_weight, self.unmasked_weight)
@@ -107,9 +137,11 @@ class SpearPretrainModel(SpearModel):
         """
         encoded = self.encode_masked(features_BTF, feature_lens_B, time_mask_BT, channel_mask_BF)
         loss = encoded.hidden_BTD.new_zeros((), dtype=torch.float32)
-        stats = {}
+        stats, scores = {}, {}
         for name, head in self.heads.items():
             result = head.predict(encoded, targets[name], stream_weights[name])
             loss = loss + result.loss
             stats[name] = result.stats
-        return PretrainOutput(loss, stats)
+            if result.scores:
+                scores[name] = result.scores
+        return PretrainOutput(loss, stats, scores)

@@ -58,8 +58,9 @@ class ScaledAdam(Optimizer):
 
     Every tensor with more than one element: momentum of Adam steps, times the tensor's root-mean-square, and every
     `size_update_period` steps a change of its size. Single numbers (biases of scale, temperatures): Adam with
-    `lr * scalar_lr_scale`, kept within +-`scalar_max`. Parameters without a gradient keep their value and state. A step
-    whose gradients are not finite counts as one with zero gradients; `num_nonfinite` says how many there were.
+    `lr * scalar_lr_scale`, kept within +-`scalar_max`. Parameters without a gradient keep their value and state, and a
+    group without any (a frozen encoder) its clipping, too. A step whose gradients are not finite counts as one with
+    zero gradients; `num_nonfinite` says how many there were.
 
     Parameters may be sharded over ranks (DTensors of `fully_shard`): sizes and norms are those of the whole tensors,
     and all ranks must do each step, and the first look at statistics or state, together.
@@ -142,6 +143,8 @@ class ScaledAdam(Optimizer):
                 loss = closure()
         self._prepare()
         for group, buckets, counters, clipper in zip(self.param_groups, self._buckets, self._counters, self._clippers):
+            if all(param.grad is None for param in group["params"]):
+                continue  # or the median norm of a frozen group would be 0, and what follows clipped away
             step = clipper.steps
             norms = gradient_norms(buckets, step)
             all_norms = torch.cat(norms)

@@ -89,7 +89,8 @@ class OptimizerConfig:
         clipping_start: no gradient is scaled down before this step; 100 in the SPEAR authors' optimiser, 0 (from the
             first median, at step 10) in icefall's later one.
         lr_scales: factors on the learning rate by prefix of parameter names, such as {encoder_embed: 0.1}.
-        reference_seconds: schedules count in batches of this many padded seconds.
+        reference_seconds: schedules of dropout and the like count in batches of this many padded seconds.
+        first_batch_count: from which they count; 100000 gives them their last values, for fine-tuning.
     """
 
     base_lr: records.Positive = 0.045
@@ -100,6 +101,7 @@ class OptimizerConfig:
     clipping_start: records.Count = 0
     lr_scales: dict[str, records.NotNegative] = field(default_factory=dict)
     reference_seconds: records.Positive = 600.0
+    first_batch_count: records.NotNegative = 0.0
 
 
 @dataclass
@@ -112,6 +114,7 @@ class TrainConfig:
         seed: names every random stream.
         num_steps: optimizer steps; training ends there.
         init_from: checkpoint of the same sizes whose encoder the run starts from; empty: from random weights.
+        freeze_encoder_steps: for so many steps the heads alone are trained, on what the encoder gives in use.
         model: the encoder and its sizes; an encoder's own configuration (`SpearConfig`...) will do.
         strategy: `asymmetric`, `disjoint` or `joint`; weights a stream states itself come first.
         streams: targets by name; any number.
@@ -143,6 +146,7 @@ class TrainConfig:
     seed: int = 42
     num_steps: records.Count = 400_000
     init_from: str = ""
+    freeze_encoder_steps: records.Count = 0
     model: ModelConfig = field(default_factory=ModelConfig)
     strategy: str = "asymmetric"
     streams: dict[str, StreamConfig] = field(default_factory=dict)

@@ -76,6 +76,7 @@ def estimate(config: TrainConfig, world: dist.World) -> Estimate:
             valid_every_steps=never,
             checkpoint_every_steps=never,
             average_last_steps=0,
+            freeze_encoder_steps=0,  # most of the steps are without, and cost more
             tensorboard=False,
         )
         before = used_bytes(world.device)

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from spear import compat, dist, env
 from spear import config as configuration
-from spear.data import Batch, make_loader, make_validation_loader
+from spear.data import Batch, make_loader
 from spear.log import get_logger
 from spear.memory import keep_freed_memory
 from spear.models.mask import sample_masks
@@ -27,11 +27,12 @@ from spear.train.averaging import RunningAverage
 from spear.train.config import TrainConfig
 from spear.train.global_batch import settle_accumulation
 from spear.train.health import NonFiniteSteps
-from spear.train.metrics import MetricsLog, Sums, Window
+from spear.train.metrics import MetricsLog, Window
 from spear.train.rehearsal import Rehearsal, Rehearser, resolve_auto
 from spear.train.saving import Saver
 from spear.train.signals import Interrupted, StopRequest
 from spear.train.throughput import DataWait, matmul_peak
+from spear.train.validation import validate
 from spear.train.watch import Watch
 
 logger = get_logger(__name__)
@@ -65,7 +66,7 @@ class Trainer:
         self.scheduled = scheduled_floats(self.model)
         self.average = RunningAverage(self.model)
         self.optimizer = ScaledAdam(
-            parameter_groups(self.model, config.optimizer.base_lr, config.optimizer.lr_scales),
+            parameter_groups(self.model, config.optimizer.base_lr, setup.lr_scales(config)),
             lr=config.optimizer.base_lr,
             clipping_scale=config.optimizer.clipping_scale,
             clipping_start=config.optimizer.clipping_start,
@@ -87,7 +88,7 @@ class Trainer:
         self.peak_flops = 0.0
         self.data_wait = DataWait(config.num_workers)
         self.probe: Batch | None = None
-        self._loader_seconds = 54 * config.timeout_minutes  # before the collective of the ranks that wait for this one
+        self.loader_seconds = 54 * config.timeout_minutes  # before the collective of the ranks that wait for this one
         patience_steps = max(1000, 2 * int(config.optimizer.warmup_batches))
         self.collapse = collapse.CollapseWatch(self.objectives, patience_steps, quiet=not world.is_main)
 
@@ -183,7 +184,7 @@ class Trainer:
             self.config.num_workers,
             accumulation=self.config.accumulation,
             pin_memory=self.world.device.type == "cuda",
-            timeout_seconds=self._loader_seconds,
+            timeout_seconds=self.loader_seconds,
         )
         batches = iter(loader)
         while self.batch < loader.plan.num_steps and self.step < self.config.num_steps:
@@ -229,11 +230,13 @@ class Trainer:
         self.non_finite.check(self.optimizer.num_nonfinite, self.step, ids, parts)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        if self.step == self.config.freeze_encoder_steps:
+            self.wrapped = self._wrap()
 
     def _forward(self, batch: Batch, number: int, synchronise: bool):
         """Forward and backward pass of one batch; returns the model's output."""
         rng = numpy_rng(self.config.seed, "mask", self.epoch, number)
-        inputs = self._inputs(batch, rng)
+        inputs = self.inputs(batch, rng)
         # Dropout, layer skips and the like draw from torch's global generator inside the model.
         seed_global(self.config.seed, "model_noise", self.epoch, number)
         if isinstance(self.wrapped, DistributedDataParallel):
@@ -244,7 +247,7 @@ class Trainer:
         (output.loss * self.world.size).backward()
         return output
 
-    def _inputs(self, batch: Batch, rng) -> tuple:
+    def inputs(self, batch: Batch, rng) -> tuple:
         """Arguments of the model: features, targets, weights, and masks when `rng` is given."""
         device = self.world.device
         lens_B = self.model.output_lengths(batch.feature_lens_B)
@@ -318,44 +321,28 @@ class Trainer:
         """Arguments of the model for a masked batch that never changes."""
         if self.probe is None:
             self.probe = collapse.probe_batch(self.data.valid or self.data.train, self.data.train.limits.max_seconds)
-        return self._inputs(self.probe.to(self.world.device), collapse.probe_rng())
+        return self.inputs(self.probe.to(self.world.device), collapse.probe_rng())
 
-    @torch.no_grad()
     def _validate(self) -> None:
-        """Logs the losses on the held-out cuts, under masks that are the same every time; a signal breaks off."""
+        """Logs the losses on the held-out cuts; a signal breaks off."""
         self.valid_pending = True
-        self.model.eval()
-        sums = Sums(self.objectives, self.world.device)
-        loader = make_validation_loader(
-            self.data.valid,
-            self.world.rank,
-            self.world.size,
-            self.config.num_workers,
-            timeout_seconds=self._loader_seconds,
-        )
-        for step, batch in enumerate(loader):
-            self.watch.beat(f"in batch {step + 1} of the validation at step {self.step}")
-            if dist.any_(bool(self.stop)):
-                break
-            number = loader.plan.global_batch(step, self.world.rank)
-            inputs = self._inputs(batch.to(self.world.device), numpy_rng(0, "valid_mask", number))
-            with compat.autocast(self.world.device.type, self.dtype):
-                sums.add(self.model(*inputs).stats)
-        else:
+        row = validate(self)
+        if row is not None:
             self.valid_pending = False
-            self.log.write(self.step, sums.reduce(), prefix="valid/")
-        self.model.train()
+            self.log.write(self.step, row, prefix="valid/")
         self.window = Window(self.objectives, self.world.device)  # its time is no training time
 
     def _wrap(self) -> torch.nn.Module:
         self.model.train()
+        self.model.freeze_encoder(self.step < self.config.freeze_encoder_steps)
         self._set_batch_count()
         if self.world.size == 1 or self.sharded:
             return self.model
         return compat.distributed_data_parallel(self.model, self.world.device)
 
     def _set_batch_count(self) -> None:
-        count = self.seen_seconds / self.config.optimizer.reference_seconds
+        settings = self.config.optimizer
+        count = settings.first_batch_count + self.seen_seconds / settings.reference_seconds
         for value in self.scheduled:
             value.set_batch_count(count)
 

@@ -150,6 +150,8 @@ class MetricsLog:
                     told = f" ({', '.join(means)})" if means else ""
                     loss = f"{row[f'loss/{name}/{part}']:.3f} {objective.unit}".rstrip()
                     words.append(f"{prefix}{name}/{part} {loss}{told}")
+            judged = [number for number in objective.judged if f"{number}/{name}" in row]
+            words += [f"{prefix}{number}/{name} {row[f'{number}/{name}']:.4g}" for number in judged]
         line = ", ".join(words)
         if "lr" in row:
             line += (

@@ -175,6 +175,12 @@ def make_model(config: TrainConfig, objectives: dict[str, Objective], device: to
     return model.to(device)
 
 
+def lr_scales(config: TrainConfig) -> dict[str, float]:
+    """Factors by prefix of parameter names. An encoder that is frozen first gets groups, so clipping, of its own."""
+    own = dict.fromkeys(("encoder_embed", "encoder", "mask_emb"), 1.0) if config.freeze_encoder_steps else {}
+    return {**own, **config.optimizer.lr_scales}
+
+
 def start_from(model: SpearPretrainModel, path: str) -> None:
     """Gives the encoder the weights of another one of its sizes; heads and mask embedding stay as they are.
 

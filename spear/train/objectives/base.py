@@ -77,6 +77,8 @@ class Objective:
         Settings: its configuration class; its fields stand in the stream's entry of `streams`.
         unit: of the loss, for the log.
         measures: names of the columns of a head's statistics after loss and count, which are logged as means too.
+        judged: names of the numbers that `judge` gives.
+        falling: those of the measures and of the judged numbers of which less is better.
         masks_input: whether it predicts from masked input. A run none of whose objectives does masks nothing.
         head: what predicts its targets from the encoder.
     """
@@ -84,6 +86,8 @@ class Objective:
     Settings: ClassVar[type] = Settings
     unit: ClassVar[str] = ""
     measures: ClassVar[tuple[str, ...]] = ()
+    judged: ClassVar[tuple[str, ...]] = ()
+    falling: ClassVar[tuple[str, ...]] = ()
     masks_input: bool = True
     head: Head
 
@@ -122,6 +126,14 @@ class Objective:
             early: the model may not have learnt anything yet.
         """
         return Probe({})
+
+    def judge(self, scores: list[tuple[Tensor, ...]]) -> dict[str, float]:
+        """Numbers of the validation that are no means over utterances, by the names in `judged`.
+
+        Args:
+            scores: `spear.models.heads.HeadOutput.scores` of all its batches, of all ranks, in the host's memory.
+        """
+        return {}
 
     def card(self) -> dict:
         """Where the targets come from, for the checkpoint; a run is resumed with the same ones only."""
