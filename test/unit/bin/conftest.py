@@ -1,0 +1,79 @@
+"""A tiny encoder with random weights, a few recordings, and commands as real processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spear import SpearConfig, SpearModel, save_model
+from spear.audio import save_audio
+from spear.seeds import numpy_rng
+
+SIZES = {
+    "num_encoder_layers": "1,1,1,1,1,1,1",
+    "encoder_dim": "32",
+    "encoder_unmasked_dim": "24",
+    "feedforward_dim": "48",
+    "num_heads": "2",
+    "query_head_dim": "8",
+    "value_head_dim": "8",
+    "subsampling_channels": "4,8,16",
+}
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory) -> Path:
+    """A folder with a tiny encoder in which padding would show if it leaked."""
+    torch.manual_seed(0)
+    model = SpearModel(SpearConfig(**SIZES))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "convnext" in name or name.endswith("downsample.bias"):
+                parameter.normal_(std=0.3)
+    return save_model(model, tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory) -> Path:
+    """Six recordings of tones in noise (0.05 to 7 s) in two folders; one file is damaged, one is text."""
+    folder = tmp_path_factory.mktemp("recordings")
+    rng = numpy_rng(0, "recordings")
+    for name, seconds, pitch in (
+        ("low/a.wav", 1.0, 200),
+        ("low/b.flac", 2.3, 220),
+        ("low/long.wav", 7.0, 210),
+        ("high/c.wav", 1.5, 3000),
+        ("high/d.flac", 0.7, 3100),
+        ("high/short.wav", 0.05, 3000),
+    ):
+        times = np.arange(round(16000 * seconds)) / 16000
+        samples = 0.3 * np.sin(2 * np.pi * pitch * times) + 0.01 * rng.standard_normal(len(times))
+        (folder / name).parent.mkdir(exist_ok=True)
+        save_audio(folder / name, samples, 16000)
+    (folder / "low" / "damaged.wav").write_bytes((folder / "low" / "a.wav").read_bytes()[:9000])
+    (folder / "low" / "text.mp3").write_text("no audio\n")
+    (folder / "low" / "notes.txt").write_text("not even by its name\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def command():
+    """Returns a function that runs `spear WORDS...` in a process of its own."""
+
+    def command(*words, check: bool = True, cwd=None) -> subprocess.CompletedProcess:
+        done = subprocess.run(
+            [sys.executable, "-m", "spear.bin.main", *map(str, words)],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3])},
+            timeout=300,
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    return command
