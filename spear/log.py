@@ -35,6 +35,15 @@ def human_seconds(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds % 60:02d}s" if minutes else f"{seconds}s"
 
 
+def human_flops(count: float) -> str:
+    """1234567890 -> '1.23 GFLOP'."""
+    for unit in ("", "k", "M", "G", "T", "P"):
+        if count < 1000:
+            return f"{count:.3g} {unit}FLOP"
+        count /= 1000
+    return f"{count:.3g} EFLOP"
+
+
 class Progress:
     """Logs `done/total, rate, remaining` at most every `every_seconds`.
 

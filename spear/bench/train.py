@@ -25,7 +25,7 @@ from spear.memory import keep_freed_memory
 from spear.models.config import SpearConfig
 from spear.models.pretrain import HeadSpec, SpearPretrainModel
 from spear.nn import set_activation_checkpointing, set_batch_count
-from spear.train.throughput import matmul_flops
+from spear.train.throughput import count_flops
 
 _PEAK_SIZE = {"cpu": 2048, "cuda": 8192}
 _PEAK_SECONDS = 8
@@ -147,7 +147,7 @@ def measure(case: Case) -> dict:
         times.append(time.perf_counter() - clock)
         cpu_times.append(time.process_time() - cpu)
     peak_bytes = memory.stop()
-    flops = matmul_flops(run)
+    flops = count_flops(run)
     peak = {name: max(value, again) for (name, value), again in zip(peak.items(), matmul_peak(dtype, device).values())}
     best, best_cpu = min(times), min(cpu_times)
     return {

@@ -1,10 +1,11 @@
-"""Trains variants of one configuration with several seeds, decodes them all, and prints mean and deviation.
+"""Trains variants of one configuration with several seeds, decodes them all, and prints scores and what they cost.
 
     spear ablate --base conf/student.yaml --variants conf/ablation/joint.yaml,conf/ablation/disjoint.yaml \\
         --data-dir data --exp-dir exp/ablation --seeds 1,2,3
 
 A variant is a YAML file that states only its difference; the base itself is the first variant. Finished trainings and
-scores are kept, so an interrupted run goes on where it stopped.
+scores are kept, so an interrupted run goes on where it stopped. Where OMP_NUM_THREADS is set, each training has so many
+threads; else they share the cores.
 """
 
 import os
@@ -13,7 +14,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spear import config, fs, locks, log, ranges
+from spear import config, env, fs, locks, log, ranges
 from spear.errors import ConfigError, SpearError
 from spear.executor import run_units
 
@@ -50,8 +51,8 @@ def train(unit: dict) -> dict:
         SpearError: the training failed; its last lines are in the message.
     """
     command = [sys.executable, "-m", "spear.bin.main", "train", *unit["arguments"]]
-    threads = str(max(1, (os.cpu_count() or 1) // unit["num_jobs"]))
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": threads})
+    threads = {"OMP_NUM_THREADS": str(max(1, env.num_cores() // unit["num_jobs"]))}
+    done = subprocess.run(command, capture_output=True, text=True, env={**threads, **os.environ})
     if done.returncode:
         raise SpearError(
             f"the training {unit['name']} ended with status {done.returncode}: {done.stderr[-1500:]}",
@@ -95,7 +96,7 @@ def plan(settings: AblateConfig) -> list[dict]:
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the arguments, trains, decodes, and writes the table."""
-    from spear.evaluate.ablation import ablation_table, evaluate_checkpoints
+    from spear.evaluate.ablation import ablation_table, evaluate_checkpoints, training_costs
     from spear.evaluate.run import EvaluateConfig
 
     settings = config.parse(AblateConfig, argv, description=__doc__)
@@ -116,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
             EvaluateConfig(num_jobs=settings.num_jobs),
             f"spear ablate {words}".replace("ablate ablate", "ablate"),
         )
-    table = ablation_table(runs)
+    table = ablation_table(runs, training_costs(groups))
     fs.write_text(Path(settings.exp_dir) / "ablation.md", table + "\n")
     print(table)
     return 0

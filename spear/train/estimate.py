@@ -5,11 +5,11 @@ import dataclasses
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from spear import dist, env, fs
-from spear.log import human_seconds
+from spear.log import human_flops, human_seconds
 from spear.train.config import TrainConfig
 from spear.train.loop import Trainer
 from spear.train.rehearsal import peak_bytes, used_bytes
@@ -29,6 +29,7 @@ class Estimate:
         disk_bytes: checkpoints that are kept, one being written, and the final model.
         checkpoint_bytes: of one checkpoint.
         audio_hours: padded, over all steps and ranks.
+        flops: of all ranks; none where the run has no rehearsal.
         targets: what the targets of that audio cost, in words, where it is worth a word.
     """
 
@@ -38,11 +39,14 @@ class Estimate:
     disk_bytes: int
     checkpoint_bytes: int
     audio_hours: float
+    flops: dict[str, float] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
 
     def table(self, exp_dir: str | Path) -> str:
         """Lines for the terminal, with what is free."""
         free, memory = fs.free_bytes(exp_dir), env.memory_bytes()
+        parts = {"model_flops": "the model", "target_flops": "its targets"}
+        compute = [f"{human_flops(self.flops[key])} for {what}" for key, what in parts.items() if self.flops.get(key)]
         return "\n".join(
             [
                 f"  time     {human_seconds(self.seconds)} ({self.seconds_per_step:.3g} s a step)",
@@ -50,6 +54,7 @@ class Estimate:
                 f"  memory   {fs.human_bytes(self.peak_bytes)} a rank (this machine has {fs.human_bytes(memory)})",
                 f"  disk     {fs.human_bytes(self.disk_bytes)}, {fs.human_bytes(self.checkpoint_bytes)} a checkpoint "
                 f"({fs.human_bytes(free)} free)",
+                *([f"  compute  {', '.join(compute)}"] if compute else []),
                 *(f"  targets  {line}" for line in self.targets),
             ]
         )
@@ -112,6 +117,7 @@ def _reckon(config: TrainConfig, trainer: Trainer, folder: Path, total: float, p
         disk_bytes=checkpoint_bytes * kept + _size(folder / "final"),
         checkpoint_bytes=checkpoint_bytes,
         audio_hours=audio_hours,
+        flops=trainer.rehearsal.flops.done(3600 * audio_hours) if trainer.rehearsal else {},
         targets=tuple(line for objective in trainer.objectives.values() for line in objective.costs(audio_hours)),
     )
 

@@ -172,7 +172,7 @@ class Trainer:
         self.wrapped = self.model
         self._set_batch_count()
         self.model.train()
-        return Rehearser(self.model, self.data.train, self.config, self.world, self._forward)
+        return Rehearser(self.model, self.data.train, self.config, self.world, self._forward, self._targets)
 
     def _run_epoch(self) -> None:
         loader = make_loader(
@@ -249,9 +249,7 @@ class Trainer:
 
     def inputs(self, batch: Batch, rng) -> tuple:
         """Arguments of the model: features, targets, weights, and masks when `rng` is given."""
-        device = self.world.device
-        lens_B = self.model.output_lengths(batch.feature_lens_B)
-        targets = {name: objective.targets(batch, lens_B) for name, objective in self.objectives.items()}
+        device, targets = self.world.device, self._targets(batch)
         weights = {
             name: torch.tensor([self.config.stream_weight(name, domain) for domain in batch.domains], device=device)
             for name in self.objectives
@@ -262,6 +260,11 @@ class Trainer:
             arrays = sample_masks(batch.feature_lens_B.tolist(), num_frames, num_channels, self.mask, rng)
             masks = [torch.from_numpy(array).to(device) for array in arrays]
         return batch.features_BTF, batch.feature_lens_B, targets, weights, *masks
+
+    def _targets(self, batch: Batch) -> dict[str, Tensor]:
+        """Every stream's targets."""
+        lens_B = self.model.output_lengths(batch.feature_lens_B)
+        return {name: objective.targets(batch, lens_B) for name, objective in self.objectives.items()}
 
     def _step_seconds(self, plan) -> float:
         """Padded seconds of the optimizer step just done, over all ranks."""
@@ -299,9 +302,11 @@ class Trainer:
 
     def _log_window(self) -> None:
         row = {"epoch": self.epoch, "seconds": time.perf_counter() - self.log.start, **self.window.reduce()}
+        row["audio_hours"] = self.seen_seconds / 3600
         if self.rehearsal:
-            done = self.rehearsal.flops_per_second * self.window.host["padded_seconds"]
-            row["mfu"] = done / self.window.elapsed / self.peak_flops
+            done = self.rehearsal.flops.done(self.window.host["padded_seconds"])
+            row["mfu"] = sum(done.values()) / self.window.elapsed / self.peak_flops
+            row |= self.rehearsal.flops.done(self.seen_seconds)
         steps = self.window.batches // self.config.accumulation
         self.data_wait.add(steps, self.window.host["wait_seconds"], self.window.elapsed, self.window.loading)
         row["lr"] = self.schedule.last_lr[0]

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 
 from spear import dist, env, fs, records, seal
-from spear.data import Plan, PlanLimits, PretrainDataset
+from spear.data import Batch, Plan, PlanLimits, PretrainDataset
 from spear.errors import ConfigError, DataError, SpearError
 from spear.log import get_logger
 from spear.train import checkpoint
 from spear.train.config import TrainConfig
 from spear.train.runs import Run
-from spear.train.throughput import matmul_flops
+from spear.train.throughput import StepFlops, count_flops
 
 logger = get_logger(__name__)
 # Of the memory that there is; the rest is for fragments, buffers of DDP and other batches' shapes.
@@ -37,13 +37,13 @@ class Rehearsal(NamedTuple):
     Attributes:
         seconds: of the slowest of them.
         padded_seconds: of the largest batch.
-        flops_per_second: matrix-product operations for each padded second of audio.
+        flops: operations for each padded second of audio.
         peak_bytes: the process's memory at its largest.
     """
 
     seconds: float
     padded_seconds: float
-    flops_per_second: float
+    flops: StepFlops
     peak_bytes: int
 
 
@@ -54,6 +54,7 @@ class Rehearser:
         model: in training mode; its gradients are set to None.
         data, config, world: of the run.
         forward_backward: called with a batch on the device, its number, and synchronise=False.
+        targets: makes the targets of a batch on the device, as `forward_backward` does.
     """
 
     def __init__(
@@ -63,9 +64,10 @@ class Rehearser:
         config: TrainConfig,
         world: dist.World,
         forward_backward: Callable,
+        targets: Callable,
     ):
         self.model, self.data, self.config, self.world = model, data, config, world
-        self.forward_backward = forward_backward
+        self.forward_backward, self.targets = forward_backward, targets
         self.limit_bytes = memory_limit(config, world)
 
     def run(self, plan: Plan, epoch: int, count: int) -> Rehearsal:
@@ -75,7 +77,7 @@ class Rehearser:
             ConfigError: a parameter has no gradient (all such are named), or a batch does not fit the memory (with the
                 limit that would).
         """
-        slowest, flops, points = 0.0, 0.0, [(0.0, used_bytes(self.world.device))]
+        slowest, flops, points = 0.0, StepFlops(), [(0.0, used_bytes(self.world.device))]
         places = plan.costliest(count)
         largest = max(float(plan.batch_seconds[plan.global_batch(*place)]) for place in places)
         logger.info(
@@ -90,7 +92,7 @@ class Rehearser:
             began = time.perf_counter()
             try:
                 if number == 0:
-                    flops = matmul_flops(work) / batch.padded_seconds
+                    flops = self._flops(work, batch)
                 else:
                     work()
             except (RuntimeError, MemoryError) as error:
@@ -106,6 +108,12 @@ class Rehearser:
         memory = fs.human_bytes(max(taken for _, taken in points))
         logger.info("rehearsal: the slowest batch took %.1f s; %s of memory at most", slowest, memory)
         return Rehearsal(slowest, points[1][0], flops, points[-1][1])
+
+    def _flops(self, work: Callable, batch: Batch) -> StepFlops:
+        """Counts a step; `work` is its forward and backward pass, targets included."""
+        whole = count_flops(work)
+        targets = count_flops(lambda: self.targets(batch))
+        return StepFlops((whole - targets) / batch.padded_seconds, targets / batch.padded_seconds)
 
     def fitting_seconds(self) -> float:
         """The largest `plan.max_seconds` that fits the memory, from two batches of the longest cuts."""

@@ -2,6 +2,8 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -10,7 +12,6 @@ from spear import env
 from spear.log import get_logger
 
 logger = get_logger(__name__)
-_MATMULS = ("mm", "addmm", "bmm", "baddbmm")
 _PEAK_SIZE = {"cpu": 1024, "cuda": 8192}
 # Waiting for data is worth a word above this share of the time, over so many steps.
 WAIT_SHARE = 0.15
@@ -23,12 +24,32 @@ _KNOBS = {
 }
 
 
-def matmul_flops(function) -> float:
-    """Floating-point operations of the matrix products in a call; convolutions and the rest are not counted."""
+def count_flops(function: Callable[[], object]) -> float:
+    """Floating-point operations of a call: matrix products, convolutions and attention, a backward pass among them.
+
+    Elementwise operations are not counted. Everything that states a number of operations gets it from here.
+    """
     with FlopCounterMode(display=False) as counter:
         function()
-    counts = counter.get_flop_counts()["Global"]
-    return float(sum(count for op, count in counts.items() if str(op).split(".")[-1] in _MATMULS))
+    return float(counter.get_total_flops())
+
+
+@dataclass(frozen=True)
+class StepFlops:
+    """Floating-point operations for each padded second of audio.
+
+    Attributes:
+        model: encoder and heads, forward and backward; the optimizer is not counted.
+        targets: what is computed for the targets in every step: a teacher on the fly, or random projections. Targets
+            that are read from the disk cost nothing here.
+    """
+
+    model: float = 0.0
+    targets: float = 0.0
+
+    def done(self, padded_seconds: float) -> dict[str, float]:
+        """Operations of so much audio, as the rows of metrics name them."""
+        return {"model_flops": self.model * padded_seconds, "target_flops": self.targets * padded_seconds}
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:

@@ -162,7 +162,7 @@ def read_metrics(exp_dir: Path) -> list[dict]:
     path = exp_dir / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     assert len({row["run_id"] for row in rows}) <= 1, "rows of another run"
-    drawn = ("run_id", "seconds", "audio_seconds_per_second", "data_wait_share", "mfu")
+    drawn = ("run_id", "seconds", "audio_seconds_per_second", "data_wait_share", "mfu", "model_flops", "target_flops")
     return [{key: value for key, value in row.items() if key not in drawn} for row in rows]
 
 

@@ -23,7 +23,7 @@ import torch
 from spear.train import checkpoint, loop
 from spear.train.main import main
 
-TIMED = ("run_id", "seconds", "audio_seconds_per_second", "data_wait_share", "mfu")
+TIMED = ("run_id", "seconds", "audio_seconds_per_second", "data_wait_share", "mfu", "model_flops", "target_flops")
 
 
 class Kills:

@@ -188,6 +188,32 @@ def test_ablation_table_has_mean_and_deviation_over_training_seeds(data_dir, tmp
     assert "| first_tone | si_sdri dB | **7.2 ± 0.0** | 3.5 |" in table
 
 
+def test_ablation_table_has_differences_by_seed_and_what_trainings_cost(tmp_path):
+    scores = {"base": (0.50, 0.60), "other": (0.53, 0.61)}
+    runs = [
+        {"variant": variant, "training_seed": seed, "task": "words", "metric": "accuracy", "score": score}
+        for variant, pair in scores.items()
+        for seed, score in enumerate(pair)
+    ]
+    for variant, factor in (("base", 1), ("other", 2)):
+        for seed in (0, 1):
+            rows = [{"step": 1, "seconds": 36.0}, {"step": 1, "valid/loss/a/masked": 3.0}, {"step": 2, "seconds": 72.0}]
+            rows += [{"step": 3, "seconds": 18.0}]  # resumed: the clock began again
+            rows += [
+                {"step": 4, "seconds": 36.0, "audio_hours": 0.5, "model_flops": factor * 2e12, "target_flops": 0.0}
+            ]
+            (tmp_path / f"{variant}{seed}").mkdir()
+            fs.write_jsonl(tmp_path / f"{variant}{seed}" / "metrics.jsonl", rows)
+    groups = {variant: {seed: tmp_path / f"{variant}{seed}" for seed in (0, 1)} for variant in scores}
+    table = ablation.ablation_table(runs, ablation.training_costs(groups))
+    assert "| audio trained on | h, padding included | 0.500 | 0.500 |" in table
+    assert "| compute of encoder and heads | forward and backward | 2 TFLOP | 4 TFLOP |" in table
+    assert "of targets" not in table  # nobody computed any
+    assert "| training time | h | 0.030 | 0.030 |" in table
+    # Differences of 3 and 1 points: mean 2, deviation sqrt(2), t for one degree of freedom 12.706.
+    assert "| less base | other |" in table and "| words | +2.0 [-10.7, +14.7] |" in table
+
+
 def fill_training_and_tokens(data_dir, exp_dir):
     """A training log and tokens as the other commands write them."""
     (exp_dir / "student").mkdir(parents=True, exist_ok=True)

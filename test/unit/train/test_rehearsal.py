@@ -32,12 +32,12 @@ def fake_memory(monkeypatch, gigabytes_per_second: float) -> None:
     seconds = [0.0]
     forward = rehearsal.Rehearser.__init__
 
-    def init(self, model, data, config, world, forward_backward):
+    def init(self, model, data, config, world, forward_backward, targets):
         def noted(batch, *arguments, **options):
             seconds[0] = max(seconds[0], batch.padded_seconds)
             return forward_backward(batch, *arguments, **options)
 
-        forward(self, model, data, config, world, noted)
+        forward(self, model, data, config, world, noted, targets)
 
     monkeypatch.setattr(rehearsal.Rehearser, "__init__", init)
 

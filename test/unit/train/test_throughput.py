@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from spear.data import dataset
-from spear.train.throughput import DataWait, matmul_flops
+from spear.train.throughput import DataWait, count_flops
 
 
-def test_operations_of_matrix_products_are_counted():
-    a, b = torch.ones(10, 20), torch.ones(20, 30)
-    assert matmul_flops(lambda: (a @ b).relu()) == 2 * 10 * 20 * 30
+def test_operations_of_a_step_are_counted_with_convolutions_and_the_backward_pass():
+    a, b = torch.ones(10, 20), torch.ones(20, 30, requires_grad=True)
+    assert count_flops(lambda: (a @ b).relu()) == 2 * 10 * 20 * 30
+    assert count_flops(lambda: (a @ b).sum().backward()) == 2 * 2 * 10 * 20 * 30  # the gradient of b alone
+    kernel = torch.ones(5, 4, 3)
+    assert count_flops(lambda: torch.nn.functional.conv1d(torch.ones(2, 4, 12), kernel)) == 2 * 2 * 10 * 5 * 4 * 3
 
 
 def test_the_slow_part_is_named_with_its_knob():
