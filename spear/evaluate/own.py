@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from spear import fs, records
 from spear.audio.load import probe
 from spear.errors import ConfigError, DataError, SpearError
 from spear.evaluate.problems import Splits
@@ -21,16 +20,12 @@ from spear.evaluate.task import Task, fold_places, group_of
 from spear.evaluate.tasks.generic import LabelTask, SequenceTask
 from spear.evaluate.units import normalise_text
 from spear.manifest import Item
-from spear.manifest.corpora.tables import read_records
-from spear.manifest.scan import READABLE, Scan, files_below
+from spear.manifest.labelled import CLASS, PATHS, labelled_records, path_of
+from spear.manifest.scan import Scan
 from spear.manifest.words import split_of
 from spear.names import id_problem
 
 KINDS = ("multiclass", "text")
-PATHS = ("path", "file", "filename", "audio", "audio_path", "audio_filepath", "wav")
-"""Names of the column of paths."""
-
-_CLASS = "class"
 
 
 class _Folded:
@@ -94,7 +89,7 @@ class OwnLabels(Suite):
         self,
         data_dir: str | Path,
         protocol: str = "",
-        target: str = _CLASS,
+        target: str = CLASS,
         kind: str = "multiclass",
         group: str = "",
         folds: int = 5,
@@ -137,7 +132,7 @@ class OwnLabels(Suite):
                 rows.append(row)
                 seen.add(row.id)
             except SpearError as error:
-                name = str(record.get("id") or self._path_of(record) or "?")[:200]
+                name = str(record.get("id") or path_of(record) or "?")[:200]
                 skipped.append({"id": name, "split": "all", "reason": error.found})
         skipped += [{"id": bad["id"], "split": "all", "reason": bad["reason"]} for bad in found.refused]
         if not rows:
@@ -150,28 +145,10 @@ class OwnLabels(Suite):
         return Table(settled(rows, None, max_items, gain_db), skipped)  # nothing is written beside others' audio
 
     def _records(self, found: Scan) -> Iterator[dict[str, Any]]:
-        """The rows of the table, or {path, class} of the recordings of a folder; bad lines are noted in `found`."""
-        path = self.data_dir
-        if self.is_folder:
-            for name in files_below(path)[0]:
-                if Path(name).suffix.lower() in READABLE and len(Path(name).parts) > 1:
-                    yield {"path": name, _CLASS: Path(name).parts[0]}
-        elif path.name.removesuffix(".gz").endswith((".jsonl", ".json")):
-
-            def refuse(number: int, error: DataError) -> None:
-                found.refused.append({"id": f"line {number}", "reason": error.found})
-
-            yield from (record for _, record in records.iterate(path, dict[str, Any], refuse))
-        else:
-            _, header = next(fs.iter_lines(path), (0, ""))
-            delimiter = "\t" if "\t" in header else ";" if ";" in header and "," not in header else ","
-            yield from read_records(path, found, [part.strip() for part in self.target.split(",")], delimiter)
-
-    def _path_of(self, record: dict[str, Any]) -> str:
-        return next((str(record[name]) for name in PATHS if record.get(name)), "")
+        return labelled_records(self.data_dir, [part.strip() for part in self.target.split(",")], found)
 
     def _row(self, record: dict[str, Any], task: Task, seen: set[str]) -> Row:
-        fix, name = "correct that row", self._path_of(record)
+        fix, name = "correct that row", path_of(record)
         if not name:
             raise DataError(f"no path in a row with {', '.join(map(str, record))[:200]}", f"one of {PATHS}", fix)
         row_id = str(record.get("id") or name)
