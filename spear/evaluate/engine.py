@@ -1,8 +1,8 @@
 """The engine: trains the grid of one task on one upstream, selects on dev, and scores.
 
-A candidate is a learning rate with a variant (see `problems`). Its dev score is the mean over folds and head seeds. The
-selection looks at dev alone; where the published protocol selects on test (ASV, SD) or on a flawed dev set (KS, ER) the
-number of that rule is reported beside it, see `legacy`.
+A candidate is a point of the grid, as a rule a learning rate, with a variant (see `problems`). Its dev score is the
+mean over folds and head seeds. The selection looks at dev alone; where the published protocol selects on test (ASV, SD)
+or on a flawed dev set (KS, ER) the number of that rule is reported beside it, see `legacy`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,15 @@ from spear.evaluate.problems import Problem
 from spear.evaluate.protocol import Settings
 from spear.log import Progress, get_logger
 
+Point = float | str
+"""A point of a grid: its learning rate, or its name where heads differ in more than that."""
+
 logger = get_logger(__name__)
+
+
+def point_of(head: dict) -> Point:
+    """The point that a head was trained at."""
+    return head.get("point", head["learning_rate"])
 
 
 @dataclass
@@ -27,7 +35,8 @@ class Grid:
     """What a trained grid gave on one fold.
 
     Attributes:
-        heads: for each head learning_rate, seed, layer_weights, skipped_steps, curve, best_step.
+        heads: for each head learning_rate, seed, layer_weights, skipped_steps, curve, best_step; and `point` where
+            points are more than learning rates.
         hypotheses: split -> for each head {variant: hypotheses in the order of `rows`}.
         rows: split -> {id, reference}.
         steps: optimizer steps taken.
@@ -39,9 +48,9 @@ class Grid:
     rows: dict[str, list[dict]]
     steps: int
 
-    def predictions(self, split: str, rate: float, variant: str) -> list[dict]:
+    def predictions(self, split: str, point: Point, variant: str) -> list[dict]:
         """Prediction rows {id, fold, reference, hypotheses} of one candidate, a hypothesis for each head seed."""
-        chosen = [number for number, head in enumerate(self.heads) if head["learning_rate"] == rate]
+        chosen = [number for number, head in enumerate(self.heads) if point_of(head) == point]
         found = [self.hypotheses[split][number][variant] for number in chosen]
         return [
             {**row, "fold": self.fold, "hypotheses": [hypotheses[place] for hypotheses in found]}
@@ -59,6 +68,8 @@ def train_grid(problem: Problem, metric: str, settings: Settings, fold: str = ""
     bank = problem.make_bank()
     rates = settings.heads
     heads = [{"learning_rate": rate, "seed": seed, "curve": [], "best_step": 0} for rate, seed in rates]
+    for head, name in zip(heads, settings.point_names):
+        head["point"] = name
     hypotheses: dict[str, list[dict]] = {split: [{} for _ in rates] for split in ("dev", "test")}
     if bank is None:
         for split in hypotheses:
@@ -67,7 +78,7 @@ def train_grid(problem: Problem, metric: str, settings: Settings, fold: str = ""
             head |= {"layer_weights": [], "skipped_steps": 0}
         return Grid(fold, heads, hypotheses, _references(problem), 0)
     with arithmetic(settings):
-        _fit(problem, bank, metric, settings, heads, hypotheses, label)
+        steps = _fit(problem, bank, metric, settings, heads, hypotheses, label)
         if not problem.every_evaluation:
             if settings.early_stopping:
                 bank.restore_best()
@@ -79,7 +90,7 @@ def train_grid(problem: Problem, metric: str, settings: Settings, fold: str = ""
                         head[f"{split}_loss"] = loss
     for head, weights, skipped in zip(heads, bank.layer_weights(), bank.skipped_steps()):
         head |= {"layer_weights": weights, "skipped_steps": skipped}
-    return Grid(fold, heads, hypotheses, _references(problem), settings.max_steps)
+    return Grid(fold, heads, hypotheses, _references(problem), steps)
 
 
 def _references(problem: Problem) -> dict[str, list[dict]]:
@@ -88,10 +99,14 @@ def _references(problem: Problem) -> dict[str, list[dict]]:
 
 def _fit(
     problem: Problem, bank: Bank, metric: str, settings: Settings, heads: list, hypotheses: dict, label: str
-) -> None:
-    """The loop over steps; fills in curves, best steps and, where every evaluation is a variant, the hypotheses."""
+) -> int:
+    """The loop over steps; fills in curves, best steps and, where every evaluation is a variant, the hypotheses.
+
+    Returns how many steps were taken: fewer where all heads have stopped for want of a better evaluation.
+    """
     sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
     best = [(-float("inf"), -float("inf"))] * len(heads)
+    waiting = [0] * len(heads)
     # On the heads' device and summed there: to read a loss at every step would wait for a GPU.
     running_H = torch.zeros(len(heads), dtype=torch.float64, device=settings.device)
     batches = endless_batches(problem)
@@ -117,6 +132,8 @@ def _fit(
         interval = (step - 1) % settings.eval_every + 1
         train_losses = (running_H / interval).tolist()
         for number, head in enumerate(heads):
+            if settings.patience and waiting[number] >= settings.patience:
+                continue
             score = _dev_score(problem, metric, dev[number])
             point = {"step": step, "train_loss": train_losses[number], "dev_loss": dev_losses[number]}
             point["dev_score"] = score
@@ -124,13 +141,19 @@ def _fit(
             if problem.dev_accuracies is not None:
                 point["dev_accuracy"] = problem.dev_accuracies[number]
             value = point.get("dev_accuracy", sign * score)
-            # Among equal scores the lower loss: on small dev sets many evaluations tie.
-            rank = (value if np.isfinite(value) else -float("inf"), -dev_losses[number])
+            # Among equal scores the lower loss: on small dev sets many evaluations tie. Who waits for a better score
+            # must not wait for ever lower losses.
+            tie = 0.0 if settings.patience else -dev_losses[number]
+            rank = (value if np.isfinite(value) else -float("inf"), tie)
+            waiting[number] += 1
             if rank > best[number]:
-                best[number], improved_H[number], head["best_step"] = rank, True, step
+                best[number], improved_H[number], head["best_step"], waiting[number] = rank, True, step, 0
         if settings.early_stopping:
             bank.keep_best(improved_H)
         running_H.zero_()
+        if settings.patience and min(waiting) >= settings.patience:
+            return step
+    return settings.max_steps
 
 
 def _dev_score(problem: Problem, metric: str, found: dict[str, list[Any]]) -> float:
@@ -171,11 +194,12 @@ class Choice:
     variant: str
     score: float
     standard_error: float
+    point: Point
 
 
-def gather(grids: Sequence[Grid], split: str, rate: float, variant: str) -> list[dict]:
+def gather(grids: Sequence[Grid], split: str, point: Point, variant: str) -> list[dict]:
     """Prediction rows of one candidate over all folds."""
-    return [row for grid in grids for row in grid.predictions(split, rate, variant)]
+    return [row for grid in grids for row in grid.predictions(split, point, variant)]
 
 
 def select(
@@ -183,44 +207,47 @@ def select(
     metric: str,
     default_rate: float | None,
     split: str = "dev",
-    rates: Sequence[float] | None = None,
+    points: Sequence[Point] | None = None,
 ) -> Choice:
     """Chooses the candidate on a split.
 
     With a default it is the learning rate nearest (in ratio) to the declared default among those whose score is
     within one standard error (bootstrap over items) of the best: a small dev set cannot rank rates, a large one has a
-    small error and decides by itself. Without a default it is the best score, as the published protocol has it. A rate
+    small error and decides by itself. Without a default it is the best score, as the published protocol has it. A point
     of which some head took no step at all is never chosen while there is another.
 
     Args:
-        rates: that can be chosen; by default all of the grid.
+        default_rate: for grids whose points are learning rates.
+        points: that can be chosen; by default all of the grid.
     """
-    rates = sorted(rates or {head["learning_rate"] for grid in grids for head in grid.heads})
-    rates = [rate for rate in rates if _is_trained(grids, rate)] or rates
+    rate_of = {point_of(head): head["learning_rate"] for grid in grids for head in grid.heads}
+    points = sorted(points or rate_of)
+    points = [point for point in points if _is_trained(grids, point)] or points
     sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
-    tops: dict[float, tuple[float, str, list[dict]]] = {}
-    for rate in rates:
+    tops: dict[Point, tuple[float, str, list[dict]]] = {}
+    for point in points:
         for variant in grids[0].variants:
-            rows = gather(grids, split, rate, variant)
+            rows = gather(grids, split, point, variant)
             score = score_folds(metric, rows)
             value = sign * score if np.isfinite(score) else -float("inf")
-            if rate not in tops or value > tops[rate][0]:
-                tops[rate] = (value, variant, rows)
-    best = max(tops, key=lambda rate: tops[rate][0])
+            if point not in tops or value > tops[point][0]:
+                tops[point] = (value, variant, rows)
+    best = max(tops, key=lambda point: tops[point][0])
     low, high = interval_of_folds(metric, tops[best][2])
     error = (high - low) / (2 * 1.96) if np.isfinite(high - low) else 0.0
     chosen = best
-    if default_rate and len(rates) > 1:
-        close = [rate for rate in rates if tops[rate][0] >= tops[best][0] - error - 1e-9]
+    if default_rate and len(points) > 1:
+        close = [point for point in points if tops[point][0] >= tops[best][0] - error - 1e-9]
         chosen = min(close, key=lambda rate: (round(abs(np.log(rate / default_rate)), 6), -tops[rate][0]))
     value = tops[chosen][0]
-    return Choice(chosen, tops[chosen][1], sign * value if np.isfinite(value) else float("nan"), error)
+    score = sign * value if np.isfinite(value) else float("nan")
+    return Choice(rate_of[chosen], tops[chosen][1], score, error, chosen)
 
 
-def _is_trained(grids: Sequence[Grid], rate: float) -> bool:
-    """Whether every head of a learning rate took a step; a step whose gradient is not finite is none."""
+def _is_trained(grids: Sequence[Grid], point: Point) -> bool:
+    """Whether every head of a point took a step; a step whose gradient is not finite is none."""
     return not any(
-        head["learning_rate"] == rate and head.get("skipped_steps", 0) >= grid.steps > 0
+        point_of(head) == point and head.get("skipped_steps", 0) >= grid.steps > 0
         for grid in grids
         for head in grid.heads
     )
@@ -232,10 +259,12 @@ def run_grids(problems: dict[str, Problem], metric: str, settings: Settings, lab
     Raises:
         DataError: at every learning rate there is a head that took no step: what it would give is no score.
     """
-    grids = [
-        train_grid(problem, metric, settings, fold, f"{label} {fold}".strip()) for fold, problem in problems.items()
-    ]
-    if not any(_is_trained(grids, rate) for rate in settings.learning_rates):
+    grids = []
+    for fold, problem in problems.items():
+        # Where heads are trained in passes over the data, each fold has its own number of steps.
+        own = problem.settings if settings.patience else settings
+        grids.append(train_grid(problem, metric, own, fold, f"{label} {fold}".strip()))
+    if not any(_is_trained(grids, point_of(head)) for head in grids[0].heads):
         raise DataError(
             f"{label or 'heads'}: no head took a step, the gradients of all {grids[0].steps} were not finite",
             "finite losses",

@@ -38,7 +38,7 @@ def near_legacy(
         grids = engine.run_grids(problems, metric, settings, f"{label}, {NAME}")
         choice = engine.select(grids, metric, None)
     else:
-        choice = engine.select(grids, metric, None, "test", rates=[learning_rate])
+        choice = engine.select(grids, metric, None, "test", points=[learning_rate])
     rows = engine.gather(grids, "test", choice.learning_rate, choice.variant)
     return {
         "rule": task.legacy_rule,

@@ -1,16 +1,19 @@
-"""The two protocols: `superb`, as published, and `mini`, the same tasks and heads at the size of a small corpus.
+"""The protocols: `superb` and `hear`, as published, and `mini`, the same tasks and heads for a small corpus.
 
 `superb` has the published heads, losses, batch sizes, steps and evaluation intervals; only the learning rate may be
 searched, and the best on dev decides. The grids hold the rates with which published rows were made, half decades among
 them (SID from 5e-3 to 1e-1, PR and SD 5e-4, ASV 5e-5). `mini` has smaller recurrent heads and few steps, scales every
 dimension of every layer (with few steps the filterbank cannot be trained without) and lets the learning rate fall to
-zero instead of choosing a checkpoint on dev sets of a few items. Numbers of the two are never comparable, and every run
-file names its protocol.
+zero instead of choosing a checkpoint on dev sets of a few items. Numbers of `mini` and of the others are never
+comparable, and every run file names its protocol. `hear` is the predictor of HEAR 2021: perceptrons, whose grid has
+more than learning rates.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from spear.errors import ConfigError
 
@@ -90,10 +93,102 @@ class Settings:
     device: str = "cpu"
     precision: str = "float32"
 
+    patience: ClassVar[int] = 0
+    """Evaluations without a better score after which a head stops; 0: none does. See `PerceptronSettings`."""
+
     @property
     def heads(self) -> list[tuple[float, int]]:
         """(learning rate, seed) of every head."""
         return [(rate, seed) for rate in self.learning_rates for seed in self.seeds]
+
+    @property
+    def point_names(self) -> list[str]:
+        """For each head the name of its point of the grid; none where points are learning rates."""
+        return []
+
+
+@dataclass(frozen=True)
+class PerceptronPoint:
+    """A point of the grid of `PerceptronSettings`.
+
+    Attributes:
+        hidden_layers: 1 or 2.
+        initial: distribution of the first weights (Glorot and Bengio), `uniform` or `normal`.
+        learning_rate: of Adam.
+    """
+
+    hidden_layers: int
+    initial: str
+    learning_rate: float
+
+    @property
+    def name(self) -> str:
+        """In tables and run files."""
+        layers = "1 hidden layer" if self.hidden_layers == 1 else f"{self.hidden_layers} hidden layers"
+        return f"{layers}, {self.initial}, {self.learning_rate:g}"
+
+
+# The first eight of the sixteen after shuffling with seed 42, as heareval does.
+_PUBLISHED_POINTS = (
+    *((1, "normal", 1e-4), (2, "uniform", 1e-3), (1, "normal", 1e-3), (1, "normal", 3.2e-4)),
+    *((2, "normal", 3.2e-4), (2, "uniform", 3.2e-4), (2, "normal", 3.2e-3), (2, "uniform", 3.2e-3)),
+)
+GRIDS = ("published", "all")
+STATES = ("last", "mean", "weighted", "concat")
+
+
+@dataclass(frozen=True)
+class PerceptronSettings(Settings):
+    """How the predictors of HEAR 2021 (arXiv 2203.03022) are trained: perceptrons in passes over the embeddings.
+
+    `max_steps` is a limit beside `max_epochs`; a problem turns passes into steps.
+
+    Attributes:
+        states: what an embedding is: the last hidden state, the mean over states, a sum with learned weights, or all of
+            them side by side.
+        grid: `published`, the eight points that are drawn of sixteen; or `all`. With other learning rates than the
+            published ones it is always all.
+        max_epochs: passes at most.
+        epochs_per_evaluation: passes between evaluations on dev.
+        patience: see `Settings`.
+        only: the name of the one point that is trained; empty: those of the grid.
+    """
+
+    states: str = "last"
+    grid: str = "published"
+    max_epochs: int = 500
+    epochs_per_evaluation: int = 3
+    patience: int = 20
+    only: str = ""
+
+    def __post_init__(self):
+        for name, allowed in (("states", STATES), ("grid", GRIDS)):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} '{getattr(self, name)}'", " or ".join(allowed), f"correct --{name}")
+
+    @property
+    def points(self) -> list[PerceptronPoint]:
+        """Of the grid, or the one that was chosen."""
+        rates = {point[2] for point in _PUBLISHED_POINTS}
+        if self.grid == "published" and set(self.learning_rates) == rates:
+            found = [PerceptronPoint(*point) for point in _PUBLISHED_POINTS]
+        else:
+            found = [PerceptronPoint(*p) for p in itertools.product((1, 2), ("uniform", "normal"), self.learning_rates)]
+        return [point for point in found if self.only in ("", point.name)]
+
+    @property
+    def heads(self) -> list[tuple[float, int]]:
+        """See `Settings`."""
+        return [(point.learning_rate, seed) for point in self.points for seed in self.seeds]
+
+    @property
+    def point_names(self) -> list[str]:
+        """See `Settings`."""
+        return [point.name for point in self.points for _ in self.seeds]
+
+    def at(self, point: str) -> "PerceptronSettings":
+        """The settings of one point alone."""
+        return dataclasses.replace(self, only=point)
 
 
 _GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -200,7 +295,20 @@ _MINI = {
     "labels": _FEW,
     "sequence": _FEW_SEQUENCES,
 }
-PROTOCOLS = {"superb": _SUPERB, "mini": _MINI}
+_PERCEPTRONS = PerceptronSettings(
+    (3.2e-3, 1e-3, 3.2e-4, 1e-4),
+    hidden_dim=1024,
+    max_steps=10**9,
+    batch_size=1024,
+    eval_every=1,
+    max_gradient_norm=1e30,
+    dropout=0.1,
+)
+_HEAR = {"hear": _PERCEPTRONS}
+_MINI["hear"] = dataclasses.replace(
+    _PERCEPTRONS, learning_rates=(3.2e-3, 1e-3), hidden_dim=128, batch_size=64, max_epochs=60, patience=5
+)
+PROTOCOLS = {"superb": _SUPERB, "mini": _MINI, "hear": _HEAR}
 
 
 def settings_of(protocol: str, task: str, changes: Mapping[str, object] | None = None) -> Settings:

@@ -11,6 +11,7 @@ from spear.evaluate.estimate import estimate
 from spear.evaluate.legacy import NAME as LEGACY
 from spear.evaluate.legacy import near_legacy
 from spear.evaluate.metrics import interval_of_folds, score_folds
+from spear.evaluate.problems import Problem
 from spear.evaluate.protocol import Settings
 from spear.evaluate.table import Table
 from spear.evaluate.task import Task
@@ -33,22 +34,27 @@ def score_task(
     """
     metric = task.metrics[0]
     problems = task.problems(table, store, settings)
-    if settings.max_steps >= LONG_STEPS:
+    if settings.max_steps >= LONG_STEPS and not settings.patience:
         logger.info("%s", estimate(problems, settings, label).text)
-    grids = engine.run_grids(problems, metric, settings, label)
-    small = task.selection_problems(table, store, settings)
-    deciding = engine.run_grids(small, metric, settings, f"{label}, selection") if small else grids
-    choice = engine.select(deciding, metric, settings.default_rate)
-    rows = engine.gather(grids, "test", choice.learning_rate, choice.variant)
+    small: dict[str, Problem] = {}
+    if settings.patience:
+        grids, choice = _grid_on_the_first_fold(problems, metric, settings, label)
+        deciding = grids
+    else:
+        grids = engine.run_grids(problems, metric, settings, label)
+        small = task.selection_problems(table, store, settings)
+        deciding = engine.run_grids(small, metric, settings, f"{label}, selection") if small else grids
+        choice = engine.select(deciding, metric, settings.default_rate)
+    rows = _test_rows(grids, choice, metric, settings)
     scores = {name: score_folds(name, rows) for name in task.metrics}
     extra = {name: scores[name] for name in task.metrics[1:]}
     if BEAM in grids[0].hypotheses["test"][0]:
-        decoded = engine.gather(grids, "test", choice.learning_rate, BEAM)
+        decoded = engine.gather(grids, "test", choice.point, BEAM)
         extra |= {f"{name} with {BEAM}": score_folds(name, decoded) for name in task.metrics}
     legacy = near_legacy(task, table, store, settings, grids, choice.learning_rate, label)
     if legacy is not None:
         extra[f"{LEGACY} {metric}"] = legacy["score"]
-    chosen = [head for grid in grids for head in grid.heads if head["learning_rate"] == choice.learning_rate]
+    chosen = [head for grid in grids for head in grid.heads if engine.point_of(head) == choice.point]
     weights = [head["layer_weights"] for head in chosen if head["layer_weights"]]
     return {
         "score": scores[metric],
@@ -61,7 +67,7 @@ def score_task(
         "legacy": legacy,
         "learning_rate": choice.learning_rate,
         "variant": choice.variant,
-        "variants": _variant_scores(grids, metric, choice.learning_rate),
+        "variants": _variant_scores(grids, metric, choice.point),
         "layer_weights": np.mean(weights, axis=0).round(5).tolist() if weights else [],
         "steps": grids[0].steps,
         "grid": _grid_rows(grids, deciding, metric),
@@ -72,13 +78,36 @@ def score_task(
     }
 
 
-def _variant_scores(grids: list, metric: str, rate: float) -> dict[str, dict[str, float]]:
+def _grid_on_the_first_fold(
+    problems: dict[str, Problem], metric: str, settings: Settings, label: str
+) -> tuple[list[engine.Grid], engine.Choice]:
+    """The grid on the first fold alone; the point that is best on its dev is trained on the others (HEAR)."""
+    (first, problem), *others = problems.items()
+    grids = engine.run_grids({first: problem}, metric, settings, label)
+    choice = engine.select(grids, metric, None)
+    for _, other in others:
+        other.settings = other.settings.at(choice.point)
+    return grids + (engine.run_grids(dict(others), metric, settings, label) if others else []), choice
+
+
+def _test_rows(grids: list[engine.Grid], choice: engine.Choice, metric: str, settings: Settings) -> list[dict]:
+    """Predictions of the chosen candidate; where each fold has heads of its own, under the best variant of its dev."""
+    if not settings.patience:
+        return engine.gather(grids, "test", choice.point, choice.variant)
+    variants = [
+        engine.select([grid], metric, None, points=[choice.point]).variant if len(grid.variants) > 1 else choice.variant
+        for grid in grids
+    ]
+    return [row for grid, name in zip(grids, variants) for row in grid.predictions("test", choice.point, name)]
+
+
+def _variant_scores(grids: list, metric: str, point: engine.Point) -> dict[str, dict[str, float]]:
     """Dev and test score of every variant at the chosen rate; nothing when there is but one."""
     names = grids[0].variants
     if len(names) < 2:
         return {}
     return {
-        name: {split: score_folds(metric, engine.gather(grids, split, rate, name)) for split in ("dev", "test")}
+        name: {split: score_folds(metric, engine.gather(grids, split, point, name)) for split in ("dev", "test")}
         for name in names
     }
 
@@ -95,7 +124,7 @@ def _grid_rows(grids: list, deciding: list, metric: str) -> list[dict]:
             own = _one_head(grid, number)
             judges = [own] if deciding is grids else [_one_head(other, number) for other in deciding]
             choice = engine.select(judges, metric, None)
-            test = own.predictions("test", head["learning_rate"], choice.variant)
+            test = own.predictions("test", engine.point_of(head), choice.variant)
             rows.append(
                 {**head, "fold": grid.fold, "variant": choice.variant, "dev_score": choice.score}
                 | {"test_score": score_folds(metric, test)}

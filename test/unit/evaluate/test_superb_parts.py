@@ -207,7 +207,7 @@ def test_selection_takes_the_default_rate_unless_dev_tells_it_from_the_best():
     assert select([grid({1e-4: 80, 1e-3: 82})], "accuracy", 1e-4).learning_rate == 1e-4
     assert select([grid({1e-4: 80, 1e-3: 95})], "accuracy", 1e-4).learning_rate == 1e-3
     assert select([grid({1e-4: 80, 1e-3: 82})], "accuracy", None).learning_rate == 1e-3
-    assert select([grid({1e-4: 80, 1e-3: 95})], "accuracy", None, rates=[1e-4]).learning_rate == 1e-4
+    assert select([grid({1e-4: 80, 1e-3: 95})], "accuracy", None, points=[1e-4]).learning_rate == 1e-4
 
 
 def test_the_published_protocol_takes_the_best_rate_on_dev():
