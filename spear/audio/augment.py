@@ -74,3 +74,26 @@ def mix(
     if gain > 0.0:
         mixed[offset_samples : offset_samples + len(addition)] += (gain * addition).astype(np.float32)
     return mixed, gain
+
+
+def reverberate(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """A recording as it sounds in a room: convolved with an impulse response by FFT.
+
+    The loudest sample of the response is the direct sound and moves nothing; what rings on after the recording's end is
+    cut off. The mean power stays what it was.
+
+    Args:
+        samples: (samples,).
+        response: (samples,) at the same rate; a silent one changes nothing.
+
+    Returns:
+        (samples,) float32.
+    """
+    power = mean_power(samples)
+    if power < _SILENCE_POWER or not np.any(response):
+        return np.asarray(samples, dtype=np.float32)
+    size = 1 << (len(samples) + len(response) - 2).bit_length()
+    spectrum = np.fft.rfft(samples, size) * np.fft.rfft(response, size)
+    direct = int(np.abs(response).argmax())
+    wet = np.fft.irfft(spectrum, size)[direct : direct + len(samples)]
+    return (wet * np.sqrt(power / max(mean_power(wet), np.finfo(np.float64).tiny))).astype(np.float32)

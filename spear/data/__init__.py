@@ -5,7 +5,7 @@ from spear.data.cuts import Cut, CutTable
 from spear.data.dataset import PretrainDataset
 from spear.data.loader import EpochLoader, make_loader, make_validation_loader
 from spear.data.mixing import MixingConfig
-from spear.data.noises import load_noises
+from spear.data.noises import load_impulse_responses, load_noises
 from spear.data.plan import Plan, PlanLimits, build_plan
 from spear.data.sources import CutLimits, SourceConfig, Sources, load_sources
 from spear.data.streams import StreamConfig, TargetStream, TokenStream
@@ -26,6 +26,7 @@ __all__ = [
     "TargetStream",
     "TokenStream",
     "build_plan",
+    "load_impulse_responses",
     "load_noises",
     "load_sources",
     "make_loader",

@@ -177,6 +177,15 @@ class CutTable:
         return self._num_samples / SAMPLE_RATE_HZ
 
     @property
+    def keys(self) -> np.ndarray:
+        """(num_cuts,) `spear.shards.id_key` of the ids."""
+        keys = np.zeros(len(self), dtype=np.uint64)
+        for number, columns in self._columns.items():
+            of_source = self._source == number
+            keys[of_source] = columns.key[self._row[of_source]]
+        return keys
+
+    @property
     def is_speech(self) -> np.ndarray:
         """(num_cuts,) whether a cut is speech."""
         return self._domain == DOMAINS.index("speech")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spear.audio.augment import reverberate
 from spear.audio.fbank import Fbank
 from spear.audio.load import load_audio
 from spear.data import collate, mixing
@@ -39,6 +40,7 @@ class PretrainDataset:
         limits: of a batch; headroom for mixing is added to it.
         mixing: None for none.
         noises: cuts that are mixed in as noise, see `load_noises`; None for no noise.
+        impulse_responses: of the rooms in which cuts are heard, see `load_impulse_responses`; None for none.
         features: directory of stored features (row shards, one row per frame), used for cuts that are not mixed.
             Audio is read where there is none.
         plan_dir: where plans are kept (one directory for each epoch), memory-mapped; None to keep them in memory.
@@ -55,6 +57,7 @@ class PretrainDataset:
         limits: PlanLimits | None = None,
         mixing: MixingConfig | None = None,
         noises: CutTable | None = None,
+        impulse_responses: CutTable | None = None,
         features: str | Path | None = None,
         plan_dir: str | Path | None = None,
     ):
@@ -63,7 +66,7 @@ class PretrainDataset:
         limits = limits or PlanLimits()
         headroom = max(limits.headroom_seconds, mixing.headroom_seconds if mixing else 0.0)
         self.limits = dataclasses.replace(limits, headroom_seconds=headroom)
-        self.noises = noises
+        self.noises, self.impulse_responses = noises, impulse_responses
         self.fbank = Fbank()
         self._features = _open_features(features, self.fbank) if features else None
 
@@ -147,18 +150,23 @@ class PretrainDataset:
         is_speech_B = np.asarray([cut.domain == "speech" for cut in work.cuts])
         plain = MixingConfig(probability=0.0, audio_noise_probability=0.0)
         rng = numpy_rng(self.seed, "mixing", work.epoch, work.number)
-        work.decisions = mixing.decide(self.mixing or plain, is_speech_B, self.num_noises, rng)
+        decisions = mixing.decide(self.mixing or plain, is_speech_B, self.num_noises, rng)
+        rng = numpy_rng(self.seed, "mixup", work.epoch, work.number)
+        work.decisions = mixing.with_mixup(self.mixing or plain, decisions, rng)
         kinds, partners = work.decisions.kinds_B, work.decisions.partners_B
-        needs_wave = set(np.flatnonzero(kinds > 0)) | set(partners[partners >= 0].tolist())
+        rooms = self._rooms(work)
+        needs_wave = set(rooms) | set(np.flatnonzero(kinds > 0)) | set(partners[partners >= 0].tolist())
         with work.timed("read"):
             for row in range(count):
                 cut = work.cuts[row]
                 try:
                     tokens = {stream.name: stream.read(cut) for stream in self.streams}
-                    if self._features is not None and cut.id in self._features:
+                    if self._features is not None and row not in rooms and cut.id in self._features:
                         work.features[row] = self._features.read(cut.id)
                     if row in needs_wave or row not in work.features:
                         work.waves[row] = self._load(cut)
+                    if row in rooms:
+                        work.waves[row] = self._in_room(work, row, rooms[row])
                     work.tokens[row] = tokens
                 except (SpearError, OSError) as error:
                     work.skip(cut.id, error)
@@ -168,6 +176,26 @@ class PretrainDataset:
                     work.noises[row] = self._load_noises(work, row)
         if not work.rows:
             self._substitute_silence(work)
+
+    def _rooms(self, work: "_Work") -> dict[int, int]:
+        """The index of an impulse response by row, for cuts that are heard in a room."""
+        count = 0 if self.impulse_responses is None else len(self.impulse_responses)
+        if not count or not self.mixing or not self.mixing.reverb_probability:
+            return {}
+        rng = numpy_rng(self.seed, "reverb", work.epoch, work.number)
+        chosen_B = rng.random(len(work.cuts)) < self.mixing.reverb_probability
+        rooms_B = rng.integers(0, count, len(work.cuts))
+        return {int(row): int(rooms_B[row]) for row in np.flatnonzero(chosen_B)}
+
+    def _in_room(self, work: "_Work", row: int, room: int) -> np.ndarray:
+        """The samples of a row in a room, or as they are when its impulse response cannot be read."""
+        found = self.impulse_responses[room]
+        segment = found.start_seconds, found.duration_seconds, found.speed, found.channel, found.gain
+        try:
+            return reverberate(work.waves[row], load_audio(found.path, SAMPLE_RATE_HZ, *segment))
+        except (SpearError, OSError) as error:
+            work.skip(found.id, error)
+            return work.waves[row]
 
     def _load(self, cut: Cut) -> np.ndarray:
         """Samples of a cut, never more than the plan counted, and enough for the encoder."""
@@ -217,6 +245,9 @@ class PretrainDataset:
             return mixing.mix_noise(work.waves[row], work.noises[row], snr_db)
         if kind == "speech" and partner in work.tokens:
             return mixing.mix_speech(self.mixing, work.waves[row], work.waves[partner], partner, snr_db, uniforms)
+        if kind == "mixup" and partner in work.tokens:
+            share = float(decisions.shares_B[row])
+            return mixing.mix_up(work.waves[row], work.waves[partner], partner, share, uniforms[0])
         return None if row in work.features else Mixed(work.waves[row])
 
     def _targets(self, stream, work: "_Work", mixed: list[Mixed | None]) -> list[np.ndarray]:
@@ -232,6 +263,10 @@ class PretrainDataset:
                 else:
                     missing = stream.num_rows(len(mixture.wave)) - len(own_TN)
                     own_TN = np.pad(own_TN, ((0, max(missing, 0)), (0, 0)), constant_values=stream.nothing)
+            if stream.mixes_labels and self.mixing and self.mixing.mixup_probability:
+                is_sum = bool(mixture) and mixture.kind == "mixup"
+                other_TN = work.tokens[mixture.partner][stream.name] if is_sum else None
+                own_TN = mixing.mix_labels(own_TN, other_TN, mixture.share if is_sum else 1.0)
             rows.append(own_TN)
         return rows
 

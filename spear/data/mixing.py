@@ -4,7 +4,7 @@ All decisions of a batch are drawn at once, for every cut, whether or not they a
 batch's number in the epoch. They depend neither on the rank and worker that make the batch nor on files that fail.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from spear.data.cuts import SAMPLE_RATE_HZ
 from spear.data.streams import IGNORE, TargetStream
 from spear.errors import ConfigError
 
-KINDS = ("none", "noise", "speech")
+KINDS = ("none", "noise", "speech", "mixup")
 NOISE_PIECES = 3  # noise recordings that are strung together when one is shorter than the cut
 
 
@@ -35,6 +35,11 @@ class MixingConfig:
         overlap: range of the piece's share of the cut in "inside".
         noises: manifests of what is mixed in as noise (below the data directory), such as manifests/noise_musan.jsonl.
             They are lists of their own: without any there is no noise, whatever else is trained on.
+        mixup_probability: a cut is added to another one of the batch, and their tags are mixed in the same proportion
+            (arXiv 1710.09412). Noise and speech are then not mixed into it.
+        mixup_alpha: the cut's part of the sum is drawn from Beta(alpha, alpha).
+        reverb_probability: a cut is first heard in a room.
+        impulse_responses: manifests of the rooms' impulse responses (below the data directory).
     """
 
     probability: ranges.Share = 0.5
@@ -47,6 +52,10 @@ class MixingConfig:
     max_offset_seconds: records.NotNegative = 2.0
     overlap: tuple[ranges.Share, ranges.Share] = (0.2, 0.5)
     noises: tuple[str, ...] = ()
+    mixup_probability: ranges.Share = 0.0
+    mixup_alpha: records.Positive = 10.0
+    reverb_probability: ranges.Share = 0.0
+    impulse_responses: tuple[str, ...] = ()
 
     def __post_init__(self):
         ranges.check(self)
@@ -79,11 +88,12 @@ class Decisions:
 
     Args:
         kinds_B: index into `KINDS`.
-        partners_B: row of the speech partner, -1 without one.
+        partners_B: row of the partner, -1 without one.
         noises_BK: indexes of noise recordings.
         snrs_db_B: level of the cut over what is mixed in.
         uniforms_B3: offset, length and start of the piece of speech as shares of their ranges; for noise the first is
-            the place in the recording.
+            the place in the recording, for mixup the place in the partner.
+        shares_B: the cut's part of a sum with its partner; None without mixup.
     """
 
     kinds_B: np.ndarray
@@ -91,6 +101,7 @@ class Decisions:
     noises_BK: np.ndarray
     snrs_db_B: np.ndarray
     uniforms_B3: np.ndarray
+    shares_B: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +115,7 @@ class Mixed:
         offset_samples: where the partner starts in the cut.
         partner_start_samples, partner_num_samples: the part of the partner that is used.
         replacement: probability that a code of the partner replaces one of the cut where both speak.
+        share: the cut's part of the sum, in mixup.
     """
 
     wave: np.ndarray
@@ -113,6 +125,7 @@ class Mixed:
     partner_start_samples: int = 0
     partner_num_samples: int = 0
     replacement: float = 0.0
+    share: float = 1.0
 
 
 def decide(config: MixingConfig, is_speech_B: np.ndarray, num_noises: int, rng: np.random.Generator) -> Decisions:
@@ -138,6 +151,49 @@ def decide(config: MixingConfig, is_speech_B: np.ndarray, num_noises: int, rng: 
     low_B = np.where(kinds_B == 1, config.noise_snr_db[0], config.speech_snr_db[0])
     high_B = np.where(kinds_B == 1, config.noise_snr_db[1], config.speech_snr_db[1])
     return Decisions(kinds_B, partners_B, noises_BK, low_B + snr * (high_B - low_B), uniforms_B3)
+
+
+def with_mixup(config: MixingConfig, decisions: Decisions, rng: np.random.Generator) -> Decisions:
+    """The decisions for a batch, some of them replaced by mixup; the same without any, or for a single cut."""
+    batch = len(decisions.kinds_B)
+    if not config.mixup_probability or batch < 2:
+        return decisions
+    chosen_B, choice_B = rng.random((2, batch))
+    shares_B = rng.beta(config.mixup_alpha, config.mixup_alpha, batch)
+    chosen_B = chosen_B < config.mixup_probability
+    others_B = (choice_B * (batch - 1)).astype(np.int64)
+    others_B += others_B >= np.arange(batch)
+    return replace(
+        decisions,
+        kinds_B=np.where(chosen_B, KINDS.index("mixup"), decisions.kinds_B),
+        partners_B=np.where(chosen_B, others_B, decisions.partners_B),
+        shares_B=shares_B,
+    )
+
+
+def mix_up(wave: np.ndarray, other: np.ndarray, partner: int, share: float, uniform: float) -> Mixed:
+    """The weighted sum of a cut and another one, as long as the cut.
+
+    Args:
+        wave: (num_samples,) the cut.
+        other: the partner; a longer one gives a piece from a random place, a shorter one ends earlier.
+        partner: its row.
+        share: of the cut.
+        uniform: the place of the piece, as a share of what is possible.
+    """
+    start = int(uniform * max(0, len(other) - len(wave)))
+    mixed = (share * wave).astype(np.float32)
+    piece = other[start : start + len(wave)]
+    mixed[: len(piece)] += ((1 - share) * piece).astype(np.float32)
+    return Mixed(mixed, "mixup", partner, partner_start_samples=start, partner_num_samples=len(piece), share=share)
+
+
+def mix_labels(own_1C: np.ndarray, other_1C: np.ndarray | None, share: float) -> np.ndarray:
+    """float32 (1, C) labels of the sum of two cuts (`other_1C` None: of one); `IGNORE` where one of them has none."""
+    if other_1C is None:
+        return own_1C.astype(np.float32)
+    mixed_1C = share * own_1C + (1 - share) * other_1C
+    return np.where((own_1C == IGNORE) | (other_1C == IGNORE), IGNORE, mixed_1C).astype(np.float32)
 
 
 def mix_noise(wave: np.ndarray, noises: list[np.ndarray], snr_db: float) -> Mixed:

@@ -13,6 +13,26 @@ from spear.log import get_logger
 logger = get_logger(__name__)
 
 
+def load_impulse_responses(paths: Sequence[str | Path]) -> CutTable:
+    """Reads manifests of rooms' impulse responses.
+
+    Raises:
+        DataError: no such file, or a line is not a cut.
+    """
+    for path in paths:
+        if not Path(path).exists():
+            raise DataError(
+                f"no manifest {path}, which mixing.impulse_responses names",
+                "cuts that are impulse responses",
+                "correct the path, or set mixing.reverb_probability to 0",
+            )
+    columns = {number: read_columns(path) for number, path in enumerate(paths)}
+    rows = {number: np.flatnonzero(np.asarray(columns[number].duration) > 0) for number in columns}
+    if not any(map(len, rows.values())):
+        return CutTable([])
+    return CutTable.chosen(columns, rows, {number: columns[number].domain[rows[number]] for number in columns})
+
+
 def load_noises(paths: Sequence[str | Path], trained_on: Sequence[str | Path] = ()) -> CutTable:
     """Reads manifests of noise. Cuts of speech, and those with a label that counts as human, are left out and counted.
 

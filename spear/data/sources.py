@@ -26,6 +26,7 @@ class SourceConfig:
         domain: "speech" or "audio"; empty for each item's own.
         weight: expected occurrences of a cut per epoch; fractions and zero are allowed.
         item_weights: file of ``id <tab> weight`` lines that multiply `weight`; cuts not in it keep 1. Empty for none.
+        held_out: none of its cuts are trained on and all are scored, whatever `valid_fraction` is.
         tokens: directory of a stream's tokens for this source, by stream name, where it is not the stream's own.
     """
 
@@ -34,6 +35,7 @@ class SourceConfig:
     domain: str = ""
     weight: records.NotNegative = 1.0
     item_weights: str = ""
+    held_out: bool = False
     tokens: dict[str, str] = field(default_factory=dict)
 
 

@@ -73,6 +73,7 @@ class TargetStream:
         frame_rate_hz: of the rows.
         row_bytes: of one row in a batch.
         nothing: the value that stands where there is no target.
+        mixes_labels: whether its rows can be added up in proportion when cuts are (mixup of tags).
     """
 
     name: str
@@ -81,6 +82,7 @@ class TargetStream:
     frame_rate_hz: float
     row_bytes: int
     nothing: int | float
+    mixes_labels: bool = False
 
     @property
     def mix_tokens(self) -> bool:

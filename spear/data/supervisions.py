@@ -128,6 +128,7 @@ class SupervisionStream(TargetStream):
 
     def __init__(self, config: SupervisionStreamConfig, items: Iterable[tuple[Item, bool]]):
         self.config, self.name, self.what = config, config.name, WORDS[config.kind]
+        self.mixes_labels = config.kind == "tags"
         self.refused: list[dict] = []
         rows = []
         for item, trained in items:
@@ -283,6 +284,33 @@ class SupervisionStream(TargetStream):
         rows[0, found] = 1
         return rows
 
+    def sampling_weights(self, keys: np.ndarray) -> np.ndarray:
+        """(num_keys,) sums over a cut's labels of 1 / the number of training cuts that have it; 0 without labels.
+
+        Args:
+            keys: `spear.shards.id_key` of the cuts.
+        """
+        return self._summed(keys, 1.0 / np.maximum(self.counts, 1))
+
+    def expected_counts(self, keys: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """(vocabulary.size,) how often each label is met when the cuts with these keys occur so often each."""
+        places, known = self._places(keys)
+        sizes = (self._ends - self._starts)[places[known]]
+        numbers = self._all[_ranges(self._starts[places[known]], sizes)]
+        return np.bincount(numbers, np.repeat(weights[known], sizes), self.vocabulary.size)
+
+    def _summed(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+        places, known = self._places(keys)
+        sizes = (self._ends - self._starts)[places[known]]
+        owners = np.repeat(np.flatnonzero(known), sizes)
+        numbers = self._all[_ranges(self._starts[places[known]], sizes)]
+        return np.bincount(owners, values[numbers], len(keys))
+
+    def _places(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where keys stand, and whether they do."""
+        places = np.minimum(np.searchsorted(self._keys, keys), max(len(self._keys) - 1, 0))
+        return places, self.has_keys(keys, 0)
+
     def save(self, directory: str | Path) -> None:
         """Writes the vocabulary, and the list of what is left out, beside a run."""
         self.vocabulary.save(Path(directory) / f"vocabulary.{self.name}.json")
@@ -293,6 +321,12 @@ class SupervisionStream(TargetStream):
 def least_frames(numbers: Sequence[int]) -> int:
     """The fewest frames in which CTC can say a sequence: a blank parts equal neighbours."""
     return len(numbers) + sum(first == second for first, second in zip(numbers, numbers[1:]))
+
+
+def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """start, start + 1, ... of each range, one range after the other."""
+    ends = np.cumsum(sizes)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - sizes, sizes) + np.repeat(starts, sizes)
 
 
 def _listed(names: Iterable[str], most: int = 10) -> str:

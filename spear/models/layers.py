@@ -60,9 +60,10 @@ class LayerMix(nn.Module):
         weights = self.logits_L.softmax(0)
         states = (encoded.embed_BTD, *encoded.layers)
         mixed_BTD = sum(weight * with_channels(state_BTD, self.dim) for weight, state_BTD in zip(weights, states))
-        if self.factor == 1:
-            return mixed_BTD
-        return self._grouped(mixed_BTD, encoded.layer_lens_B, encoded.hidden_BTD.shape[1])
+        if self.factor > 1:
+            mixed_BTD = self._grouped(mixed_BTD, encoded.layer_lens_B, encoded.hidden_BTD.shape[1])
+        # Nothing is added, but what leads to the output alone gets gradients of zero and not none, as ranks expect.
+        return mixed_BTD + encoded.hidden_BTD[:, :, :0].sum()
 
     def _grouped(self, x_BTD: Tensor, lens_B: Tensor, num_frames: int) -> Tensor:
         """The mean over the valid frames of each `factor` successive ones."""

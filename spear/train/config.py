@@ -12,7 +12,9 @@ from spear.data.sources import CutLimits, SourceConfig
 from spear.errors import ConfigError
 from spear.models import encoders
 from spear.models.mask import MaskConfig
+from spear.models.spec_augment import SpecAugmentConfig
 from spear.train.objectives import registry
+from spear.train.sampling import SamplingConfig
 
 # Weight of each stream's loss on each domain. Streams are named after what their teacher knows;
 # a run with other streams, or other weights, states `streams.<name>.domain_weights` itself.
@@ -30,7 +32,8 @@ class StreamConfig(Choice):
     Attributes:
         objective: `tokens` (of a teacher, from the token store), `random_projection` (BEST-RQ: codes of the unmasked
             features; needs no teacher), `labels` (one class a frame: k-means clusters), `features` (a teacher's frames:
-            USAD), or one that an installed package brings.
+            USAD), `tagging`, `classification` and `verification` (labels of the cuts: fine-tuning), or one that an
+            installed package brings.
         domain_weights: weight of this stream's loss per domain; None takes the strategy's.
         settings: of the objective's class; nested plain values are converted, None means its defaults.
     """
@@ -74,6 +77,9 @@ class ModelConfig(Choice):
         if not (isinstance(self.settings, encoders.EncoderConfig) and self.settings.encoder == self.encoder):
             option = self.option(self.encoder)
             self.settings = from_dict(option, self.settings or {}, f"the settings of encoder {self.encoder}")
+
+
+LAST = "last"
 
 
 @dataclass
@@ -123,6 +129,9 @@ class TrainConfig:
         valid_fraction: share of the cuts (chosen by id) kept out of training and scored unmasked and masked.
         masked_weight, unmasked_weight: weights of frames by whether their input was masked.
         head_initial_scale: of the heads' first weights, relative to the paper's; see `spear.models.heads`.
+        mask, mixing: of what is predicted from, and of what is heard.
+        spec_augment: warps and masks features; off by default, since masks of pre-training are another thing.
+        sampling: cuts with rare labels come more often.
         accumulation: batches per rank and optimizer step; `auto`: what comes closest to plan.global_seconds.
         parallel: what several ranks do with parameters, average and optimizer: `ddp` keeps all on each, `fsdp` shards
             the layers over ranks (less memory, more traffic). Checkpoints are the same.
@@ -134,6 +143,8 @@ class TrainConfig:
         keep_checkpoints: older ones are deleted.
         average_every_steps: the averaged model takes in the parameters this often.
         average_last_steps: the final model is the average over these last steps (0: no averaging).
+        average_by: `last`, or a number of the validation (valid/map/tags): then the final model is the mean of the
+            average_best checkpoints with its best values, which are kept; one is written at every validation.
         max_non_finite_steps: training stops after this many skipped steps.
         rehearsal_batches: so many of the costliest batches are run before a new run's first step (0: none).
         memory_limit_gb: memory that a rank may use, for the rehearsal and `plan.max_seconds: auto`; 0: what there is.
@@ -158,6 +169,8 @@ class TrainConfig:
     head_initial_scale: records.NotNegative = 1.0
     mask: MaskConfig = field(default_factory=MaskConfig)
     mixing: MixingConfig = field(default_factory=MixingConfig)
+    spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     plan: PlanLimits = field(default_factory=PlanLimits)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     accumulation: records.PositiveCount | str = 1
@@ -172,6 +185,8 @@ class TrainConfig:
     keep_checkpoints: records.Count = 3
     average_every_steps: records.PositiveCount = 200
     average_last_steps: records.Count = 16_000
+    average_by: str = LAST
+    average_best: records.PositiveCount = 10
     max_non_finite_steps: records.Count = 20
     rehearsal_batches: records.Count = 3
     memory_limit_gb: records.NotNegative = 0.0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from spear import dist, env, fs
 from spear.log import human_flops, human_seconds
-from spear.train.config import TrainConfig
+from spear.train.config import LAST, TrainConfig
 from spear.train.loop import Trainer
 from spear.train.rehearsal import peak_bytes, used_bytes
 
@@ -81,6 +81,7 @@ def estimate(config: TrainConfig, world: dist.World) -> Estimate:
             valid_every_steps=never,
             checkpoint_every_steps=never,
             average_last_steps=0,
+            average_by=LAST,
             freeze_encoder_steps=0,  # most of the steps are without, and cost more
             tensorboard=False,
         )
@@ -108,6 +109,7 @@ def _reckon(config: TrainConfig, trainer: Trainer, folder: Path, total: float, p
     audio_hours = trainer.audio_hours(config.num_steps)
     # The oldest is deleted when the newest is whole.
     kept = config.keep_checkpoints + 1 + (0 < config.average_last_steps < config.num_steps)
+    kept += config.average_best if config.average_by != LAST else 0
     kept = min(kept, config.num_steps // config.checkpoint_every_steps + 2)
     checkpoint_bytes = _size(folder / "checkpoints")
     return Estimate(

@@ -19,6 +19,7 @@ from spear.data import Batch, make_loader
 from spear.log import get_logger
 from spear.memory import keep_freed_memory
 from spear.models.mask import sample_masks
+from spear.models.spec_augment import spec_augment
 from spear.nn import kept_whitening_memory, scheduled_floats
 from spear.optim import Eden, ScaledAdam, parameter_groups
 from spear.seeds import numpy_rng, seed_global
@@ -81,6 +82,7 @@ class Trainer:
         self.dtype = torch.bfloat16 if bf16 else torch.float32
         compat.allow_tf32(world.device, self.dtype)
         self.step, self.epoch, self.batch, self.seen_seconds = 0, 0, 0, 0.0
+        self.validated: tuple[int, dict] = (-1, {})  # step and numbers of the last validation
         self.valid_pending = False  # a signal came during validation: it is done again after resuming
         self.non_finite = NonFiniteSteps(config.max_non_finite_steps, Path(config.exp_dir))
         self.stop = StopRequest()
@@ -236,7 +238,7 @@ class Trainer:
     def _forward(self, batch: Batch, number: int, synchronise: bool):
         """Forward and backward pass of one batch; returns the model's output."""
         rng = numpy_rng(self.config.seed, "mask", self.epoch, number)
-        inputs = self.inputs(batch, rng)
+        inputs = self._augmented(self.inputs(batch, rng), number)
         # Dropout, layer skips and the like draw from torch's global generator inside the model.
         seed_global(self.config.seed, "model_noise", self.epoch, number)
         if isinstance(self.wrapped, DistributedDataParallel):
@@ -246,6 +248,11 @@ class Trainer:
         # DDP and FSDP divide the summed gradients by the number of ranks; the loss is a sum, so that is undone here.
         (output.loss * self.world.size).backward()
         return output
+
+    def _augmented(self, inputs: tuple, number: int) -> tuple:
+        """The inputs with features changed as `spec_augment` says; targets were made before."""
+        rng = numpy_rng(self.config.seed, "spec_augment", self.epoch, number)
+        return spec_augment(*inputs[:2], self.config.spec_augment, rng), *inputs[1:]
 
     def inputs(self, batch: Batch, rng) -> tuple:
         """Arguments of the model: features, targets, weights, and masks when `rng` is given."""
@@ -333,7 +340,7 @@ class Trainer:
         self.valid_pending = True
         row = validate(self)
         if row is not None:
-            self.valid_pending = False
+            self.valid_pending, self.validated = False, (self.step, row)
             self.log.write(self.step, row, prefix="valid/")
         self.window = Window(self.objectives, self.world.device)  # its time is no training time
 

@@ -14,6 +14,7 @@ from spear.nn import set_whitening_memory, whitening_memory
 from spear.optim import load_optimizer_tensors, optimizer_tensors
 from spear.train import checkpoint, setup
 from spear.train.averaging import window_mean
+from spear.train.best import Best
 from spear.train.sharding import host_copies, load_whole
 
 logger = get_logger(__name__)
@@ -33,11 +34,12 @@ class Saver:
     def __init__(self, trainer):
         self.trainer, self.config = trainer, trainer.config
         self._writer = checkpoint.Writer()
+        self.best = Best(self.config, trainer.objectives, trainer.identity, bool(trainer.data.valid))
 
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint belongs to this step."""
         periodic = step % self.config.checkpoint_every_steps == 0
-        return periodic or step in (self._window_start(), self.config.num_steps)
+        return periodic or step in (self._window_start(), self.config.num_steps) or self.best.is_due(step)
 
     def save(self) -> None:
         """Begins to write a checkpoint that `resume` continues from.
@@ -69,6 +71,7 @@ class Saver:
             "whitening": whitening,
             "optimizer": numbers,
             "schedule": trainer.schedule.state_dict(),
+            **self.best.entry(trainer.step, trainer.validated),
             **self._provenance,
         }
         directory = checkpoint.directory_of(self.config.exp_dir, trainer.step)
@@ -132,7 +135,7 @@ class Saver:
             state = host_copies(trainer.model.state_dict(), is_main)
             mean = host_copies(trainer.average.mean, is_main)
         if is_main:
-            state = {name: value.float() for name, value in state.items()}
+            state, made_of = {name: value.float() for name, value in state.items()}, {}
             start, count = self._window_start(), trainer.average.count
             found = None
             if start > 0:
@@ -142,7 +145,10 @@ class Saver:
                 if count > meta["average_count"]:
                     earlier = checkpoint.read_tensors(directory, "model_avg")
                     state = window_mean(mean, count, earlier, meta["average_count"])
-            checkpoint.save(final, {"model": state}, {"step": trainer.step, **self._provenance})
+            if self.best.wanted:
+                best, made_of = self.best.mean()
+                state = best or state
+            checkpoint.save(final, {"model": state}, {"step": trainer.step, **made_of, **self._provenance})
             logger.info("final model: %s", final)
         dist.barrier()
         return final
@@ -153,7 +159,7 @@ class Saver:
         return dist.gather_objects(memory) if memory else []
 
     def _prune(self) -> None:
-        always = {self._window_start()}
+        always = {self._window_start(), *self.best.steps()}
         checkpoint.prune(self.config.exp_dir, self.config.keep_checkpoints, always, self.trainer.identity)
 
     def _position(self) -> tuple[int, int, int]:

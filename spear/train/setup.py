@@ -5,10 +5,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from spear import config as configuration
-from spear.data import CutTable, PlanLimits, PretrainDataset, load_noises, load_sources
+from spear.data import CutTable, PlanLimits, PretrainDataset, load_impulse_responses, load_noises, load_sources
 from spear.data.cuts import NUM_DRAWS
 from spear.data.sources import read_source
 from spear.data.streams import StreamConfig
@@ -23,6 +24,7 @@ from spear.seeds import seed_global
 from spear.train.config import ModelConfig, TrainConfig
 from spear.train.config import StreamConfig as TrainStreamConfig
 from spear.train.objectives import Context, Objective, load
+from spear.train.sampling import weighted
 from spear.train.sharding import load_whole
 
 logger = get_logger(__name__)
@@ -63,9 +65,12 @@ def load_data(config: TrainConfig, num_ranks: int = 1) -> RunData:
     items = {source.name: read_source(source) for source in sources}
     # A cut's part depends on its id alone.
     is_valid = {name: columns.draw < config.valid_fraction * NUM_DRAWS for name, columns in items.items()}
+    is_valid |= {source.name: np.ones(len(items[source.name]), dtype=bool) for source in sources if source.held_out}
     features = data_dir / "fbank" if (data_dir / "fbank" / "card.json").exists() else None
     kept = {name: ~valid for name, valid in is_valid.items()}
     loaded = load_sources(sources, streams, config.cut_limits, items=items, chosen=kept)
+    _check_mixup(config, loaded.streams)
+    loaded = weighted(config.sampling, loaded)
     limits = config.plan
     if limits.max_seconds == "auto":  # the trainer replaces it when it has a model to measure
         limits = dataclasses.replace(limits, max_seconds=PlanLimits.max_seconds)
@@ -75,6 +80,7 @@ def load_data(config: TrainConfig, num_ranks: int = 1) -> RunData:
         limits=limits,
         mixing=config.mixing,
         noises=_noises(config, data_dir, loaded.cuts),
+        impulse_responses=_impulse_responses(config, data_dir),
         features=features,
         plan_dir=Path(config.exp_dir) / "plan",
     )
@@ -89,6 +95,28 @@ def load_data(config: TrainConfig, num_ranks: int = 1) -> RunData:
         except DataError as error:
             logger.warning("no validation: %s", error.found)
     return RunData(train, valid, loaded.summary)
+
+
+def _check_mixup(config: TrainConfig, streams: list) -> None:
+    """Refuses to add up cuts whose targets cannot be added up."""
+    others = [stream.name for stream in streams if not stream.mixes_labels]
+    if config.mixing.mixup_probability and others:
+        raise ConfigError(
+            f"mixing.mixup_probability: {config.mixing.mixup_probability} with stream {', '.join(others)}",
+            "streams of tags alone: other targets cannot be mixed in proportion",
+            "set mixing.mixup_probability: 0, or remove the stream",
+        )
+
+
+def _impulse_responses(config: TrainConfig, data_dir: Path) -> CutTable:
+    """Of the rooms in which cuts are heard, with a warning where rooms are asked for and there are none."""
+    found = load_impulse_responses([data_dir / path for path in config.mixing.impulse_responses])
+    if config.mixing.reverb_probability and not len(found):
+        logger.warning(
+            "mixing.reverb_probability is %g, but mixing.impulse_responses is empty: cuts stay as they are",
+            config.mixing.reverb_probability,
+        )
+    return found
 
 
 def _noises(config: TrainConfig, data_dir: Path, cuts: CutTable) -> CutTable | None:

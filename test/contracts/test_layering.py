@@ -37,7 +37,7 @@ NEIGHBOURS = {
     ("tokens", "teachers"),
     ("teachers", "models"),
 }
-NEIGHBOURS |= {("models", "nn"), ("recipe", "train"), ("recipe", "evaluate")}
+NEIGHBOURS |= {("models", "nn"), ("recipe", "train"), ("recipe", "evaluate"), ("train", "evaluate")}
 # Third-party modules that only some parts may import.
 PLACES = {
     "lhotse": {"manifest", "data"},

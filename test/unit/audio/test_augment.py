@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from spear.audio import gain_for_snr, mean_power, mix, replacement_probability
+from spear.audio.augment import reverberate
 from spear.errors import ConfigError
 
 
@@ -79,3 +80,20 @@ def test_settings_that_make_no_sense_are_refused(arguments):
         mix(noise(100, 0.1), noise(10, 0.1), 0.0, **arguments)
     with pytest.raises(ConfigError, match="one dimension"):
         mix(np.zeros((2, 5), np.float32), noise(10, 0.1), 0.0)
+
+
+def test_a_room_is_a_convolution_that_starts_with_the_direct_sound_and_keeps_the_level():
+    rng = np.random.default_rng(0)
+    samples = rng.normal(0, 0.1, 3000).astype(np.float32)
+    response = np.concatenate([[0.01, -0.02, 0.9], 0.3 * rng.normal(size=400) * np.exp(-np.arange(400) / 80)])
+    wet = reverberate(samples, response)
+    direct = np.convolve(samples.astype(np.float64), response)[2 : 2 + len(samples)]
+    expected = direct * np.sqrt(mean_power(samples) / mean_power(direct))
+    np.testing.assert_allclose(wet, expected, atol=1e-6)
+    assert wet.dtype == np.float32 and mean_power(wet) == pytest.approx(mean_power(samples), rel=1e-5)
+
+
+@pytest.mark.parametrize("samples, response", [(np.zeros(50), np.ones(9)), (np.ones(50), np.zeros(9))])
+def test_silence_stays_as_it_is_in_any_room(samples, response):
+    assert np.array_equal(reverberate(samples, response), samples)
+    assert np.array_equal(reverberate(np.ones(50), np.array([0.5])), np.ones(50))
