@@ -9,6 +9,7 @@ run for a day as its default. jsonargparse checks and converts the values.
 import dataclasses
 import difflib
 import enum
+import functools
 import os
 import re
 import sys
@@ -180,8 +181,7 @@ class _Settings:
 
     def build(self) -> Any:
         """Checks and converts the values, and makes the instance."""
-        parser = jsonargparse.ArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(self.config_class)
+        parser = _parser(self.config_class)
         folded = self._fold([self.config_class], self.values, "")
         try:
             values = parser.parse_object(folded)
@@ -364,9 +364,20 @@ def _options(hint: Any) -> list:
     return [hint]
 
 
+# Both take milliseconds for a class, and settings of a run have dozens.
+_type_hints = functools.cache(typing.get_type_hints)
+
+
+@functools.cache
+def _parser(config_class: type) -> jsonargparse.ArgumentParser:
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(config_class)
+    return parser
+
+
 def _fields(config_class: type) -> dict[str, tuple[Any, dataclasses.Field]]:
     """Type and field of every setting of a dataclass; of a choice, those of all that can be chosen."""
-    hints = typing.get_type_hints(config_class)
+    hints = _type_hints(config_class)
     found = {field.name: (hints[field.name], field) for field in dataclasses.fields(config_class) if field.init}
     for option in _options_of(config_class):
         found.pop("settings", None)

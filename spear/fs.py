@@ -252,8 +252,8 @@ def sha256_file(path: str | Path) -> str:
     """Hex digest of a file, read in pieces."""
     digest = hashlib.sha256()
     # Large pieces: between two of them a thread waits for its turn, which other threads may hold for 5 ms.
-    piece = memoryview(bytearray(1 << 24))
     with open(path, "rb", buffering=0) as handle:
+        piece = memoryview(bytearray(min(1 << 24, max(1 << 12, os.fstat(handle.fileno()).st_size))))
         while size := handle.readinto(piece):
             digest.update(piece[:size])
     return digest.hexdigest()

@@ -306,11 +306,23 @@ def _metrics(folder: Path) -> list[Path]:
     return [folder / "metrics.jsonl"]
 
 
+_drawn: dict[str, int | None] = {}
+
+
+def _size(value: Any) -> str:
+    is_number = isinstance(value, int | float) and abs(value) < 1e300
+    return f"{value:.0e}"[:2].strip("123456789") + f"{value:.0e}"[-4:] if is_number else type(value).__name__
+
+
 def _read_metrics(folder: Path):
     from spear.evaluate.figures import read_training, to_svg, training_figure
 
-    figure = training_figure(read_training(folder / "metrics.jsonl"), "a")
-    return figure and len(to_svg(figure))
+    rows = read_training(folder / "metrics.jsonl")
+    # To draw takes a second: rows that are the same but for their digits are not drawn again.
+    if (key := str([(name, _size(value)) for row in rows for name, value in row.items()])) not in _drawn:
+        figure = training_figure(rows, "a")
+        _drawn[key] = figure and len(to_svg(figure))
+    return _drawn[key]
 
 
 def _scores(folder: Path) -> list[Path]:
