@@ -26,10 +26,26 @@ _MIN_SAMPLES = 1600  # shorter pieces are padded with zeros, so that each has a 
 
 @dataclass(frozen=True)
 class Recording:
-    """A file that can be heard, as it was named, and how long it is."""
+    """A file that can be heard, or a stretch of it.
+
+    Attributes:
+        path: as it was named.
+        duration_seconds: of what is heard.
+        start_seconds, speed, channel, gain: see `spear.audio.load.load_audio`.
+    """
 
     path: Path
     duration_seconds: float
+    start_seconds: float = 0.0
+    speed: float = 1.0
+    channel: int | None = None
+    gain: float = 1.0
+
+    def read(self, piece: "Piece", sample_rate_hz: int) -> np.ndarray:
+        """(samples,) float32 of a piece."""
+        start = self.start_seconds + piece.start_seconds
+        how = (self.speed, self.channel, self.gain)
+        return load_audio(self.path, sample_rate_hz, start, piece.duration_seconds, *how)
 
 
 @dataclass(frozen=True)
@@ -163,9 +179,8 @@ def read_batches(
     def read(batch: Sequence[Piece]) -> tuple[list[Piece], list[np.ndarray], list[tuple[int, str]]]:
         pieces, waves, bad = [], [], []
         for piece in batch:
-            path = recordings[piece.recording].path
             try:
-                samples = load_audio(path, sample_rate_hz, piece.start_seconds, piece.duration_seconds)
+                samples = recordings[piece.recording].read(piece, sample_rate_hz)
             except (DataError, OSError) as error:
                 bad.append((piece.recording, error.found if isinstance(error, DataError) else str(error)))
                 continue

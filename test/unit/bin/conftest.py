@@ -77,3 +77,42 @@ def command():
         return done
 
     return command
+
+
+PITCHES = {"low": 200, "mid": 1500, "high": 4000}
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory) -> Path:
+    """A table of 24 short tones of three pitches by six speakers, and four rows that cannot be used."""
+    folder = tmp_path_factory.mktemp("labelled")
+    rng = numpy_rng(0, "labelled")
+    rows = ["path,class,tags,speaker,text"]
+    for number in range(24):
+        name = list(PITCHES)[number % 3]
+        times = np.arange(round(16000 * (0.3 + 0.05 * (number % 5)))) / 16000
+        samples = 0.3 * np.sin(2 * np.pi * PITCHES[name] * times) + 0.02 * rng.standard_normal(len(times))
+        save_audio(folder / f"r{number}.wav", samples, 16000)
+        tags = f"{name};tone" if number % 3 else name
+        rows.append(f"r{number}.wav,{name},{tags},s{number % 6},{name.upper()}")
+    (folder / "broken.wav").write_bytes(b"RIFF" + bytes(60))
+    rows += ["missing.wav,low,low,s1,LOW", "broken.wav,low,low,s1,LOW", "r0.wav,low,low,s1,LOW", "r1.wav?,,,,"]
+    (folder / "table.csv").write_text("\n".join(rows) + "\n")
+    return folder / "table.csv"
+
+
+@pytest.fixture(scope="session")
+def words(encoder, labelled) -> list[str]:
+    """Flags of a fine-tuning that takes seconds."""
+    short = ["--batch-seconds", "4", "--max-seconds", "2", "--num-steps", "2", "--device", "cpu", "--num-jobs", "1"]
+    return [
+        "--manifest",
+        str(labelled),
+        "--init-from",
+        str(encoder),
+        *short,
+        "--num-workers",
+        "0",
+        "--rehearsal-batches",
+        "0",
+    ]

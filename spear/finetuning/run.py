@@ -1,0 +1,130 @@
+"""A fine-tuning from the table to the score; the same call again goes on where it stopped."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import spear
+from spear import config as configuration
+from spear import dist, fs, locks, log
+from spear.errors import CheckpointError
+from spear.finetuning.score import Scored, score
+from spear.finetuning.settings import train_settings
+from spear.finetuning.tables import SPLITS, TableSettings, prepare
+from spear.finetuning.tasks import TASKS
+from spear.train.finetuned import load_finetuned
+from spear.train.main import main as train
+
+logger = log.get_logger(__name__)
+
+
+@dataclass
+class FinetuneSettings:
+    """A fine-tuning.
+
+    Attributes:
+        tables: what is read.
+        exp_dir: everything that is written.
+        init_from: what `spear.load_model` reads, or `random:` and that.
+        num_steps: 0: by the amount of data.
+        batch_seconds: audio of a batch.
+        seed: of the run.
+        device: auto, cpu or cuda.
+        trials: of verification, see `spear.finetuning.score.score`.
+        trainer: further words for the trainer: --config FILE, --some.key VALUE.
+    """
+
+    tables: TableSettings
+    exp_dir: Path
+    init_from: str
+    num_steps: int = 0
+    batch_seconds: float = 80.0
+    seed: int = 42
+    device: str = "auto"
+    trials: Path | None = None
+    trainer: list[str] = field(default_factory=list)
+
+
+def finetune(settings: FinetuneSettings) -> int:
+    """Prepares, trains, scores, and writes `exp_dir`/report.md, score.json and predictions.jsonl.
+
+    Returns:
+        exit code: 0, or that of a training that a signal stopped.
+
+    Raises:
+        SpearError: what preparing, training and scoring refuse.
+    """
+    exp_dir, tables = settings.exp_dir.absolute(), settings.tables
+    with locks.hold(exp_dir / "data", "spear finetune"):
+        counts = prepare(tables, exp_dir / "data")
+    for split in SPLITS:
+        logger.info("%s: %s", split, ", ".join(f"{value} {name}" for name, value in counts[split].items()))
+    if counts["left_out"]:
+        logger.warning("%d left out, see %s", counts["left_out"], exp_dir / "data/manifests/left_out.jsonl")
+    values = train_settings(
+        *(tables, counts, exp_dir, settings.init_from, settings.num_steps),
+        *(settings.batch_seconds, settings.seed, settings.device),
+    )
+    file = exp_dir / "finetune.yaml"
+    configuration.dump_yaml(values, file)
+    code = train(["--config", str(file), *settings.trainer])
+    if code:
+        return code
+    model = load_finetuned(exp_dir, dist.choose_device(settings.device))
+    found = score(
+        *(model, TASKS[tables.task], exp_dir / "data/manifests/test.jsonl", tables.target, tables.separator),
+        *(settings.trials, settings.batch_seconds),
+    )
+    _write(settings, counts, model.step, found)
+    print(found.text())
+    print(f"report: {exp_dir / 'report.md'}")
+    return 0
+
+
+def _write(settings: FinetuneSettings, counts: dict[str, Any], step: int, found: Scored) -> None:
+    exp_dir, tables = settings.exp_dir, settings.tables
+    fs.write_jsonl(exp_dir / "predictions.jsonl", found.predictions)
+    summary = {
+        "task": tables.task,
+        "target": tables.target,
+        "metric": found.metric,
+        "value": found.value,
+        "interval_95": found.interval,
+        "items": found.num_items,
+        "of": found.what,
+        "step": step,
+        "init_from": settings.init_from,
+        "seed": settings.seed,
+        "counts": counts,
+        "not_scored": found.refused,
+        "spear_version": spear.__version__,
+    }
+    fs.write_json(exp_dir / "score.json", summary)
+    rows = [f"| {split} | {' | '.join(str(value) for value in counts[split].values())} |" for split in SPLITS]
+    lines = [
+        f"# {tables.task} of {tables.target}",
+        "",
+        f"**{found.text()}**, after {step} steps from {settings.init_from}.",
+        f"The interval holds 95 % of the scores of resampled {'trials' if found.metric == 'eer' else 'recordings'}.",
+        "",
+        "| split | recordings | hours | groups |",
+        "| --- | --: | --: | --: |",
+        *rows,
+        "",
+        f"Left out: {counts['left_out']} (data/manifests/left_out.jsonl), not scored: {len(found.refused)}. What the "
+        "model said about each: predictions.jsonl. Settings: config.yaml. `spear.train.finetuned.load_finetuned` reads "
+        "this directory.",
+    ]
+    fs.write_text(exp_dir / "report.md", "\n".join(lines) + "\n")
+
+
+def score_of(exp_dir: Path) -> dict[str, Any]:
+    """What a finished fine-tuning scored.
+
+    Raises:
+        CheckpointError: it has not been scored.
+    """
+    path = exp_dir / "score.json"
+    if not path.exists():
+        raise CheckpointError(f"no {path}", "a finished fine-tuning", "run spear finetune with this --exp-dir")
+    return fs.read_json(path)

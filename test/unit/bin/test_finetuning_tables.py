@@ -1,0 +1,139 @@
+"""Tables of others as manifests: groups, splits, cuts of lhotse, transcripts; and scores from what models say."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from spear import fs
+from spear.audio import save_audio
+from spear.errors import ConfigError, DataError
+from spear.finetuning import score
+from spear.finetuning.tables import Row, TableSettings, divide, prepare
+from spear.finetuning.tasks import TASKS
+from spear.manifest.item import read_items
+
+
+def rows(count: int, groups: int, split: str = "") -> list[Row]:
+    return [Row(f"r{n}", f"class{n % 3}", f"g{n % groups}", split) for n in range(count)]
+
+
+def test_what_has_one_group_is_never_divided():
+    found = rows(60, 12)
+    divide(found, TableSettings([], "classification", "class", group="g"))
+    splits = {row.group: {other.split for other in found if other.group == row.group} for row in found}
+    assert all(len(each) == 1 for each in splits.values())
+    assert {split for each in splits.values() for split in each} == {"train", "dev", "test"}
+
+
+def test_every_class_is_in_training_and_in_test_where_recordings_allow():
+    found = rows(60, 60)
+    divide(found, TableSettings([], "classification", "class"))
+    for split in ("train", "test"):
+        assert {row.target for row in found if row.split == split} == {"class0", "class1", "class2"}
+    assert sum(row.split == "test" for row in found) == 12
+
+
+def test_a_column_of_splits_is_kept_and_what_lacks_is_taken_from_training():
+    found = [*rows(40, 40, "train"), *[Row(f"t{n}", "class0", f"t{n}", "test") for n in range(5)]]
+    divide(found, TableSettings([], "classification", "class"))
+    assert sum(row.split == "test" for row in found) == 5 and all(row.split == "test" for row in found[40:])
+    assert sum(row.split == "dev" for row in found) == 4
+
+
+def test_labels_that_training_lacks_are_listed_and_not_scored(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        save_audio(tmp_path / f"{name}.wav", 0.1 * np.ones(8000) * np.linspace(-1, 1, 8000), 16000)
+    lines = ["path\tclass\tsplit", "a.wav\tx\ttrain", "b.wav\ty\ttrain", "c.wav\tz\ttest", "d.wav\tx\ttest"]
+    (tmp_path / "t.tsv").write_text("\n".join([*lines, "d.wav\tx\tsometimes"]) + "\n")
+    counts = prepare(TableSettings([tmp_path / "t.tsv"], "classification", "class", num_jobs=1), tmp_path / "data")
+    assert counts["test"]["recordings"] == 1 and counts["left_out"] == 2
+    reasons = [row["reason"] for row in fs.read_jsonl(tmp_path / "data/manifests/left_out.jsonl")]
+    assert any("no training recording has" in each for each in reasons) and any("sometimes" in r for r in reasons)
+
+
+def test_long_recordings_become_windows_of_labels_but_have_one_transcript(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, seconds in (("long", 3.0), ("a", 0.5), ("b", 0.6)):
+        save_audio(tmp_path / f"{name}.wav", 0.1 * rng.standard_normal(round(16000 * seconds)), 16000)
+    lines = [
+        {"path": f"{name}.wav", "text": "said", "class": "x", "split": s}
+        for name, s in (("long", "train"), ("a", "train"), ("b", "test"))
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    for task, target, expected in (("classification", "class", 4), ("ctc", "text", 1)):
+        settings = TableSettings([tmp_path / "t.jsonl"], task, target, max_seconds=1.0, num_jobs=1)
+        counts = prepare(settings, tmp_path / task)
+        assert len(read_items(tmp_path / task / "manifests" / "train.jsonl")) == expected
+        assert counts["left_out"] == (task == "ctc")
+    assert "3.0 s with one transcript" in (tmp_path / "ctc/manifests/left_out.jsonl").read_text()
+    found = fs.read_jsonl(tmp_path / "classification/manifests/train.jsonl")
+    assert [cut["custom"]["row"] for cut in found] == ["long.wav"] * 3 + ["a.wav"]
+
+
+def test_cuts_of_lhotse_and_the_splits_of_a_task_are_read(tmp_path):
+    (tmp_path / "manifests").mkdir()
+    rng, cuts = np.random.default_rng(0), []
+    for number, split in enumerate(("train", "train", "dev", "test", None)):
+        save_audio(tmp_path / f"u{number}.wav", 0.1 * rng.standard_normal(8000), 16000)
+        source = {"type": "file", "channels": [0], "source": f"u{number}.wav"}
+        recording = {"id": f"u{number}", "sources": [source], "sampling_rate": 16000, "num_samples": 8000}
+        said = {"id": f"u{number}", "recording_id": f"u{number}", "start": 0, "duration": 0.5, "text": "yes"}
+        said |= {"speaker": "s", "custom": {"labels": {"word": "yes"}}}
+        cut = {"id": f"u{number}", "start": 0, "duration": 0.5, "channel": 0, "type": "MonoCut"}
+        custom = {"task_splits": {"words": split} if split else {}}
+        cuts.append({**cut, "supervisions": [said], "recording": {**recording, "duration": 0.5}, "custom": custom})
+    path = tmp_path / "manifests" / "cuts.jsonl"
+    path.write_text("\n".join(map(json.dumps, cuts)) + "\n")
+    settings = TableSettings([path], "classification", "word", split="words")
+    counts = prepare(settings, tmp_path / "elsewhere" / "data")
+    assert [counts[split]["recordings"] for split in ("train", "dev", "test")] == [2, 1, 1]
+    (item,) = read_items(tmp_path / "elsewhere/data/manifests/test.jsonl")
+    assert item.path == tmp_path / "u3.wav" and item.labels == {"word": "yes"} and item.text == "yes"
+
+
+@pytest.mark.parametrize(("text", "found"), [("path,other\na.wav,x\n", "class"), ("", "class")])
+def test_tables_without_the_column_are_refused(tmp_path, text, found):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError, match=found):
+        prepare(TableSettings([tmp_path / "t.csv"], "classification", "class", num_jobs=1), tmp_path / "data")
+
+
+def test_a_missing_table_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"no .*t\.csv"):
+        prepare(TableSettings([tmp_path / "t.csv"], "classification", "class"), tmp_path / "data")
+
+
+def test_texts_are_scored_by_their_words_after_the_normalisation_of_the_vocabulary():
+    vocabulary = SimpleNamespace(normalise=str.upper)
+    model = SimpleNamespace(vocabularies={"ctc": vocabulary}, stream=lambda name: name)
+    found = [
+        ("a", SimpleNamespace(text="one two three"), [SimpleNamespace(text="ONE TWO THREE")]),
+        ("b", SimpleNamespace(text="four"), ["FOUR FIVE"]),
+    ]
+    result = score._of_texts(model, TASKS["ctc"], found, [])
+    assert result.value == 0.25 and result.num_items == 2 and result.interval == (0.0, 1.0)
+
+
+def test_windows_of_one_recording_are_judged_by_their_mean():
+    assert score.mean_of([{"a": 0.2, "b": 0.8}, {"a": 0.9, "b": 0.1}]) == pytest.approx({"a": 0.55, "b": 0.45})
+
+
+def test_pairs_are_all_there_are_or_those_of_the_list(tmp_path):
+    vectors = {"a": (1.0, 0.0), "b": (0.8, 0.6), "c": (0.0, 1.0)}
+    found = [
+        (name, SimpleNamespace(speaker="s1" if name != "c" else "s2"), [torch.tensor(vector)])
+        for name, vector in vectors.items()
+    ]
+    drawn = score._of_pairs(found, [], None)
+    assert drawn.num_items == 3 and drawn.value == 0.0
+    assert {(row["first"], row["second"]): row["cosine"] for row in drawn.predictions}["a", "b"] == pytest.approx(0.8)
+    (tmp_path / "trials").write_text("1 a b\n0 b c\n0 a nobody\n")
+    refused = []
+    listed = score._of_pairs(found, refused, tmp_path / "trials")
+    assert listed.num_items == 2 and refused == [{"id": "a nobody", "reason": "trial without nobody"}]
+    (tmp_path / "trials").write_text("a b 1\n")
+    with pytest.raises(DataError, match="line 1"):
+        score._of_pairs(found, [], tmp_path / "trials")
