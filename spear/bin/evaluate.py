@@ -42,7 +42,9 @@ def parser(here: Path | None = None, tasks: str = "all", suite: str = "mini", pr
         help="your own labels instead of a suite: a CSV, TSV or JSONL with paths, or a folder with one for each class",
     )
     result.add_argument("--target", default="class", help="with --manifest: the column of labels; several by commas")
-    result.add_argument("--kind", default="multiclass", help="with --manifest: multiclass, or text")
+    result.add_argument(
+        "--kind", default="multiclass", help="with --manifest: multiclass, multilabel, regression, or text"
+    )
     result.add_argument("--group", default="", help="with --manifest: a column (speaker, session) never divided")
     result.add_argument("--folds", type=int, default=5, help="with --manifest that has no column split")
     result.add_argument(

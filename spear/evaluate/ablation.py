@@ -8,7 +8,7 @@ import numpy as np
 
 from spear.evaluate.doubts import doubt_lines
 from spear.evaluate.figures import read_training
-from spear.evaluate.metrics import HIGHER_IS_BETTER, shown, unit
+from spear.evaluate.metrics import HIGHER_IS_BETTER, shown, unit, written
 from spear.evaluate.results import markdown_table, task_names
 from spear.evaluate.run import EvaluateConfig, evaluate
 from spear.evaluate.suites import RecipeTasks
@@ -100,11 +100,11 @@ def ablation_table(runs: Sequence[dict], costs: Mapping[str, Sequence[dict]] | N
             if variant not in means:
                 cells.append("-")
                 continue
-            text = f"{shown(metric, means[variant]):.1f}"
+            text = written(metric, means[variant])
             if len(scores[variant]) > 1:
-                text += f" ± {shown(metric, np.std([*scores[variant].values()], ddof=1)):.1f}"
+                text += f" ± {written(metric, np.std([*scores[variant].values()], ddof=1))}"
             cells.append(f"**{text}**" if variant == winner else text)
-        rows.append([task, f"{metric} {unit(metric)}", *cells])
+        rows.append([task, f"{metric} {unit(metric)}".rstrip(), *cells])
         first, *others = (scores[variant] for variant in variants)
         differences.append([task, *(_difference(metric, first, other) for other in others)])
     for key, (what, of, show) in COSTS.items():
@@ -126,4 +126,5 @@ def _difference(metric: str, first: Mapping[int, float], other: Mapping[int, flo
     if len(pairs) < 2:
         return "-"
     half = T_975[min(len(pairs) - 2, len(T_975) - 1)] * pairs.std(ddof=1) / len(pairs) ** 0.5
-    return f"{pairs.mean():+.1f} [{pairs.mean() - half:+.1f}, {pairs.mean() + half:+.1f}]"
+    mean, digits = pairs.mean(), 1 if unit(metric) else 3
+    return f"{mean:+.{digits}f} [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]"

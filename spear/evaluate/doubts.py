@@ -22,6 +22,7 @@ MARK = "(!)"
 
 _LEAST_SHARE = 0.01  # of the symbols of test that training lacks (rare characters are no reason), or of steps
 _BLOCK_BYTES = 4096
+_NUMBERS = ("pearson", "r2", "mae")
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,12 @@ def find_doubts(splits: Mapping[str, Sequence[Judged]], metric: str) -> list[str
             f"{len(same)} of {len(test)} test recordings are in training or dev as well, such as {_some(same, 2)}: the "
             "score is also one of memory"
         )
+    if train and metric in ("accuracy", *_NUMBERS):
+        doubts += _of_one_label(train, test)
     if train and metric == "accuracy":
         doubts += _of_classes(train, test)
+    elif train and metric == "map":
+        doubts += _of_tags(train, test)
     elif train and metric in ("per", "wer", "cer"):
         doubts += _of_symbols(train, test)
     texts = [example.text for example in test if example.text]
@@ -64,14 +69,28 @@ def find_doubts(splits: Mapping[str, Sequence[Judged]], metric: str) -> list[str
     return doubts
 
 
-def _of_classes(train: Sequence[Judged], test: Sequence[Judged]) -> list[str]:
-    doubts = []
+def _of_one_label(train: Sequence[Judged], test: Sequence[Judged]) -> list[str]:
     for name, examples in (("training", train), ("test", test)):
         kinds = {example.labels for example in examples}
         if len(kinds) == 1:
             label = "/".join(*kinds)
-            doubts.append(f"every {name} item has the label '{label}': one answer is always right")
-            break
+            return [f"every {name} item has the label '{label}': one answer is always right"]
+    return []
+
+
+def _of_tags(train: Sequence[Judged], test: Sequence[Judged]) -> list[str]:
+    known = {label for example in train for label in example.labels}
+    unseen = Counter(label for example in test for label in example.labels if label not in known)
+    if not unseen:
+        return []
+    return [
+        f"{len(unseen)} labels of test were never in training, such as {_some(unseen)}, and do not count"
+        f"{_other_case(unseen, known)}"
+    ]
+
+
+def _of_classes(train: Sequence[Judged], test: Sequence[Judged]) -> list[str]:
+    doubts = []
     known = [set(labels) for labels in zip(*(example.labels for example in train))]
     unseen = Counter(label for example in test for names, label in zip(known, example.labels) if label not in names)
     if unseen:

@@ -1,18 +1,20 @@
 """Scores of all tasks from prediction rows, their bootstrap intervals, and what tables show of them.
 
 A prediction row is {id, reference, hypotheses} and, where a task has folds, fold; it has one hypothesis for each head
-seed, and a score is the mean over seeds and over folds. There are three kinds of metric: ratios of sums over items
-(accuracy, error rates, slot F1 and CER, diarization error, the mean of what separation gained); the equal error rate,
-over trials; and the maximum term-weighted value, over queries. The bootstrap resamples items, trials and queries,
-inside each fold.
+seed, and a score is the mean over seeds and over folds. There are two kinds of metric: ratios of sums over items
+(accuracy, error rates, slot F1 and CER, diarization error, the mean of what separation gained, absolute errors, ranks,
+events); and those of all items together: the equal error rate (trials), the maximum term-weighted value (queries), the
+mean average precision, correlation and explained variance. The bootstrap resamples items, trials and queries, inside
+each fold.
 
-Edits are counted by kaldialign. The equal error rate and the diarization error rate are our own, since the bootstrap
-calls them hundreds of times with weights; scikit-learn and pyannote.metrics, which take seconds to import, are what
-tests compare them with.
+Edits are counted by kaldialign. The others are our own, since the bootstrap calls them hundreds of times with weights;
+scikit-learn and pyannote.metrics, which take seconds to import, are what tests compare them with.
 """
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -21,6 +23,8 @@ from spear.seeds import numpy_rng
 HIGHER_IS_BETTER = {"accuracy": True, "per": False, "wer": False, "cer": False}
 HIGHER_IS_BETTER |= {"slot_f1": True, "slot_cer": False, "eer": False, "der": False, "mtwv": True, "si_sdri": True}
 HIGHER_IS_BETTER |= {"lenient_slot_f1": True, "lenient_slot_cer": False}
+HIGHER_IS_BETTER |= {"map": True, "pearson": True, "r2": True, "mae": False, "map_at_r": True, "recall_at_1": True}
+HIGHER_IS_BETTER |= {"event_f1": True, "segment_er": False}
 """Every metric and its direction."""
 
 TITLES = {"accuracy": "accuracy", "per": "phone error rate", "wer": "word error rate", "cer": "character error rate"}
@@ -28,8 +32,11 @@ TITLES |= {"slot_f1": "F1 of slot types", "slot_cer": "character error rate of s
 TITLES |= {f"lenient_{name}": f"{TITLES[name]}, malformed tags mended" for name in ("slot_f1", "slot_cer")}
 TITLES |= {"eer": "equal error rate", "der": "diarization error rate", "mtwv": "maximum term-weighted value"}
 TITLES |= {"si_sdri": "improvement of the scale-invariant signal-to-distortion ratio"}
-UNITS = {"si_sdri": "dB"}
-"""Of the scores that are no shares; all others are shown in percent."""
+TITLES |= {"map": "mean average precision over classes", "pearson": "correlation", "r2": "explained variance"}
+TITLES |= {"mae": "mean absolute error", "map_at_r": "mean average precision at R", "recall_at_1": "recall at 1"}
+TITLES |= {"event_f1": "F1 of event onsets within 0.2 s", "segment_er": "error rate of segments of 1 s"}
+UNITS = {"si_sdri": "dB", "pearson": "", "r2": "", "mae": ""}
+"""Of the scores that are no shares; all others are shown in percent. Without unit: three decimals."""
 
 
 def is_better(metric: str, first: float, second: float) -> bool:
@@ -45,6 +52,11 @@ def unit(metric: str) -> str:
 def shown(metric: str, score: float) -> float:
     """A score in its unit."""
     return 100 * score if unit(metric) == "%" else score
+
+
+def written(metric: str, score: float) -> str:
+    """A score as tables write it, in its unit and without it."""
+    return f"{shown(metric, score):.{1 if unit(metric) else 3}f}"
 
 
 def units(metric: str, text: str | Sequence[str]) -> list[str]:
@@ -94,11 +106,12 @@ def bootstrap_scores(
 MISS_FALSE_ALARM_WEIGHT = 12.49
 """beta = C_fa / C_miss * (1 / P_target - 1) of QUESST 2014, with costs 1 and 100 and P_target 0.0008."""
 
-_POOLED = ("eer", "mtwv")
 _ROUNDS = 300
 
 Segments = Sequence[tuple[str, float, float]]
 Slots = Sequence[tuple[str, str]]
+Weighted = Callable[[np.ndarray | None], float]
+"""The score of rows that count so many times each, (N,); once by default."""
 
 
 def score_rows(metric: str, rows: Sequence[dict]) -> float:
@@ -106,7 +119,7 @@ def score_rows(metric: str, rows: Sequence[dict]) -> float:
     if metric not in _POOLED:
         return score(*_counts(metric, rows))
     seeds = len(rows[0]["hypotheses"]) if rows else 0
-    return float(np.mean([_pooled(metric, rows, seed) for seed in range(seeds)])) if seeds else float("nan")
+    return float(np.mean([_POOLED[metric](rows, seed)(None) for seed in range(seeds)])) if seeds else float("nan")
 
 
 def bootstrap_of_rows(metric: str, rows: Sequence[dict], seed: int = 0) -> np.ndarray:
@@ -117,8 +130,8 @@ def bootstrap_of_rows(metric: str, rows: Sequence[dict], seed: int = 0) -> np.nd
         return np.zeros(0)
     rng = numpy_rng(seed, "bootstrap", len(rows))
     draws = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=_ROUNDS)
-    seeds = range(len(rows[0]["hypotheses"]))
-    scores = np.asarray([np.mean([_pooled(metric, rows, s, weights) for s in seeds]) for weights in draws])
+    pooled = [_POOLED[metric](rows, number) for number in range(len(rows[0]["hypotheses"]))]
+    scores = np.asarray([np.mean([score_of(weights) for score_of in pooled]) for weights in draws])
     return scores[np.isfinite(scores)]
 
 
@@ -134,6 +147,14 @@ def row_counts(metric: str, reference, hypothesis) -> tuple[float, float]:
         return errors["missed"] + errors["false_alarm"] + errors["confused"], errors["speech"]
     if metric == "si_sdri":
         return hypothesis["si_sdr"] - hypothesis["mixture"], 1
+    if metric == "mae":
+        return abs(reference - hypothesis), 1
+    if metric in ("map_at_r", "recall_at_1"):
+        return neighbour_counts(metric, reference, hypothesis)
+    if metric == "event_f1":
+        return 2 * matching_onsets(reference, hypothesis), len(reference) + len(hypothesis)
+    if metric == "segment_er":
+        return segment_errors(reference, hypothesis)
     return item_counts(metric, reference, hypothesis)
 
 
@@ -144,14 +165,38 @@ def _counts(metric: str, rows: Sequence[dict]) -> tuple[np.ndarray, np.ndarray]:
     return counts[:, 0], counts[:, 1]
 
 
-def _pooled(metric: str, rows: Sequence[dict], seed: int, weights: np.ndarray | None = None) -> float:
-    if metric == "eer":
-        scores = [row["hypotheses"][seed] for row in rows]
-        return equal_error_rate(scores, [row["reference"] for row in rows], weights)
+def _pooled_eer(rows: Sequence[dict], seed: int) -> Weighted:
+    scores, same = [row["hypotheses"][seed] for row in rows], [row["reference"] for row in rows]
+    return lambda weights: equal_error_rate(scores, same, weights)
+
+
+def _pooled_mtwv(rows: Sequence[dict], seed: int) -> Weighted:
     tables = [
         {"scores": row["hypotheses"][seed], "targets": row["reference"], "among": row.get("among")} for row in rows
     ]
-    return maximum_term_weighted_value(tables, weights)
+    return lambda weights: maximum_term_weighted_value(tables, weights)
+
+
+def _pooled_map(rows: Sequence[dict], seed: int) -> Weighted:
+    scores_NC = np.asarray([row["hypotheses"][seed] for row in rows], dtype=np.float64)
+    positive_NC = np.zeros(scores_NC.shape, dtype=bool)
+    for number, row in enumerate(rows):
+        positive_NC[number, row["reference"]] = True
+    return mean_average_precision(scores_NC, positive_NC)
+
+
+def _pooled_fit(metric: str) -> Callable[[Sequence[dict], int], Weighted]:
+    def prepare(rows: Sequence[dict], seed: int) -> Weighted:
+        pairs = ([row[key] if key == "reference" else row[key][seed] for row in rows] for key in _SIDES)
+        expected_N, found_N = (np.asarray(values, dtype=np.float64) for values in pairs)
+        return lambda weights: (correlation if metric == "pearson" else explained)(expected_N, found_N, weights)
+
+    return prepare
+
+
+_SIDES = ("reference", "hypotheses")
+_POOLED: dict[str, Callable[[Sequence[dict], int], Weighted]] = {"eer": _pooled_eer, "mtwv": _pooled_mtwv}
+_POOLED |= {"map": _pooled_map, "pearson": _pooled_fit("pearson"), "r2": _pooled_fit("r2")}
 
 
 # Folds --------------------------------------------------
@@ -179,6 +224,114 @@ def interval_of_folds(metric: str, rows: Sequence[dict], seed: int = 0, level: f
     scores = np.mean([scores[:rounds] for scores in draws], axis=0)
     low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+# Tags and numbers ----------------------------------------
+
+
+def mean_average_precision(scores_NC: np.ndarray, positive_NC: np.ndarray) -> Weighted:
+    """Prepares the mean over classes of the average precision; classes without any positive item do not count.
+
+    Items of one score are found together, as scikit-learn has it.
+
+    Args:
+        scores_NC: of items and classes, higher where a class is more likely.
+        positive_NC: where it is there.
+
+    Returns:
+        The score by weights (N,) of the items; nan when no class counts.
+    """
+    order_NC = np.argsort(-scores_NC, axis=0, kind="stable")
+    sorted_NC, hits_NC = (np.take_along_axis(values, order_NC, axis=0) for values in (scores_NC, positive_NC))
+    # For each place the last one of the same score.
+    places_N1 = np.arange(len(scores_NC))[:, None]
+    ends_NC = np.where(np.diff(sorted_NC, axis=0, append=-np.inf) != 0, places_N1, len(scores_NC))
+    ends_NC = np.minimum.accumulate(ends_NC[::-1], axis=0)[::-1]
+
+    def score_of(weights_N: np.ndarray | None) -> float:
+        weights_NC = np.ones(order_NC.shape) if weights_N is None else np.asarray(weights_N, np.float64)[order_NC]
+        found_NC = weights_NC * hits_NC
+        precision_NC = found_NC.cumsum(axis=0) / np.maximum(weights_NC.cumsum(axis=0), 1e-12)
+        totals_C = found_NC.sum(axis=0)
+        sums_C = (found_NC * np.take_along_axis(precision_NC, ends_NC, axis=0)).sum(axis=0)
+        return float(np.mean(sums_C[totals_C > 0] / totals_C[totals_C > 0])) if totals_C.any() else float("nan")
+
+    return score_of
+
+
+def correlation(expected_N: np.ndarray, found_N: np.ndarray, weights_N: np.ndarray | None = None) -> float:
+    """Pearson's; nan where either side is constant."""
+    weights_N = np.ones(len(expected_N)) if weights_N is None else weights_N
+    sides = [values - np.average(values, weights=weights_N) for values in (expected_N, found_N)]
+    deviations = np.sqrt((weights_N * np.square(sides)).sum(axis=1))
+    product = float(np.prod(deviations))
+    return float((weights_N * sides[0] * sides[1]).sum()) / product if product > 0 else float("nan")
+
+
+def explained(expected_N: np.ndarray, found_N: np.ndarray, weights_N: np.ndarray | None = None) -> float:
+    """R2: 1 - squared errors / squared deviations from the mean; below 0 where the mean would have been nearer."""
+    weights_N = np.ones(len(expected_N)) if weights_N is None else weights_N
+    total = float((weights_N * np.square(expected_N - np.average(expected_N, weights=weights_N))).sum())
+    errors = float((weights_N * np.square(expected_N - found_N)).sum())
+    return 1 - errors / total if total > 0 else float("nan")
+
+
+# Retrieval -----------------------------------------------
+
+
+def neighbour_counts(metric: str, label: str, neighbours: Sequence[str]) -> tuple[float, int]:
+    """(value, 1) of a query; (0, 0), which does not count, when nothing has its label.
+
+    Args:
+        metric: `recall_at_1`, whether the nearest has the label, or `map_at_r`: the precision at each of the R nearest
+            that has it, summed and divided by R.
+        label: of the query.
+        neighbours: labels of the R nearest, R being how many have the label; the nearest first.
+    """
+    if not neighbours:
+        return 0.0, 0
+    right_R = np.asarray([name == label for name in neighbours])
+    if metric == "recall_at_1":
+        return float(right_R[0]), 1
+    precision_R = right_R.cumsum() / np.arange(1, len(right_R) + 1)
+    return float((precision_R * right_R).mean()), 1
+
+
+# Events --------------------------------------------------
+
+ONSET_SECONDS, SEGMENT_SECONDS = 0.2, 1.0
+"""How far the onset of an event may be off, and how long a segment is (DCASE 2016, sed_eval)."""
+
+
+def matching_onsets(reference: Segments, hypothesis: Segments, within_seconds: float = ONSET_SECONDS) -> int:
+    """The most pairs of events of one name whose onsets are near one another; ends do not matter."""
+    matches = 0
+    for name in {event[0] for event in reference}:
+        first, second = (sorted(e[1] for e in side if e[0] == name) for side in (reference, hypothesis))
+        a = b = 0
+        while a < len(first) and b < len(second):  # in order of time this gives as many pairs as any other way
+            gap = first[a] - second[b]
+            near = abs(gap) <= within_seconds + 1e-9
+            matches, a, b = matches + near, a + (near or gap < 0), b + (near or gap > 0)
+    return matches
+
+
+def segment_errors(
+    reference: Segments, hypothesis: Segments, segment_seconds: float = SEGMENT_SECONDS
+) -> tuple[int, int]:
+    """(substitutions + deletions + insertions, active classes of the reference), over segments of equal length.
+
+    A class is active in every segment that an event of it touches.
+    """
+    sides = []
+    for events in (reference, hypothesis):
+        spans = (
+            (name, range(int(start / segment_seconds + 1e-9), math.ceil(end / segment_seconds - 1e-9)))
+            for name, start, end in events
+        )
+        sides.append({(name, segment) for name, span in spans for segment in span})
+    missed, added = (Counter(segment for _, segment in one) for one in (sides[0] - sides[1], sides[1] - sides[0]))
+    return sum(max(missed[segment], added[segment]) for segment in missed | added), len(sides[0])
 
 
 # Slot filling ------------------------------------------------------------------------------------------------------

@@ -18,14 +18,14 @@ from spear.evaluate.suite import Refuse, Suite
 from spear.evaluate.table import SPLITS, Row, Table, settled
 from spear.evaluate.task import Task, fold_places, group_of
 from spear.evaluate.tasks.generic import LabelTask, SequenceTask
+from spear.evaluate.tasks.regression import NumberTask
+from spear.evaluate.tasks.tags import TagTask
 from spear.evaluate.units import normalise_text
 from spear.manifest import Item
 from spear.manifest.labelled import CLASS, PATHS, labelled_records, path_of
 from spear.manifest.scan import Scan
 from spear.manifest.words import split_of
 from spear.names import id_problem
-
-KINDS = ("multiclass", "text")
 
 
 class _Folded:
@@ -65,7 +65,25 @@ class _OwnLabel(_Folded, LabelTask):
 
 
 class _OwnText(_Folded, SequenceTask):
+    def __init__(self, name: str, title: str):
+        super().__init__(name, title, "wer", False)
+
+
+class _OwnTags(_Folded, TagTask):
     pass
+
+
+class _OwnNumber(_Folded, NumberTask):
+    pass
+
+
+KINDS = {"multiclass": _OwnLabel, "multilabel": _OwnTags, "regression": _OwnNumber, "text": _OwnText}
+"""What labels can be, and the task of each kind."""
+
+
+def _label(value: Any) -> str:
+    """A cell as text; the labels of a list are joined."""
+    return "|".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value).strip()
 
 
 class OwnLabels(Suite):
@@ -75,7 +93,9 @@ class OwnLabels(Suite):
         data_dir: the table, or a folder with one folder for each class.
         protocol: see `Suite`.
         target: the column of labels, or several joined by commas, of which all must be right. Of folders: `class`.
-        kind: `multiclass`, or `text` (a linear CTC head; word error rate).
+        kind: `multiclass`; `multilabel`, any number of labels (a JSON list, or `|` or `;` between; mean average
+            precision); `regression`, a number (correlation, explained variance, mean absolute error); or `text` (a
+            linear CTC head; word error rate).
         group: a column of what must not be divided; empty for the recording itself.
         folds: how many, where there is no column `split`.
 
@@ -117,7 +137,7 @@ class OwnLabels(Suite):
         """The one task, whatever the name."""
         name = re.sub(r"[^A-Za-z0-9_-]+", "_", f"{self.data_dir.stem}-{self.target}")[:200]
         title = f"{self.target} of {self.data_dir.name}"
-        task = _OwnText(name, title, "wer", False) if self.kind == "text" else _OwnLabel(name, title)
+        task = KINDS[self.kind](name, title)
         is_split = not self.is_folder and any("split" in record for record in self._records(Scan([], [], True)))
         task.num_folds = 0 if is_split else self.num_folds
         return [task]
@@ -156,7 +176,7 @@ class OwnLabels(Suite):
         if problem:
             raise DataError(f"id {row_id[:200]!r}: {problem}", "an id of its own", fix)
         keys = [part.strip() for part in self.target.split(",")]
-        labels = {key: "" if record.get(key) is None else str(record[key]).strip() for key in keys}
+        labels = {key: _label(record.get(key)) for key in keys}
         target: Any = labels[keys[0]] if len(keys) == 1 else labels
         if self.kind == "text":
             target = normalise_text(" ".join(labels.values()))

@@ -1,8 +1,9 @@
 """What the training loop sees of a task: batches from the cache, a loss for each head, hypotheses.
 
-`Problem` is the contract; `MeanProblem` (utterance heads on time means) and `FrameProblem` (anything on frames) serve
-the tasks in `tasks/`, which add loss and decoding. A problem may offer several ways to read one output, its variants
-(thresholds of SD, layers of QbE, checkpoints of ASV): the selection on dev is over learning rates and variants.
+`Problem` is the contract; `MeanProblem` (utterance heads on time means, among them `LabelProblem`) and `FrameProblem`
+(anything on frames) serve the tasks in `tasks/`, which add loss and decoding. A problem may offer several ways to read
+one output, its variants (thresholds of SD, layers of QbE, checkpoints of ASV): the selection on dev is over learning
+rates and variants.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -83,26 +84,94 @@ def _fitting(batch: np.ndarray, lengths: np.ndarray, max_length: float) -> Itera
 
 
 class MeanProblem:
-    """Labels by heads that are linear before mean pooling: the cached time means are exact.
+    """Base of the problems with one answer for an utterance, by heads that are linear before mean pooling.
+
+    The cached time means are exact. A subclass sets `num_outputs` and `_targets` (split -> a tensor with a row for each
+    item), and gives `_loss` and `_read`.
 
     Args:
-        splits: rows of train, dev and test; every target is a list of labels, one for each slot.
-        balanced: draws training items with replacement, each class equally often (KS).
+        splits: rows of train, dev and test.
     """
 
     every_evaluation, dev_accuracies = False, None
+    num_outputs: int
+    _targets: dict[str, Tensor]
+
+    def __init__(self, splits: Splits, store: FeatureStore, settings: Settings):
+        self.settings, self._splits = settings, splits
+        self._means = pooled_states(splits, store, settings.standardise)
+        self.details: dict = {}
+
+    def make_bank(self) -> Bank:
+        """See `Problem`."""
+        layers, _, dim = self._means["train"].shape
+        return LinearBank(layers, dim, self.num_outputs, self.settings)
+
+    def _order(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        return rng.permutation(count)
+
+    def train_batches(self, epoch: int) -> Iterator[np.ndarray]:
+        """See `Problem`."""
+        rng, size = numpy_rng(0, "superb-batches", epoch), self.settings.batch_size
+        order = self._order(rng, len(self._splits["train"]))
+        for start in range(0, len(order), size):
+            yield order[start : start + size]
+
+    def _outputs(self, bank: Bank, split: str, places: np.ndarray | slice) -> list[Tensor]:
+        means_LND = self._means[split][:, places]
+        ones = torch.ones(means_LND.shape[1], dtype=torch.int64)
+        return [logits_B1C[:, 0] for logits_B1C in bank.outputs(means_LND[:, :, None], ones)]
+
+    def _loss(self, logits_NC: Tensor, targets: Tensor) -> Tensor:
+        """The mean over items, a scalar."""
+        raise NotImplementedError
+
+    def _read(self, logits_NC: Tensor) -> list[Any]:
+        """A hypothesis for each item."""
+        raise NotImplementedError
+
+    def losses(self, bank: Bank, batch: np.ndarray) -> list[Tensor]:
+        """See `Problem`."""
+        targets = self._targets["train"][batch].to(self.settings.device)  # once for all heads
+        return [self._loss(logits_NC, targets) for logits_NC in self._outputs(bank, "train", batch)]
+
+    def predict(self, bank: Bank, split: str) -> tuple[list[dict[str, list[Any]]], list[float]]:
+        """See `Problem`."""
+        outputs = self._outputs(bank, split, slice(None))
+        losses = [float(self._loss(logits_NC, self._targets[split])) for logits_NC in outputs]
+        return [{"": self._read(logits_NC)} for logits_NC in outputs], losses
+
+    def rows(self, split: str) -> list[dict]:
+        """See `Problem`."""
+        return [{"id": row.id, "reference": row.target} for row in self._splits[split]]
+
+
+def pooled_states(splits: Splits, store: FeatureStore, standardise: bool) -> dict[str, Tensor]:
+    """Time means of the hidden states of each split, (L, N, D); standardised by those of train where asked for."""
+    means = {name: store.means([row.key for row in rows]) for name, rows in splits.items()}
+    if not standardise:
+        return means
+    train = means["train"].double()
+    mean_LD, deviation_LD = standardise_stats(train.sum(dim=1), train.square().sum(dim=1), train.shape[1])
+    return {name: (values - mean_LD[:, None]) / deviation_LD[:, None] for name, values in means.items()}
+
+
+class LabelProblem(MeanProblem):
+    """A label for each slot: softmax and cross-entropy.
+
+    Args:
+        splits: every target is a list of labels, one for each slot.
+        balanced: draws training items with replacement, each class equally often (KS).
+    """
 
     def __init__(self, splits: Splits, store: FeatureStore, settings: Settings, balanced: bool = False):
-        self.settings, self._splits, self._balanced = settings, splits, balanced
-        self._means = {name: store.means([row.key for row in rows]) for name, rows in splits.items()}
-        if settings.standardise:
-            train = self._means["train"].double()
-            mean_LD, deviation_LD = standardise_stats(train.sum(dim=1), train.square().sum(dim=1), train.shape[1])
-            self._means = {n: (v - mean_LD[:, None]) / deviation_LD[:, None] for n, v in self._means.items()}
+        super().__init__(splits, store, settings)
+        self._balanced = balanced
         targets = [row.target for row in splits["train"]]
         self.classes = [sorted({target[slot] for target in targets}) for slot in range(len(targets[0]))]
         self.sizes = [len(names) for names in self.classes]
-        self._labels = {name: self._numbers(rows) for name, rows in splits.items()}
+        self.num_outputs = sum(self.sizes)
+        self._targets = {name: self._numbers(rows) for name, rows in splits.items()}
         unseen = {label for row in splits["test"] for s, label in enumerate(row.target) if label not in self.classes[s]}
         self.details = {"num_classes": self.sizes, "test_labels_unseen_in_training": sorted(unseen)}
 
@@ -111,28 +180,12 @@ class MeanProblem:
         places = [{label: number for number, label in enumerate(names)} for names in self.classes]
         return torch.tensor([[places[s].get(label, -100) for s, label in enumerate(row.target)] for row in rows])
 
-    def make_bank(self) -> Bank:
-        """See `Problem`."""
-        layers, _, dim = self._means["train"].shape
-        return LinearBank(layers, dim, sum(self.sizes), self.settings)
-
-    def train_batches(self, epoch: int) -> Iterator[np.ndarray]:
-        """See `Problem`."""
-        rng, size = numpy_rng(0, "superb-batches", epoch), self.settings.batch_size
-        count = len(self._splits["train"])
-        if self._balanced:
-            labels = self._labels["train"][:, 0].numpy()
-            weights = 1.0 / np.bincount(labels)[labels]
-            order = rng.choice(count, size=count, p=weights / weights.sum())
-        else:
-            order = rng.permutation(count)
-        for start in range(0, count, size):
-            yield order[start : start + size]
-
-    def _outputs(self, bank: Bank, split: str, places: np.ndarray | slice) -> list[Tensor]:
-        means_LND = self._means[split][:, places]
-        ones = torch.ones(means_LND.shape[1], dtype=torch.int64)
-        return [logits_B1C[:, 0] for logits_B1C in bank.outputs(means_LND[:, :, None], ones)]
+    def _order(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        if not self._balanced:
+            return super()._order(rng, count)
+        labels = self._targets["train"][:, 0].numpy()
+        weights = 1.0 / np.bincount(labels)[labels]
+        return rng.choice(count, size=count, p=weights / weights.sum())
 
     def _loss(self, logits_NC: Tensor, labels_NS: Tensor) -> Tensor:
         """Sum over slots of the cross-entropy; items whose label is unknown do not count."""
@@ -142,23 +195,10 @@ class MeanProblem:
             for part_NC, labels_N in parts
         )
 
-    def losses(self, bank: Bank, batch: np.ndarray) -> list[Tensor]:
-        """See `Problem`."""
-        labels_NS = self._labels["train"][batch].to(self.settings.device)  # once for all heads
-        return [self._loss(logits_NC, labels_NS) for logits_NC in self._outputs(bank, "train", batch)]
-
-    def predict(self, bank: Bank, split: str) -> tuple[list[dict[str, list[Any]]], list[float]]:
+    def _read(self, logits_NC: Tensor) -> list[list[str]]:
         """Lists of labels with the highest logits."""
-        found, losses = [], []
-        for logits_NC in self._outputs(bank, split, slice(None)):
-            picks_NS = torch.stack([part.argmax(dim=1) for part in logits_NC.split(self.sizes, dim=1)], dim=1)
-            found.append({"": [[n[i] for n, i in zip(self.classes, row)] for row in picks_NS.tolist()]})
-            losses.append(float(self._loss(logits_NC, self._labels[split])))
-        return found, losses
-
-    def rows(self, split: str) -> list[dict]:
-        """See `Problem`."""
-        return [{"id": row.id, "reference": row.target} for row in self._splits[split]]
+        picks_NS = torch.stack([part.argmax(dim=1) for part in logits_NC.split(self.sizes, dim=1)], dim=1)
+        return [[names[i] for names, i in zip(self.classes, row)] for row in picks_NS.tolist()]
 
 
 class FrameProblem:

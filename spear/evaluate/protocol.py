@@ -241,6 +241,8 @@ _SUPERB = {
     "SS": dataclasses.replace(_MASKS, max_steps=150_000, batch_size=8, eval_every=2000),
     "labels": _UTTERANCE,
     "sequence": _SEQUENCES,
+    "retrieval": Settings((0.0,), max_steps=0),
+    "SED": _SEQUENCES,
 }
 _FEW = Settings(
     (1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
@@ -294,6 +296,8 @@ _MINI = {
     "SS": dataclasses.replace(_FEW_FRAMES, dropout=0.1),
     "labels": _FEW,
     "sequence": _FEW_SEQUENCES,
+    "retrieval": Settings((0.0,), max_steps=0, standardise=True),
+    "SED": dataclasses.replace(_FEW_SEQUENCES, learning_rates=(3e-3, 1e-2, 3e-2)),
 }
 _PERCEPTRONS = PerceptronSettings(
     (3.2e-3, 1e-3, 3.2e-4, 1e-4),

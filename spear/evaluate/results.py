@@ -11,7 +11,7 @@ import numpy as np
 from spear import fs, records
 from spear.errors import DataError
 from spear.evaluate.doubts import MARK, doubt_lines, doubts_of
-from spear.evaluate.metrics import HIGHER_IS_BETTER, is_better, shown, unit
+from spear.evaluate.metrics import HIGHER_IS_BETTER, is_better, unit, written
 from spear.evaluate.runs import FOLDER
 from spear.evaluate.score import overall_lines
 from spear.log import get_logger
@@ -97,10 +97,9 @@ def best_upstream(runs: Sequence[dict]) -> dict | None:
 
 def format_score(run: dict, with_interval: bool = True) -> str:
     """'87.5 [84.1, 90.2]', in the metric's unit; with a mark where `doubt_lines` say something about it."""
-    text = f"{shown(run['metric'], run['score']):.1f}"
+    text = written(run["metric"], run["score"])
     if with_interval and np.isfinite(run["interval"]).all():
-        low, high = (shown(run["metric"], value) for value in run["interval"])
-        text += f" [{low:.1f}, {high:.1f}]"
+        text += f" [{', '.join(written(run['metric'], value) for value in run['interval'])}]"
     return f"{text} {MARK}" if doubts_of(run) else text
 
 
@@ -113,14 +112,18 @@ def table_cells(runs: Sequence[dict]) -> tuple[list[str], list[list[str]], list[
         present = [run for run in found if run]
         arrow = "higher is better" if HIGHER_IS_BETTER[present[0]["metric"]] else "lower is better"
         cells = [format_score(run) if run else "-" for run in found]
-        rows.append([task, f"{present[0]['metric']} {unit(present[0]['metric'])} ({arrow})", *cells])
+        rows.append([task, f"{_with_unit(present[0]['metric'])} ({arrow})", *cells])
         best.append(2 + found.index(best_upstream(present)))
         for extra in present[0].get("extra_scores", {}):
             values = [run.get("extra_scores", {}).get(extra) if run else None for run in found]
-            cells = ["-" if value is None else f"{shown(extra, value):.1f}" for value in values]
-            rows.append(["", f"{extra} {unit(extra)} (for information)", *cells])
+            cells = ["-" if value is None else written(extra, value) for value in values]
+            rows.append(["", f"{_with_unit(extra)} (for information)", *cells])
             best.append(-1)
     return ["task", "metric", *upstreams], rows, best
+
+
+def _with_unit(metric: str) -> str:
+    return f"{metric} {unit(metric)}".rstrip()
 
 
 def comparison_lines(runs: Sequence[dict]) -> list[str]:

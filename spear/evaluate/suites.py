@@ -20,12 +20,17 @@ from spear.evaluate.own import OwnLabels
 from spear.evaluate.suite import Refuse, Suite
 from spear.evaluate.table import SPLITS, Row, Table, present_tasks, read_table, settled
 from spear.evaluate.task import Task
-from spear.evaluate.tasks import TASKS
+from spear.evaluate.tasks import TASKS, regression
 from spear.evaluate.tasks.generic import LabelTask, SequenceTask
+from spear.evaluate.tasks.retrieval import RetrievalTask
+from spear.evaluate.tasks.tags import TagTask
 from spear.evaluate.units import normalise_text
 from spear.manifest import Item, manifest_files, read_items
+from spear.manifest.tasks import HEADS
 
-HEADS = ("classify", "slots", "ctc")
+_LABELLED = {"classify": LabelTask, "slots": LabelTask, "tags": TagTask, "retrieve": RetrievalTask}
+"""Tasks of labels by head; each has its own metric."""
+
 _TARGET = r"^(speaker|text|phones|label:\w+(\s*,\s*label:\w+)*)$"
 
 
@@ -82,13 +87,15 @@ class _Entry:
     title: str | None = None
     superb: str | None = ""
     ablation: bool | None = False
+    optional: bool | None = False
 
 
 class RecipeTasks(Suite):
     """The tasks of `manifests/tasks.yaml`; `all` leaves those of ablations out, `every` does not.
 
-    An entry is a linear head on labels (`classify`, and `slots`, of which all must be right) or sequences (`ctc`), or,
-    with `superb: NAME`, that task of SUPERB itself, with its rules.
+    Optional ones are in neither: they are scored when they are named. An entry is a linear head on labels (`classify`,
+    `slots`, of which all must be right, and `tags`), numbers (`regress`) or sequences (`ctc`), or a search without a
+    head (`retrieve`), or, with `superb: NAME`, that task of SUPERB itself, with its rules.
     """
 
     name = own_protocol = "mini"
@@ -102,7 +109,9 @@ class RecipeTasks(Suite):
             refuse(name, refused[name])
         chosen: dict[str, Task] = {}
         for name in names:
-            found = [t for t in tasks if name in ("every", t.name) or (name == "all" and not t.is_ablation)]
+            groups = {"every": [t for t in tasks if not t.is_optional]}
+            groups["all"] = [t for t in groups["every"] if not t.is_ablation]
+            found = groups.get(name) or [t for t in tasks if t.name == name]
             if not found and name not in ("all", "every", *refused):
                 known = ", ".join(t.name for t in tasks) or "no task at all"
                 raise ConfigError(f"task '{name}'", f"one that this corpus has: {known}", "correct --tasks")
@@ -160,6 +169,7 @@ class RecipeTasks(Suite):
 
 
 def _task(entry: _Entry, where: str, fix: str) -> Task:
+    metrics: tuple[str, ...] = (entry.metric,)
     if entry.superb:
         known = TASKS.get(entry.superb)
         if known is None or not known.trained_splits or known.metrics[0] != entry.metric:
@@ -169,9 +179,15 @@ def _task(entry: _Entry, where: str, fix: str) -> Task:
         task.name, task.title, task.settings_key = entry.name, entry.title or known.title, known.name
     elif entry.head == "ctc":
         task = SequenceTask(entry.name, entry.title or entry.name, entry.metric, entry.target == "phones")
+    elif entry.head == "regress":
+        metrics = regression.METRICS
+        task = regression.NumberTask(entry.name, entry.title or entry.name, entry.metric)
     else:
-        task = LabelTask(entry.name, entry.title or entry.name)
-    task.target, task.is_ablation = entry.target, bool(entry.ablation)
+        task = _LABELLED[entry.head](entry.name, entry.title or entry.name)
+        metrics = task.metrics[:1]
+    if entry.metric not in metrics:
+        raise DataError(f"{where}, field metric: {entry.metric}", f"for {entry.head}: {' or '.join(metrics)}", fix)
+    task.target, task.is_ablation, task.is_optional = entry.target, bool(entry.ablation), bool(entry.optional)
     return task
 
 

@@ -33,7 +33,8 @@ class Task:
         title: for tables.
         metrics: the first one selects on dev.
         needs_frames: whether time means of the hidden states do not suffice.
-        board: `all`, the ten of SUPERB, or `sg`, those of SUPERB-SG; `--tasks` takes either word.
+        board: `all`, the ten of SUPERB, or `sg`, those of SUPERB-SG; `--tasks` takes either word. Empty for a task that
+            is scored when it is named.
         target_type: what a target must be, as `msgspec` checks it.
         trained_splits: splits that must not be empty.
         legacy: where the published protocol selects in another way: on `test`, or on another `dev` (see `folds`);
@@ -43,6 +44,7 @@ class Task:
         settings_key: of the protocol's settings; the task's name if it is empty.
         target: where a recipe's items have it, see `suites.item_target`.
         is_ablation: left out of `all`.
+        is_optional: left out of `all` and of ablations.
     """
 
     name: str
@@ -55,7 +57,7 @@ class Task:
     legacy = legacy_rule = ""
     legacy_differences: tuple[str, ...] = ()
     settings_key = target = ""
-    is_ablation = False
+    is_ablation = is_optional = False
 
     @property
     def identity(self) -> list[Any]:

@@ -64,7 +64,7 @@ def resolve_task(spec: TaskSpec, entries: list[Entry]) -> ResolvedTask:
         return task
     task.splits = _divide(spec, groups, task.targets)
     _ensure_dev(task)
-    {"classify": _drop_small_classes, "slots": _drop_unseen_slots, "ctc": _check_sequences}[spec.head](task)
+    {"classify": _drop_small_classes, "slots": _drop_unseen_slots}.get(spec.head, _check_counts)(task)
     if not task.skipped:
         empty = [name for name, count in task.counts().items() if count == 0]
         task.skipped = f"no recording for {' and '.join(empty)}" if empty else ""
@@ -174,7 +174,7 @@ def _drop_unseen_slots(task: ResolvedTask) -> None:
         task.notes.append(f"{task.spec.name}: {len(unseen)} recordings left out, with slot values unseen in training")
 
 
-def _check_sequences(task: ResolvedTask) -> None:
+def _check_counts(task: ResolvedTask) -> None:
     counts = task.counts()
     if counts["train"] < max(task.spec.min_train, 10) or counts["test"] < task.spec.min_test:
         task.skipped = f"only {counts['train']} training and {counts['test']} test recordings"

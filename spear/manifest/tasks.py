@@ -16,8 +16,8 @@ from spear import config
 from spear.errors import ConfigError
 from spear.manifest.scan import Entry
 
-HEADS = ("classify", "slots", "ctc")
-METRICS = ("accuracy", "per", "wer", "cer")
+HEADS = ("classify", "slots", "ctc", "tags", "regress", "retrieve")
+METRICS = ("accuracy", "per", "wer", "cer", "map", "pearson", "r2", "mae", "map_at_r")
 _MAX_TASKS, _REGEX_SECONDS = 1000, 1.0
 
 
@@ -76,15 +76,17 @@ class TaskSpec:
 
     Attributes:
         name: fit for a file name.
-        head: classify (one label), slots (several labels, all must be right) or ctc (a sequence).
-        target: label:KEY, speaker, text, phones; for slots several label:KEY joined by commas.
-        metric: accuracy, per, wer or cer.
+        head: classify (one label), slots (several labels, all must be right), ctc (a sequence), tags (any number of
+            labels), regress (a number) or retrieve (the nearest recordings; nothing is trained).
+        target: label:KEY, speaker, text, phones; for slots and tags several label:KEY joined by commas.
+        metric: accuracy, per, wer or cer; map (tags), pearson, r2 or mae (regress), map_at_r (retrieve).
         title: for tables.
         select: which recordings.
         split: how they are divided.
-        min_train: least training recordings of a class; for ctc, of the task.
+        min_train: least training recordings of a class; for all heads but classify and slots, of the task.
         min_test: likewise for test.
         ablation: left out of ordinary decoding.
+        optional: likewise, and of ablations as well: scored when it is named.
         superb: the name of the SUPERB task that it is, such as KS: its rules and head are used, and its score is one
             with that of the suite `superb`.
     """
@@ -99,6 +101,7 @@ class TaskSpec:
     min_train: int = 2
     min_test: int = 2
     ablation: bool = False
+    optional: bool = False
     superb: str = ""
 
 

@@ -3,7 +3,7 @@
 KS, IC, SID, PR, ASR and SF use the corpus's own recordings and splits; SF's slots are the places and objects said in
 commands. ASV trains on the speakers whose keywords are training material and is tested on pairs of the others. QbE
 looks for keywords of held-out speakers in sentences and commands. SD gets dialogues of two talkers, SS two talkers at
-once with each of them alone, ER four manners of speaking.
+once with each of them alone, ER four manners of speaking, and SED sounds one after the other, which overlap or not.
 """
 
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ from spear.seeds import numpy_rng
 _OBJECTS = ("lights", "music", "heat", "temperature", "volume", "sound")
 _DIALOGUES = {"train": 120, "dev": 20, "test": 40}
 _TURNS = 4
+_SCENES, _SOUNDS = {"train": 90, "dev": 20, "test": 40}, 3
 _EMOTION_SPEAKERS, _EMOTION_SENTENCES, _SESSIONS = 24, 3, 4
 _QUERIES, _DOCUMENTS, _TRIALS = 24, 160, 400
 
@@ -42,7 +43,8 @@ def prepare(raw: Path, data_dir: Path, seed: int = 42, num_jobs: int = 0) -> dic
     if not (raw / "corpus.json").exists():
         raise DataError(f"no synthetic corpus in {raw}", "manifest.tsv and corpus.json", fix)
     entries = read_entries(raw, "the synthetic corpus", fix, ("split", "phones"))
-    part = {name: [e for e in entries if e["labels"].get("set") == name] for name in ("keyword", "command", "sentence")}
+    sets = ("keyword", "command", "sentence", "event")
+    part = {name: [e for e in entries if e["labels"].get("set") == name] for name in sets}
     said = part["sentence"] + part["command"]
     counts = {
         "KS": write_task(data_dir, "KS", (_row(e, e["labels"]["keyword"]) for e in part["keyword"])),
@@ -57,6 +59,9 @@ def prepare(raw: Path, data_dir: Path, seed: int = 42, num_jobs: int = 0) -> dic
     counts["SD"] = write_task(data_dir, "SD", _dialogues(data_dir, part["sentence"], seed, num_jobs))
     counts["SS"] = write_task(data_dir, "SS", _pairs(data_dir, part["sentence"], seed, num_jobs))
     counts["ER"] = write_task(data_dir, "ER", _emotions(data_dir, seed, num_jobs))
+    if part["event"]:  # a corpus may have none
+        scenes = _made(_make_dialogue, scenes_of(part["event"], seed), data_dir, "scenes", num_jobs)
+        counts["SED"] = write_task(data_dir, "SED", scenes)
     return counts
 
 
@@ -143,6 +148,18 @@ def _of_two(kind: str, num_turns: int, sentences: list[dict], seed: int) -> list
                 chosen = mine[rng.integers(len(mine))]
                 turns.append([chosen["speaker"], chosen["path"]])
             units.append({"name": f"{kind}-{split}-{number:03d}", "split": split, "turns": turns, "seed": seed})
+    return units
+
+
+def scenes_of(events: list[dict], seed: int) -> list[dict]:
+    """Units of work: sounds of one split, drawn by seed; what takes its turn is a sound instead of a speaker."""
+    units = []
+    for split, count in _SCENES.items():
+        pool = [entry for entry in events if entry["split"] == split]
+        for number in range(count if len(pool) >= _SOUNDS else 0):
+            drawn = numpy_rng(seed, "scene", split, number).choice(len(pool), size=_SOUNDS, replace=False)
+            turns = [[pool[place]["labels"]["class"], pool[place]["path"]] for place in drawn]
+            units.append({"name": f"scene-{split}-{number:03d}", "split": split, "turns": turns, "seed": seed})
     return units
 
 

@@ -3,6 +3,7 @@
 from spear.evaluate.task import Task
 from spear.evaluate.tasks.diarization import Diarization
 from spear.evaluate.tasks.emotion import EmotionRecognition
+from spear.evaluate.tasks.events import EventDetection
 from spear.evaluate.tasks.keyword_spotting import KeywordSpotting
 from spear.evaluate.tasks.labels import IntentClassification, SpeakerIdentification
 from spear.evaluate.tasks.phoneme_recognition import PhonemeRecognition
@@ -15,6 +16,6 @@ from spear.evaluate.tasks.speech_recognition import SpeechRecognition
 _ALL = (
     *(PhonemeRecognition, SpeechRecognition, KeywordSpotting, QueryByExample, SpeakerIdentification),
     *(SpeakerVerification, Diarization, IntentClassification, SlotFilling, EmotionRecognition),
-    SourceSeparation,
+    *(SourceSeparation, EventDetection),
 )
 TASKS: dict[str, Task] = {task.name: task() for task in _ALL}

@@ -8,7 +8,7 @@ import torch
 
 from spear.errors import DataError
 from spear.evaluate.cache import FeatureStore
-from spear.evaluate.problems import MeanProblem, Splits
+from spear.evaluate.problems import LabelProblem, Splits
 from spear.evaluate.protocol import Settings
 from spear.evaluate.table import Row, Table
 from spear.evaluate.task import Task
@@ -49,6 +49,6 @@ class EmotionRecognition(Task):
             found[session] = {"train": [row for row in rest if row.id not in held], "dev": dev, "test": test}
         return found
 
-    def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> MeanProblem:
+    def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> LabelProblem:
         """See `Task`."""
-        return MeanProblem(with_lists(splits), store, settings)
+        return LabelProblem(with_lists(splits), store, settings)

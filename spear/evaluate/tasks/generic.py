@@ -5,7 +5,7 @@ from typing import Any
 
 from spear.evaluate.cache import FeatureStore
 from spear.evaluate.ctc import SequenceProblem
-from spear.evaluate.problems import MeanProblem, Splits
+from spear.evaluate.problems import LabelProblem, Splits
 from spear.evaluate.protocol import Settings
 from spear.evaluate.table import Table
 from spear.evaluate.task import Task, unfit
@@ -23,9 +23,9 @@ class LabelTask(Task):
     def __init__(self, name: str, title: str):
         self.name, self.title = name, title
 
-    def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> MeanProblem:
+    def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> LabelProblem:
         """See `Task`."""
-        return MeanProblem(with_lists(splits), store, settings)
+        return LabelProblem(with_lists(splits), store, settings)
 
 
 class SequenceTask(Task):

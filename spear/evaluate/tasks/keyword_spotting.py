@@ -7,7 +7,7 @@ evaluation), and chooses checkpoint and learning rate on it; that selection is t
 import numpy as np
 
 from spear.evaluate.cache import FeatureStore
-from spear.evaluate.problems import MeanProblem, Splits
+from spear.evaluate.problems import LabelProblem, Splits
 from spear.evaluate.protocol import Settings
 from spear.evaluate.table import Table
 from spear.evaluate.task import Task
@@ -36,6 +36,6 @@ class KeywordSpotting(Task):
             splits["dev"] = [rows[place] for place in drawn]
         return {"": splits}
 
-    def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> MeanProblem:
+    def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> LabelProblem:
         """See `Task`."""
-        return MeanProblem(with_lists(splits), store, settings, balanced=True)
+        return LabelProblem(with_lists(splits), store, settings, balanced=True)

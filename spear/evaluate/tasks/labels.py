@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from spear.evaluate.cache import FeatureStore
-from spear.evaluate.problems import MeanProblem, Splits
+from spear.evaluate.problems import LabelProblem, Splits
 from spear.evaluate.protocol import Settings
 from spear.evaluate.table import Table
 from spear.evaluate.task import Task, unfit
@@ -29,7 +29,7 @@ def with_lists(splits: Splits) -> Splits:
     return {name: [dataclasses.replace(r, target=labels(r.target)) for r in rows] for name, rows in splits.items()}
 
 
-class CropProblem(MeanProblem):
+class CropProblem(LabelProblem):
     """Of training rows that are crops of one recording (extra column `crop_of`), a batch that takes it draws one."""
 
     def __init__(self, splits: Splits, store: FeatureStore, settings: Settings):
@@ -84,6 +84,6 @@ class IntentClassification(Task):
             table.leave_out({n: f"slots {', '.join(s)}, {said}" for n, s in others.items() if s != usual})
         return super().folds(table)
 
-    def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> MeanProblem:
+    def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> LabelProblem:
         """See `Task`."""
-        return MeanProblem(with_lists(splits), store, settings)
+        return LabelProblem(with_lists(splits), store, settings)

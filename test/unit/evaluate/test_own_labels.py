@@ -97,6 +97,34 @@ def test_a_line_that_is_no_json_is_listed_and_nothing_is_written_beside_the_audi
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_several_labels_of_a_recording(clips, form, tmp_path, capsys):
+    folder, rows = clips
+    tags = [[row["tone"], "even" if number % 2 else "first"] for number, row in enumerate(rows)]
+    table = [{"path": row["path"], "tags": tag} for row, tag in zip(rows, tags)]
+    if form == "jsonl":
+        fs.write_jsonl(folder / "tags.jsonl", [*table, {"path": "low/0.wav", "tags": []}])
+    else:
+        csv(folder / "tags.csv", [{**row, "tags": " | ".join(row["tags"])} for row in table])
+    run = scored(tmp_path, "--manifest", folder / f"tags.{form}", "--target", "tags", "--kind", "multilabel")
+    assert run["metric"] == "map" and run["score"] > 0.9 and len(run["folds"]) == 5
+    assert run["details"]["1 of 5"]["classes"] == ["even", "first", "high", "low"]
+    assert len(run["skipped"]) == (form == "jsonl") and "map %" in capsys.readouterr().out
+
+
+def test_numbers_as_labels(clips, tmp_path, capsys):
+    folder, rows = clips
+    table = [{"path": row["path"], "hertz": TONES_HZ[row["tone"]] + number} for number, row in enumerate(rows)]
+    csv(folder / "numbers.csv", [*table, {"path": "low/gone.wav", "hertz": "loud"}])
+    run = scored(tmp_path, "--manifest", folder / "numbers.csv", "--target", "hertz", "--kind", "regression")
+    assert run["metric"] == "pearson" and run["score"] > 0.9 and set(run["extra_scores"]) == {"r2", "mae"}
+    assert [row["reason"] for row in run["skipped"]] == ["'loud' is no number (hertz)"]
+    predictions = fs.read_jsonl(next((tmp_path / "exp/evaluate/own").glob("*/*.predictions.jsonl")))
+    errors = [abs(row["reference"] - row["hypotheses"][0]) for row in predictions]
+    assert run["extra_scores"]["mae"] == pytest.approx(np.mean(errors), rel=0.2)  # in hertz; the mean over folds
+    assert "pearson (higher is better)" in capsys.readouterr().out
+
+
 def test_what_cannot_be_asked_is_refused(clips, tmp_path):
     folder, rows = clips
     csv(folder / "plain.csv", rows)
