@@ -1,6 +1,7 @@
 """report.html: one self-contained page with curves, codebook use, layer weights, scores and provenance.
 
-No external links, no scripts. A part whose input is missing says so and names the command that makes it.
+No external links, no scripts; on a phone figures and tables scroll inside the page. A part whose input is missing says
+so and names the command that makes it.
 """
 
 import html
@@ -11,6 +12,7 @@ import spear
 from spear import env, fs
 from spear.errors import SpearError
 from spear.evaluate import figures
+from spear.evaluate.confusions import confusions_part
 from spear.evaluate.doubts import doubt_lines
 from spear.evaluate.results import (
     by_suite,
@@ -35,7 +37,10 @@ table { border-collapse: collapse; font-size: 13px; margin: 8px 0; font-variant-
 th, td { text-align: left; padding: 4px 12px 4px 0; border-bottom: 1px solid #e6e9ec; vertical-align: top; }
 th { color: #59636e; font-weight: 600; } td.best { font-weight: 700; color: #1c5797; }
 code { font: 12px ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
-svg { max-width: 100%; height: auto; } .wide { overflow-x: auto; }
+svg { max-width: 100%; height: auto; } .wide { overflow-x: auto; max-width: 100%; }
+.matrix { font-size: 12px; } .matrix th, .matrix td { padding: 3px 7px; text-align: right; border-bottom: 0; }
+.matrix td { min-width: 2.2em; } summary { cursor: pointer; padding: 4px 0; }
+@media (max-width: 700px) { body { padding: 14px 12px 40px; } .wide svg { max-width: none; } }
 .lead { font-size: 16px; background: #f1f6fb; border-left: 3px solid #2563a8; padding: 8px 12px; }
 """
 
@@ -63,6 +68,8 @@ def write_report(data_dir: str | Path, exp_dir: str | Path, output: str | Path |
         trained = [run for run in mine if run["steps"]]
         parts.append(section(f"Layer weights{_of(suite, suites)}", layers_part, trained))
         parts.append(section(f"Learning rates{_of(suite, suites)}", learning_rates_part, trained))
+        confused = section(f"Confusions{_of(suite, suites)}", confusions_part, mine, exp_dir)
+        parts += [confused] if not confused.endswith("</h2>\n") else []  # there may be no task of one label
     parts += [section("Corpus", _corpus, data_dir), section("Provenance", provenance_part, runs)]
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
