@@ -2,8 +2,8 @@
 
 Every case runs in a process of its own. The peak of the matrix product is measured in that process, before and after
 the case. Times are of the processor (`cpu_seconds`) and of the clock: on a machine that others use too, the first is
-the one to compare. On a GPU the clock counts, after the device is done, and memory is what tensors take at most. Only
-matrix products count as work done; convolutions and the rest are overhead.
+the one to compare. On a GPU the clock counts, after the device is done, and memory is what tensors take at most. Matrix
+products and convolutions count as work done; the rest is overhead.
 """
 
 import json
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,13 +23,14 @@ from spear.bench import _memory, _report
 from spear.errors import ConfigError
 from spear.log import human_seconds
 from spear.memory import keep_freed_memory
-from spear.models.config import SpearConfig
+from spear.models import encoders
 from spear.models.pretrain import HeadSpec, SpearPretrainModel
 from spear.nn import set_activation_checkpointing, set_batch_count
 from spear.train.throughput import count_flops
 
 _PEAK_SIZE = {"cpu": 2048, "cuda": 8192}
 _PEAK_SECONDS = 8
+SIZES = ("mini", "base", "large", "xlarge")
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Case:
     Attributes:
         what: `step` (masked prediction of two streams of tokens), `encoder` (25 Hz output, no heads) or `peer` (the
             encoder of the package `zipformer`).
-        size: `base`, `large` or `xlarge`.
+        size: `base`, `large` or `xlarge` of the Zipformer, `base` or `mini` of the Transformer.
         precision: `fp32` or `bf16` (autocast).
         batch: cuts x seconds, as 4x10.
         checkpointing: recompute activations in the backward pass.
@@ -46,6 +48,7 @@ class Case:
         repeats: measured passes, after one that is not.
         threads: of torch.
         device: cpu or cuda.
+        encoder: by name, such as `transformer`; `peer` is always a Zipformer.
     """
 
     what: str = "step"
@@ -57,6 +60,7 @@ class Case:
     repeats: int = 3
     threads: int = 2
     device: str = "cpu"
+    encoder: str = encoders.DEFAULT
 
 
 @dataclass
@@ -69,6 +73,7 @@ class TrainBenchConfig:
         precisions, batches, repeats, threads: see `Case`.
         device: auto (a GPU where there is one), cpu or cuda.
         output: JSON file of the results; empty for none.
+        encoder: see `Case`.
     """
 
     size: str = "base"
@@ -79,6 +84,7 @@ class TrainBenchConfig:
     threads: int = 2
     device: str = "auto"
     output: str = ""
+    encoder: str = encoders.DEFAULT
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -88,13 +94,14 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(measure(Case(**json.loads(argv[1])))))
         return 0
     config = configuration.parse(TrainBenchConfig, argv, None, __doc__)
-    device, rows = dist.choose_device(config.device).type, []
+    device, rows, own = dist.choose_device(config.device).type, [], config.encoder == encoders.DEFAULT
     for batch in config.batches or ["4x10", "1x30"]:
-        for what in config.whats or ["step", "checkpointed", "encoder", "peer"]:
+        for what in config.whats or ["step", "checkpointed", "encoder", *(["peer"] if own else [])]:
             for precision in config.precisions or ["fp32", "bf16"]:
                 checkpointed = what == "checkpointed"
                 case = Case("step" if checkpointed else what, config.size, precision, batch, checkpointed)
                 case.repeats, case.threads, case.device = config.repeats, config.threads, device
+                case.encoder = config.encoder
                 rows.append({"case": what, **asdict(case), **_run(case)})
                 print(f"{what} {precision} {batch}: {_in_words(rows[-1])}", file=sys.stderr, flush=True)
     print(_table(rows))
@@ -178,7 +185,7 @@ def _prepare(case: Case, device: torch.device) -> tuple[_Work, float]:
     torch.manual_seed(0)
     features_BTF = torch.randn(count, 100 * seconds, 128).to(device)
     lens_B = torch.full((count,), 100 * seconds, device=device)
-    config = getattr(SpearConfig, case.size)(output_downsampling_factor=1 if case.what == "step" else 2)
+    config = _sizes(case)(output_downsampling_factor=1 if case.what == "step" else 2)
     if case.what == "peer":
         from spear.bench._peer_zipformer import PeerEncoder
 
@@ -200,6 +207,16 @@ def _prepare(case: Case, device: torch.device) -> tuple[_Work, float]:
     weights = {name: torch.full((count,), weight).to(device) for name, weight in (("speech", 1.0), ("audio", 0.1))}
     masks = (torch.rand(count, 100 * seconds) < 0.5).to(device), torch.zeros(count, 128, dtype=torch.bool).to(device)
     return _Work(lambda: model(features_BTF, lens_B, targets, weights, *masks).loss, model), count * seconds
+
+
+def _sizes(case: Case) -> Callable[..., encoders.EncoderConfig]:
+    """What makes the configuration of an encoder of a case's size."""
+    of = encoders.load(case.encoder)
+    make = getattr(of, case.size, None) if case.size in SIZES else None
+    if make is None:
+        known = ", ".join(size for size in SIZES if hasattr(of, size)) or "none"
+        raise ConfigError(f"size '{case.size}' of encoder {case.encoder}", f"one of {known}", "correct --size")
+    return make
 
 
 def matmul_peak(dtype: torch.dtype, device: torch.device) -> dict[str, float]:

@@ -25,7 +25,7 @@ from spear import compat, weights
 from spear.errors import ConfigError, DataError, require
 from spear.teachers.align import expected_frames
 from spear.teachers.base import weights_sha256
-from spear.teachers.frozen import DTYPES, BlockTap, FrozenTeacher, check_layer
+from spear.teachers.frozen import DTYPES, FrozenTeacher
 
 _NUM_MELS, _FFT, _HOP, _PATCH = 64, 512, 160, 4
 _AMPLITUDE_FLOOR, _DYNAMIC_RANGE_DB = 1e-10, 120.0
@@ -128,6 +128,7 @@ class DashengTeacher(FrozenTeacher):
         layer: see the module's docstring.
         device: where it computes.
         dtype: float32, or bfloat16 for the matrix products.
+        part: see `FrozenTeacher`.
 
     Raises:
         DataError: no checkpoint there. ConfigError: not a Dasheng, or no such layer.
@@ -135,16 +136,18 @@ class DashengTeacher(FrozenTeacher):
 
     name, frame_rate, frame_rule = "dasheng", 25.0, "dasheng-25hz"
     samples_per_frame = _HOP * _PATCH
+    feed_forward = "mlp"
 
-    def __init__(self, path="", layer: int = -1, device: str | torch.device = "cpu", dtype: str = "float32"):
-        super().__init__(layer, device, dtype)
+    def __init__(
+        self, path="", layer: int = -1, device: str | torch.device = "cpu", dtype: str = "float32", part: str = ""
+    ):
+        super().__init__(layer, device, dtype, part=part)
         self._model = load_dasheng(str(path) or "mispeech/dasheng-1.2B")
         self._weights_sha256 = weights_sha256(self._model.state_dict())
         self.dim = self._model.norm.normalized_shape[0]
         meaning = "the residual stream after a block (0: before the first), or -1 for the encoder's output"
-        check_layer(self.layer, len(self._model.blocks), self.name, meaning)
         self._blocks = self._model.blocks
-        self._tap = None if self.layer == -1 else BlockTap(self._blocks, self.layer)
+        self._tap_layers([self.layer], meaning)
         self._model.to(self.device)
 
     def settings(self) -> dict:

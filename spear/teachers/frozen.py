@@ -2,15 +2,19 @@
 
 Options of every adapter here: `dtype=float32|bfloat16` (bfloat16 for the matrix products only), `window_seconds` and
 `overlap_seconds`: audio longer than a window is embedded in windows that overlap by so much on each side, and frames
-are taken from the middle of each. Audio that fits a window is embedded whole, so short corpora never meet it.
+are taken from the middle of each. Audio that fits a window is embedded whole, so short corpora never meet it. Adapters
+that name their feed-forward modules have `part=ffn`: what that of a block adds to the residual stream, instead of the
+stream; USAD (arXiv 2506.18843) regresses these.
 """
 
+import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from spear import compat
 from spear.errors import ConfigError
@@ -54,9 +58,11 @@ class FrozenTeacher:
         dtype: float32, or bfloat16 for the matrix products.
         window_seconds: longest audio embedded in one piece.
         overlap_seconds: context on each side of a window's kept part.
+        part: `ffn` for what the feed-forward module of a block adds to the residual stream (USAD's features); empty for
+            the stream itself.
 
     Raises:
-        ConfigError: an unknown dtype, or windows that are no longer than their overlaps.
+        ConfigError: an unknown dtype or part, or windows that are no longer than their overlaps.
     """
 
     name: str
@@ -69,8 +75,9 @@ class FrozenTeacher:
     extra_samples: int = 0  # that a frame sees beyond its own
     min_samples: int = 1
     has_final_norm: bool = True  # whether the encoder's output is not that of its last block
+    feed_forward: str = ""  # name of each block's feed-forward module
     _blocks: nn.ModuleList
-    _tap: "BlockTap | EveryTap | None" = None  # None: frames are the encoder's output
+    _tap: "LayerTap | EveryTap | None" = None  # None: frames are the encoder's output
 
     def __init__(
         self,
@@ -79,9 +86,13 @@ class FrozenTeacher:
         dtype: str = "float32",
         window_seconds: float | str = 60.0,
         overlap_seconds: float | str = 2.0,
+        part: str = "",
     ):
         if dtype not in DTYPES:
             raise ConfigError(f"dtype '{dtype}' of teacher '{self.name}'", "float32 or bfloat16", "correct the spec")
+        if part not in ("", "ffn"):
+            raise ConfigError(f"part '{part}' of teacher '{self.name}'", "ffn, or nothing", "correct the spec")
+        self.part = part
         self.layer, self.device, self.dtype = int(layer), torch.device(device), dtype
         window, overlap = _number("window_seconds", window_seconds), _number("overlap_seconds", overlap_seconds)
         if not 0 <= 2 * overlap < window:
@@ -109,6 +120,7 @@ class FrozenTeacher:
             "dim": self.dim,
             "frame_rule": self.frame_rule,
             "dtype": self.dtype,
+            **({"part": self.part} if self.part else {}),
             **self.settings(),
         }
 
@@ -133,6 +145,41 @@ class FrozenTeacher:
             raise ConfigError(f"layer {self.layer} of teacher '{self.name}'", "-1 for every state", "leave @LAYER out")
         self._tap = EveryTap(self._blocks, final_norm)
         widths = [self.dim] * (len(self._blocks) + 1)
+        self.dim = sum(widths)
+        return widths
+
+    def _tap_layers(self, layers: Sequence[int], meaning: str) -> None:
+        """From now on a frame is these layers side by side; blocks that none of them needs are dropped.
+
+        Raises:
+            ConfigError: there is no such layer, or it has no feed-forward module; says what the numbers mean.
+        """
+        for layer in layers:
+            check_layer(layer, len(self._blocks), self.name, meaning)
+            if self.part and layer < 1:
+                raise ConfigError(
+                    f"layer {layer} with part=ffn of teacher '{self.name}'",
+                    f"1 to {len(self._blocks)}: a block with a feed-forward module",
+                    "correct the spec",
+                )
+        if isinstance(self._tap, LayerTap):
+            self._tap.remove()
+        self._meaning, inside = meaning, self.feed_forward if self.part else ""
+        self._tap = None if list(layers) == [-1] else LayerTap(self._blocks, layers, inside)
+
+    def watch_layers(self, layers: Sequence[int]) -> list[int]:
+        """From now on a frame is these layers side by side, from one pass: `spear.teachers.several.load_layers`.
+
+        Returns:
+            Channels of each, `dim` in all.
+
+        Raises:
+            ConfigError: there is no such layer, or it is above the one that the teacher was made for.
+        """
+        if self.layer != -1 in layers:
+            raise ConfigError(f"layer -1 of teacher '{self.name}' at {self.layer}", "layers below", "make it with @-1")
+        self._tap_layers(layers, self._meaning)
+        widths = [self.dim] * len(layers)
         self.dim = sum(widths)
         return widths
 
@@ -202,25 +249,35 @@ def check_layer(layer: int, num_blocks: int, name: str, meaning: str) -> int:
     return int(layer)
 
 
-class BlockTap:
-    """Gives the residual stream after block `layer` (0: what enters the first), and drops the blocks after it.
+class LayerTap:
+    """Gives the residual stream after some blocks side by side, and drops the blocks after the last of them.
 
     Args:
         blocks: the model's list of blocks, which is shortened in place.
-        layer: 0 to the number of blocks.
+        layers: 0 (what enters the first) to the number of blocks; -1: the encoder's output, for which all are kept.
+        inside: name of a module of each block whose output is given instead.
     """
 
-    def __init__(self, blocks: nn.ModuleList, layer: int):
-        self._found: list[Tensor] = []
-        del blocks[max(1, layer) :]
-        if layer == 0:
-            watch_input(blocks[0], self._found.append)
-        else:
-            watch_output(blocks[layer - 1], self._found.append)
+    def __init__(self, blocks: nn.ModuleList, layers: Sequence[int], inside: str = ""):
+        self._layers, self._found, self._handles = tuple(layers), {}, []
+        if -1 not in layers:
+            del blocks[max(1, *layers) :]
+        for layer in {*layers} - {-1}:
+            keep = functools.partial(self._found.__setitem__, layer)
+            block = blocks[max(0, layer - 1)]
+            watched = watch_output(block.get_submodule(inside), keep) if layer else watch_input(block, keep)
+            self._handles.append(watched)
+
+    def remove(self) -> None:
+        """Stops watching."""
+        for handle in self._handles:
+            handle.remove()
 
     def take(self, output_BTD: Tensor) -> Tensor:
         """What the last forward pass left."""
-        return self._found.pop()
+        found = {**self._found, -1: output_BTD}
+        self._found.clear()
+        return torch.cat([found[layer] for layer in self._layers], dim=2)
 
 
 class EveryTap:
@@ -255,22 +312,22 @@ class EveryTap:
         return states_BTSD.flatten(2)
 
 
-def watch_input(block: nn.Module, give: Callable[[Tensor], None]) -> None:
+def watch_input(block: nn.Module, give: Callable[[Tensor], None]) -> RemovableHandle:
     """Gives away the residual stream that enters a block, at every pass."""
     # Blocks are called with the stream as first argument, by position or by name, as their authors like.
     first = next(iter(inspect.signature(block.forward).parameters))
-    block.register_forward_pre_hook(
+    return block.register_forward_pre_hook(
         lambda _, arguments, keywords: give(arguments[0] if arguments else keywords[first]), with_kwargs=True
     )
 
 
-def watch_output(block: nn.Module, give: Callable[[Tensor], None]) -> None:
-    """Gives away the residual stream that leaves a block, at every pass."""
+def watch_output(block: nn.Module, give: Callable[[Tensor], None]) -> RemovableHandle:
+    """Gives away what leaves a block, at every pass."""
 
     def hook(_, arguments, output) -> None:
         give(output[0] if isinstance(output, tuple) else output)
 
-    block.register_forward_hook(hook)
+    return block.register_forward_hook(hook)
 
 
 class PerUtterance(nn.Module):

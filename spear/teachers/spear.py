@@ -7,6 +7,7 @@ encoder's output (`encoder_out`), at 50 Hz or, with output downsampling, at 25 H
 50 Hz frames; a last frame without a partner stays as it is.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -69,14 +70,35 @@ class SpearTeacher:
                 "correct the teacher's spec",
             )
         self.dim = config.output_dim if self.layer == -1 else dims[self.layer]
-        self._asked_rate, self._watching = frame_rate_hz, False
-        self._set_rate(int(config.frame_rate_hz) if self.layer == -1 else config.hidden_rate_hz)
+        self._asked_rate, self._watching, self._layers = frame_rate_hz, False, [self.layer]
+        self._set_rate(self._own_rate(self.layer))
         self._weights_sha256: str | None = None
+
+    def _own_rate(self, layer: int) -> int:
+        config = self._model.config
+        return int(config.frame_rate_hz) if layer == -1 else config.hidden_rate_hz
+
+    def watch_layers(self, layers: Sequence[int]) -> list[int]:
+        """As `FrozenTeacher.watch_layers`; all at the rate that was asked for, or each at its own if that is the same.
+
+        Raises:
+            ConfigError: there is no such layer, or the rates differ.
+        """
+        dims = self._model.config.layer_dims
+        rates = sorted({self._rate(self._own_rate(layer), self._asked_rate) for layer in layers})
+        if not all(-1 <= layer < len(dims) for layer in layers) or len(rates) > 1:
+            found = f"layers {', '.join(map(str, layers))} of teacher 'spear', at {' and '.join(map(str, rates))} Hz"
+            raise ConfigError(
+                found, f"-1 to {len(dims) - 1}, at one rate", "state frame_rate_hz=25, or correct the numbers"
+            )
+        self._layers, widths = list(layers), [self._model.config.output_dim if n == -1 else dims[n] for n in layers]
+        self._set_rate(self._own_rate(layers[0]))
+        self.dim = sum(widths)
+        return widths
 
     def _set_rate(self, own_rate: int) -> None:
         self.frame_rate = self._rate(own_rate, self._asked_rate)
         self.frame_rule = _frame_rule(self._model.config, self.frame_rate)
-        self._pairs = own_rate // self.frame_rate == 2
 
     def watch_states(self, final_norm: bool = False) -> list[int]:
         """As `FrozenTeacher.watch_states`: what enters the first layer and each layer's output, at their rate."""
@@ -129,16 +151,22 @@ class SpearTeacher:
             features_BTF, feature_lens_B = self._model.fbank(waves_BS, lengths_B)
             with compat.autocast(self.device.type, dtype):
                 out = self._model.encode(
-                    features_BTF, feature_lens_B, with_hidden_states=self._watching or self.layer != -1
+                    features_BTF, feature_lens_B, with_hidden_states=self._watching or self._layers != [-1]
                 )
-        if self.layer == -1 and not self._watching:
-            x_BTD, lens_B = out.encoder_out, out.encoder_out_lens
-        else:
+        if self._watching:
+            return self._at_rate(torch.cat([out.embed_out, *out.hidden_states], dim=2), out.hidden_lens, 0)
+        found = []
+        for layer in self._layers:
             # Hidden states stay at their rate when the output is downsampled.
-            states, lens_B = [out.embed_out, *out.hidden_states], out.hidden_lens
-            x_BTD = torch.cat(states, dim=2) if self._watching else out.hidden_states[self.layer]
-        x_BTD = x_BTD.float()
-        return average_pairs(x_BTD, lens_B) if self._pairs else (x_BTD, lens_B)
+            own = (
+                (out.encoder_out, out.encoder_out_lens) if layer == -1 else (out.hidden_states[layer], out.hidden_lens)
+            )
+            found.append(self._at_rate(*own, layer))
+        return torch.cat([x_BTD for x_BTD, _ in found], dim=2), found[0][1]
+
+    def _at_rate(self, x_BTD: Tensor, lens_B: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        pairs = self._own_rate(layer) == 2 * self.frame_rate
+        return average_pairs(x_BTD.float(), lens_B) if pairs else (x_BTD.float(), lens_B)
 
 
 def _frame_rule(config: EncoderConfig, rate_hz: int) -> str:

@@ -1,6 +1,6 @@
 """Encoders with a wav2vec 2.0 front end: WavLM, HuBERT, wav2vec 2.0 and XLS-R, data2vec-audio, MERT.
 
-    wavlm:microsoft/wavlm-large@21            hubert:FOLDER@9,dtype=bfloat16            mert:m-a-p/MERT-v1-95M@7
+    wavlm:microsoft/wavlm-large@21     hubert:FOLDER@9,dtype=bfloat16     wavlm:FOLDER@6,part=ffn     mert:FOLDER@7
 
 Weights come from a folder that transformers' `save_pretrained` wrote, or by name from the hub.
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from spear import weights
 from spear.errors import ConfigError
 from spear.teachers.base import weights_sha256
-from spear.teachers.frozen import BlockTap, FrozenTeacher, PerUtterance, canonical_state, check_layer
+from spear.teachers.frozen import FrozenTeacher, PerUtterance, canonical_state
 from spear.teachers.hub import load_pretrained, preprocessor, read_config, transformers_for
 
 _CONVOLUTIONS = ((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2))
@@ -37,7 +37,7 @@ class Wav2Vec2Teacher(FrozenTeacher):
     Args:
         path: folder or hub name; the subclass's default when empty.
         layer: see the module's docstring.
-        device, dtype, window_seconds, overlap_seconds: see `FrozenTeacher`.
+        device, dtype, window_seconds, overlap_seconds, part: see `FrozenTeacher`.
         normalise: true or false instead of what the model's preprocessor_config.json says.
 
     Raises:
@@ -50,6 +50,7 @@ class Wav2Vec2Teacher(FrozenTeacher):
     default_path: str
     default_layer = -1
     frame_rate, frame_rule = 50.0, "wav2vec2-50hz"
+    feed_forward = "feed_forward"
     extra_samples, min_samples = 80, 400
 
     def __init__(
@@ -61,19 +62,19 @@ class Wav2Vec2Teacher(FrozenTeacher):
         window_seconds: float | str = 60.0,
         overlap_seconds: float | str = 2.0,
         normalise: str = "",
+        part: str = "",
     ):
-        super().__init__(-1 if layer is None else layer, device, dtype, window_seconds, overlap_seconds)
+        super().__init__(-1 if layer is None else layer, device, dtype, window_seconds, overlap_seconds, part)
         path = str(path) or self.default_path
         self._model = self._load(path)
         config = self._model.config
         self._weights_sha256 = weights_sha256(canonical_state(self._model.state_dict().items()))
         self.dim = config.hidden_size
-        self._blocks = blocks = self._model.encoder.layers
+        self._blocks = self._model.encoder.layers
         self.has_final_norm = bool(getattr(config, "do_stable_layer_norm", False))
-        if layer is None and len(blocks) == 24:
+        if layer is None and len(self._blocks) == 24:
             self.layer = self.default_layer
-        check_layer(self.layer, len(blocks), self.name, _MEANING)
-        self._tap = None if self.layer == -1 else BlockTap(blocks, self.layer)
+        self._tap_layers([self.layer], _MEANING)
         self._norm = getattr(config, "feat_extract_norm", "layer")  # data2vec has only that one
         self._front: PerUtterance | None = None
         self._positions: PerUtterance | None = None

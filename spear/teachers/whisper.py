@@ -14,7 +14,7 @@ from torch import Tensor
 from spear import weights
 from spear.errors import ConfigError
 from spear.teachers.base import weights_sha256
-from spear.teachers.frozen import BlockTap, FrozenTeacher, check_layer
+from spear.teachers.frozen import FrozenTeacher
 from spear.teachers.hub import load_pretrained, read_config, transformers_for
 
 
@@ -24,7 +24,7 @@ class WhisperTeacher(FrozenTeacher):
     Args:
         path: folder or hub name.
         layer: see the module's docstring.
-        device, dtype, overlap_seconds: see `FrozenTeacher`; windows are always 30 s.
+        device, dtype, overlap_seconds, part: see `FrozenTeacher`; windows are always 30 s.
 
     Raises:
         MissingPackageError: transformers is not installed.
@@ -32,6 +32,7 @@ class WhisperTeacher(FrozenTeacher):
     """
 
     name, frame_rate, frame_rule = "whisper", 50.0, "whisper-50hz"
+    feed_forward = "fc2"
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class WhisperTeacher(FrozenTeacher):
         device: str | torch.device = "cpu",
         dtype: str = "float32",
         overlap_seconds: float | str = 2.0,
+        part: str = "",
     ):
         transformers = transformers_for(self.name)
         path = str(path) or "openai/whisper-large-v3"
@@ -53,13 +55,12 @@ class WhisperTeacher(FrozenTeacher):
             )
         model = load_pretrained(transformers.WhisperModel, path, values, self.name, unused=("decoder",))
         self._model = model.get_encoder()
-        super().__init__(layer, device, dtype, positions / 50, overlap_seconds)
+        super().__init__(layer, device, dtype, positions / 50, overlap_seconds, part)
         self._weights_sha256 = weights_sha256(self._model.state_dict())
         self.dim = self._model.config.d_model
         meaning = "the residual stream after a block (0: before the first), or -1 for the encoder's output"
-        check_layer(self.layer, len(self._model.layers), self.name, meaning)
         self._blocks = self._model.layers
-        self._tap = None if self.layer == -1 else BlockTap(self._blocks, self.layer)
+        self._tap_layers([self.layer], meaning)
         self._extractor = transformers.WhisperFeatureExtractor(
             feature_size=self._model.config.num_mel_bins, chunk_length=positions // 50
         )

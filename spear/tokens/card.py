@@ -171,7 +171,7 @@ def check_teacher(found: Mapping[str, Any], expected: Mapping[str, Any], found_i
     Raises:
         CardError: names every differing key with both values.
     """
-    keys = [key for key in IDENTITY_KEYS if found.get(key) != expected.get(key)]
+    keys = [key for key in (*IDENTITY_KEYS, "part") if found.get(key) != expected.get(key)]
     if keys:
         raise CardError(
             f"{found_in} was made with a teacher of " + ", ".join(f"{k} = {found.get(k)!r}" for k in keys),

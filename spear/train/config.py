@@ -84,9 +84,10 @@ LAST = "last"
 
 @dataclass
 class OptimizerConfig:
-    """ScaledAdam and Eden.
+    """The optimizer, and Eden.
 
     Attributes:
+        name: `scaled_adam`, or `adamw`, which needs a `base_lr` of its own, near 0.0005.
         base_lr: learning rate before Eden's factors.
         lr_batches: Eden's B0, in optimizer steps.
         lr_hours: Eden's H, in hours of padded audio over all ranks.
@@ -97,8 +98,10 @@ class OptimizerConfig:
         lr_scales: factors on the learning rate by prefix of parameter names, such as {encoder_embed: 0.1}.
         reference_seconds: schedules of dropout and the like count in batches of this many padded seconds.
         first_batch_count: from which they count; 100000 gives them their last values, for fine-tuning.
+        weight_decay: of AdamW, on all but biases, gains of norms and single numbers; ScaledAdam has none.
     """
 
+    name: str = "scaled_adam"
     base_lr: records.Positive = 0.045
     lr_batches: records.Positive = 7500.0
     lr_hours: records.Positive = 25000.0
@@ -108,6 +111,13 @@ class OptimizerConfig:
     lr_scales: dict[str, records.NotNegative] = field(default_factory=dict)
     reference_seconds: records.Positive = 600.0
     first_batch_count: records.NotNegative = 0.0
+    weight_decay: records.NotNegative = 0.01
+
+    def __post_init__(self):
+        _choice("optimizer.name", self.name, ("scaled_adam", "adamw"))
+        if self.name == "adamw" and self.base_lr == OptimizerConfig.base_lr:
+            found = f"optimizer.name: adamw with base_lr {self.base_lr:g}, the default for steps relative to parameters"
+            raise ConfigError(found, "a learning rate for AdamW", "set optimizer.base_lr, such as 0.0005")
 
 
 @dataclass

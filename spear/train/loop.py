@@ -21,7 +21,7 @@ from spear.memory import keep_freed_memory
 from spear.models.mask import sample_masks
 from spear.models.spec_augment import spec_augment
 from spear.nn import kept_whitening_memory, scheduled_floats
-from spear.optim import Eden, ScaledAdam, parameter_groups
+from spear.optim import Eden
 from spear.seeds import numpy_rng, seed_global
 from spear.train import collapse, runs, setup, sharding, startup
 from spear.train.averaging import RunningAverage
@@ -66,12 +66,7 @@ class Trainer:
             sharding.shard(self.model, world)
         self.scheduled = scheduled_floats(self.model)
         self.average = RunningAverage(self.model)
-        self.optimizer = ScaledAdam(
-            parameter_groups(self.model, config.optimizer.base_lr, setup.lr_scales(config)),
-            lr=config.optimizer.base_lr,
-            clipping_scale=config.optimizer.clipping_scale,
-            clipping_start=config.optimizer.clipping_start,
-        )
+        self.optimizer = setup.make_optimizer(config, self.model)
         self.schedule = Eden(
             self.optimizer,
             lr_batches=config.optimizer.lr_batches,

@@ -20,6 +20,7 @@ from spear.models.loading import ENCODER_PREFIXES, load_model
 from spear.models.mask import MaskConfig
 from spear.models.pretrain import SpearPretrainModel
 from spear.nn import set_activation_checkpointing
+from spear.optim import AdamW, ScaledAdam, parameter_groups, without_decay
 from spear.seeds import seed_global
 from spear.train.config import ModelConfig, TrainConfig
 from spear.train.config import StreamConfig as TrainStreamConfig
@@ -207,6 +208,16 @@ def lr_scales(config: TrainConfig) -> dict[str, float]:
     """Factors by prefix of parameter names. An encoder that is frozen first gets groups, so clipping, of its own."""
     own = dict.fromkeys(("encoder_embed", "encoder", "mask_emb"), 1.0) if config.freeze_encoder_steps else {}
     return {**own, **config.optimizer.lr_scales}
+
+
+def make_optimizer(config: TrainConfig, model: SpearPretrainModel) -> ScaledAdam | AdamW:
+    """The optimizer of a model that is on its device, sharded or not."""
+    settings = config.optimizer
+    groups = parameter_groups(model, settings.base_lr, lr_scales(config))
+    clipping = {"clipping_scale": settings.clipping_scale, "clipping_start": settings.clipping_start}
+    if settings.name == "adamw":
+        return AdamW(without_decay(groups), settings.base_lr, settings.weight_decay, **clipping)
+    return ScaledAdam(groups, lr=settings.base_lr, **clipping)
 
 
 def start_from(model: SpearPretrainModel, path: str) -> None:

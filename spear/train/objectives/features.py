@@ -21,8 +21,8 @@ from spear.fs import human_bytes
 from spear.log import human_seconds
 from spear.models.feature_head import LOSSES, FeatureHead, FeatureHeadSpec
 from spear.seeds import numpy_rng
-from spear.teachers import Teacher, load_teacher
 from spear.teachers.align import expected_frames, rate_ratio
+from spear.teachers.several import load_layers
 from spear.tokens.extract import embed
 from spear.train.directions import effective_rank
 from spear.train.objectives.base import Context, Objective, Probe, Settings
@@ -78,15 +78,17 @@ class FeatureObjective(Objective):
         super().__init__(context)
         settings, self.stream, self.device = self.settings, context.stream, context.device
         self.masks_input = settings.mask_input
-        self._teachers: list[Teacher] = [load_teacher(spec, device=context.device) for spec in settings.teachers]
-        for spec, teacher in zip(settings.teachers, self._teachers):
-            if teacher.sample_rate != settings.teacher_sample_rate_hz:
+        self._teachers = load_layers(settings.teachers, context.device)
+        prints = {place: found for of in self._teachers for place, found in zip(of.places, of.prints)}
+        for place, found in prints.items():
+            rate = found["sample_rate_hz"]
+            if rate != settings.teacher_sample_rate_hz:
                 raise ConfigError(
-                    f"streams.{self.name}: teacher {spec}, which hears {teacher.sample_rate} Hz",
+                    f"streams.{self.name}: teacher {settings.teachers[place]}, which hears {rate} Hz",
                     f"teacher_sample_rate_hz = {settings.teacher_sample_rate_hz}",
-                    f"set streams.{self.name}.teacher_sample_rate_hz: {teacher.sample_rate}",
+                    f"set streams.{self.name}.teacher_sample_rate_hz: {rate}",
                 )
-        self._prints = [t.fingerprint() for t in self._teachers] if self._teachers else self.stream.teachers
+        self._prints = [prints[place] for place in sorted(prints)] if prints else self.stream.teachers
         rates = sorted({float(each["frame_rate_hz"]) for each in self._prints})
         if len(rates) > 1:
             found = " and ".join(f"{rate:g}" for rate in rates)
@@ -127,15 +129,15 @@ class FeatureObjective(Objective):
         targets_BTW = torch.full((len(lens), max(*frames, 1), sum(self.widths)), torch.nan, device=device)
         heard = [row for row, count in enumerate(frames) if count]
         waves = {row: waves_BS[row, : lens[row]].numpy() for row in heard}
-        start = 0
-        for teacher, width in zip(self._teachers, self.widths):
+        by_layer = targets_BTW.split(self.widths, dim=2)  # views
+        for of in self._teachers:
             # Alone where the other cuts of a batch would change a cut's frames.
-            groups = [heard] if teacher.batch_invariant else [[row] for row in heard]
+            groups = [heard] if of.teacher.batch_invariant else [[row] for row in heard]
             for group in filter(None, groups):
-                for row, found_TD in zip(group, embed(teacher, [waves[row] for row in group])):
-                    found_TD = found_TD[: targets_BTW.shape[1]]
-                    targets_BTW[row, : len(found_TD), start : start + width] = found_TD.to(device)
-            start += width
+                for row, found_TW in zip(group, embed(of.teacher, [waves[row] for row in group])):
+                    found_TW = found_TW[: targets_BTW.shape[1]].to(device)
+                    for place, found_TD in zip(of.places, found_TW.split(of.widths, dim=1)):
+                        by_layer[place][row, : len(found_TD)] = found_TD
         return targets_BTW
 
     def probe(self, head: FeatureHead, encoded, targets: Tensor, weights_B: Tensor, early: bool) -> Probe:

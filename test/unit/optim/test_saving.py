@@ -8,7 +8,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from spear.errors import CheckpointError
-from spear.optim import Eden, ScaledAdam, load_optimizer_tensors, optimizer_tensors, parameter_groups
+from spear.optim import (
+    AdamW,
+    Eden,
+    ScaledAdam,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    parameter_groups,
+    without_decay,
+)
 
 
 def network() -> nn.Module:
@@ -29,11 +37,15 @@ def scaled_adam(module):
     return ScaledAdam(parameter_groups(module, 0.04, {"0": 0.1}))
 
 
+def adamw(module):
+    return AdamW(without_decay(parameter_groups(module, 0.01, {"0": 0.1})), weight_decay=0.1)
+
+
 def adam(module):
     return torch.optim.AdamW(module.parameters(), lr=0.01)
 
 
-@pytest.mark.parametrize("make", [scaled_adam, adam])
+@pytest.mark.parametrize("make", [scaled_adam, adamw, adam])
 def test_resuming_from_files_is_bit_identical(tmp_path, make):
     module = network()
     optimizer = make(module)
@@ -56,9 +68,10 @@ def test_resuming_from_files_is_bit_identical(tmp_path, make):
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_later_steps_do_not_change_what_was_taken():
+@pytest.mark.parametrize("make", [scaled_adam, adamw])
+def test_later_steps_do_not_change_what_was_taken(make):
     module = network()
-    optimizer = scaled_adam(module)
+    optimizer = make(module)
     schedule = Eden(optimizer)
     train(module, optimizer, schedule, 0, 5)
     tensors, _ = optimizer_tensors(optimizer)
@@ -89,3 +102,6 @@ def test_state_of_another_model_is_refused_by_name():
     del tensors["state/2.weight/delta"]
     with pytest.raises(CheckpointError, match="2.weight"):
         load_optimizer_tensors(scaled_adam(network()), tensors, numbers)
+    with pytest.raises(CheckpointError, match=r"no step of parameter 0"):
+        other = AdamW(parameter_groups(network(), 0.04, {"0": 0.1}))
+        load_optimizer_tensors(other, *optimizer_tensors(scaled_adam(network())))

@@ -1,4 +1,4 @@
-"""ScaledAdam on two ranks that hold parts of each matrix: the same values as one process with whole tensors."""
+"""ScaledAdam and AdamW on two ranks that hold parts of each matrix: the values of one process with whole tensors."""
 
 import os
 
@@ -8,11 +8,19 @@ import torch.distributed as torch_dist
 from torch import nn
 
 from spear import dist
-from spear.optim import ScaledAdam, load_optimizer_tensors, optimizer_tensors, parameter_groups
+from spear.optim import (
+    AdamW,
+    ScaledAdam,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    parameter_groups,
+    without_decay,
+)
 
 # Rows that divide and that do not, fewer rows than ranks, stacks, a large tensor, and what is not sharded.
 SHAPES = {"a": (6, 3), "b": (6, 3), "c": (5, 4), "d": (5, 4), "e": (1, 7), "f": (200, 180), "g": (9,), "h": ()}
 STEPS = 13
+NAMES = ("scaled_adam", "adamw")
 
 
 def whole_values() -> dict[str, torch.Tensor]:
@@ -40,7 +48,7 @@ def module_of(values: dict[str, torch.Tensor], mesh=None) -> nn.Module:
     return module
 
 
-def run(module: nn.Module, optimizer: ScaledAdam, steps: range) -> None:
+def run(module: nn.Module, optimizer: ScaledAdam | AdamW, steps: range) -> None:
     for step in steps:
         for name, param in module.named_parameters():
             grad = gradient(name, step)
@@ -50,36 +58,50 @@ def run(module: nn.Module, optimizer: ScaledAdam, steps: range) -> None:
         optimizer.step()
 
 
-def new_optimizer(module: nn.Module) -> ScaledAdam:
-    return ScaledAdam(parameter_groups(module, 0.045), clipping_update_period=4)
+def new_optimizer(module: nn.Module, name: str) -> ScaledAdam | AdamW:
+    groups = parameter_groups(module, 0.045)
+    if name == "adamw":
+        return AdamW(without_decay(groups), weight_decay=0.1, clipping_update_period=4)
+    return ScaledAdam(groups, clipping_update_period=4)
 
 
 def on_rank(rank: int, port: int, folder: str) -> None:
-    """Half of the steps, a state that goes through a whole copy, and the rest; rank 0 writes what became of it."""
+    """What `halves` does, for both."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
     torch.set_num_threads(1)
     dist.start("cpu")
+    for name in NAMES:
+        halves(name, f"{folder}/{name}.pt" if rank == 0 else "")
+    dist.stop()
+
+
+def halves(name: str, path: str) -> None:
+    """Half of the steps, a state that goes through a whole copy, and the rest; rank 0 writes what became of it."""
     mesh = torch_dist.init_device_mesh("cpu", (2,))
     module = module_of(whole_values(), mesh)
-    optimizer = new_optimizer(module)
+    optimizer = new_optimizer(module, name)
     run(module, optimizer, range(0, 6))
     tensors, numbers = optimizer_tensors(optimizer)
     again = module_of({name: dist.whole(param).detach().clone() for name, param in module.named_parameters()}, mesh)
-    other = new_optimizer(again)
+    other = new_optimizer(again, name)
     load_optimizer_tensors(other, tensors, numbers)
     run(again, other, range(6, STEPS))
     values = {name: dist.whole(param).detach() for name, param in again.named_parameters()}
-    state = optimizer_tensors(other, keep=rank == 0)[0]
-    if rank == 0:
-        torch.save({"values": values, "state": state, "clipping": vars(other.clipping["default"])}, f"{folder}/0.pt")
-    dist.stop()
+    state = optimizer_tensors(other, keep=bool(path))[0]
+    if path:
+        torch.save({"values": values, "state": state, "clipping": vars(other.clipping["default"])}, path)
 
 
 def test_two_ranks_with_parts_make_the_steps_of_one_with_all(tmp_path, free_port):
     torch.multiprocessing.spawn(on_rank, (free_port(), str(tmp_path)), nprocs=2)
-    found = torch.load(tmp_path / "0.pt")
+    for name in NAMES:
+        check(name, torch.load(tmp_path / f"{name}.pt"))
+
+
+def check(name: str, found: dict) -> None:
+    """Compares with one process that has all."""
     module = module_of(whole_values())
-    optimizer = new_optimizer(module)
+    optimizer = new_optimizer(module, name)
     run(module, optimizer, range(STEPS))
     state, _ = optimizer_tensors(optimizer)
     assert found["state"].keys() == state.keys()

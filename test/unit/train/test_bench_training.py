@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from spear import SpearConfig
 from spear.bench import data as bench_data
 from spear.bench import train as bench_train
 from spear.errors import ConfigError
@@ -16,12 +17,21 @@ from spear.errors import ConfigError
 def test_a_case_counts_its_work_and_the_share_of_the_peak_follows(monkeypatch):
     monkeypatch.setitem(bench_train._PEAK_SIZE, "cpu", 256)
     small = {"encoder_dim": "32", "encoder_unmasked_dim": "24", "feedforward_dim": "48", "num_heads": "2"}
-    real = bench_train.SpearConfig.base
-    monkeypatch.setattr(bench_train.SpearConfig, "base", lambda **changes: real(**small, **changes))
+    real = SpearConfig.base
+    monkeypatch.setattr(SpearConfig, "base", lambda **changes: real(**small, **changes))
     found = bench_train.measure(bench_train.Case(batch="1x1", repeats=1, threads=1, precision="fp32"))
     assert found["audio_seconds_per_second"] == pytest.approx(1 / found["seconds"])
     share = found["matmul_gflop"] / found["seconds"] / found["peak_gflops"]
     assert found["share_of_peak"] == pytest.approx(share, rel=1e-6) and found["matmul_gflop"] > 0.1
+
+
+def test_a_transformer_is_measured_too_and_sizes_that_it_lacks_are_named(monkeypatch):
+    monkeypatch.setitem(bench_train._PEAK_SIZE, "cpu", 256)
+    case = bench_train.Case("step", "mini", "fp32", "1x1", repeats=1, threads=1, encoder="transformer")
+    # Twice the products of 2.7 million weights in linear layers forward, and twice that backward, on 49 frames.
+    assert 0.8 < bench_train.measure(case)["matmul_gflop"] / (6 * 2.7e6 * 49 / 1e9) < 1.5
+    with pytest.raises(ConfigError, match="size 'xlarge' of encoder transformer(?s:.*)mini, base"):
+        bench_train.measure(bench_train.Case(size="xlarge", precision="fp32", encoder="transformer"))
 
 
 def test_a_case_that_fails_says_why_and_the_others_go_on():

@@ -35,13 +35,16 @@ def first_batch(trainer):
     return trainer.data.train.batch(plan, 0, 0, 0)
 
 
-def test_a_teacher_on_the_fly_gives_what_it_gives_alone_whatever_is_mixed_in(make_trainer, teacher_dir):
+def test_a_teacher_on_the_fly_gives_what_it_gives_alone_whatever_is_mixed_in(make_trainer, teacher_dir, monkeypatch):
     specs = [f"spear:{teacher_dir}@1,frame_rate_hz=25", f"spear:{teacher_dir}@-1,frame_rate_hz=25"]
     mixing = {"probability": 1.0, "noise_probability": 0.0, "speech_snr_db": [0, 0]}
     trainer = make_trainer(streams=streams(teachers=specs), mixing=mixing)
     batch = first_batch(trainer)
     assert "speech" in batch.mix_kinds
+    passes, encode = [], SpearModel.encode
+    monkeypatch.setattr(SpearModel, "encode", lambda *args, **rest: passes.append(1) or encode(*args, **rest))
     targets_BTW = trainer.objectives["frames"].targets(batch, trainer.model.output_lengths(batch.feature_lens_B))
+    assert len(passes) == 1  # both layers
     paths = {cut.id: cut for cut in (trainer.data.train.cuts[n] for n in range(len(trainer.data.train.cuts)))}
     for row, name in enumerate(batch.ids):
         wave = torch.from_numpy(load_audio(paths[name].path))[None]
