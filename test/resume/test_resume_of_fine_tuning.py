@@ -1,0 +1,74 @@
+"""Tagging, classification and verification with an encoder that thaws: killed, resumed, on two ranks."""
+
+import json
+
+import pytest
+import yaml
+from test_resume import wait_for_step
+
+pytestmark = pytest.mark.slow
+SIZES = {"encoder_dim": "32", "encoder_unmasked_dim": "24", "feedforward_dim": "48", "num_heads": "2"}
+SIZES |= {"num_encoder_layers": "1,1", "downsampling_factor": "1,2", "cnn_module_kernel": "15"}
+SIZES |= {"query_head_dim": "8", "subsampling_channels": "4,4,8"}
+EVERYWHERE = {"domain_weights": {"speech": 1.0, "audio": 1.0}}
+
+
+@pytest.fixture(scope="module")
+def settings(data_dir) -> str:
+    """A configuration of three streams on top of the others' one, and the manifest that they read."""
+    lines = []
+    for path in sorted((data_dir / "manifests").glob("cuts_*_train.jsonl")):
+        lines += path.read_text().splitlines()
+    for number, line in enumerate(lines):
+        cut = json.loads(line)
+        said = {"id": cut["id"], "recording_id": cut["id"], "start": 0, "duration": cut["duration"], "channel": 0}
+        cut["supervisions"] = [{**said, "speaker": f"speaker{number % 4}"}]
+        cut["custom"] |= {"labels": {"labels": ["a", "a,b", "b,c"][number % 3], "class": str(number % 2)}}
+        lines[number] = json.dumps(cut)
+    (data_dir / "manifests" / "labelled.jsonl").write_text("\n".join(lines) + "\n")
+    streams = {
+        "best_rq": None,
+        "speech": None,
+        "tags": {"objective": "tagging", **EVERYWHERE},
+        "kind": {"objective": "classification", "layers": "weighted", "pooling": "attentive", **EVERYWHERE},
+        "who": {"objective": "verification", "channels": 16, "embedding_dim": 8, **EVERYWHERE},
+    }
+    changes = {
+        "streams": streams,
+        "model": SIZES,
+        "sources": [{"name": "labelled", "cuts": "manifests/labelled.jsonl"}],
+        "plan": {"max_seconds": 8},
+        "mixing": {"reverb_probability": 0.5, "impulse_responses": ["manifests/noise.jsonl"]},
+        "spec_augment": {"probability": 0.9, "time_warp_frames": 20},
+        "sampling": {"stream": "tags"},
+        "average_by": "valid/map/tags",
+        "average_best": 2,
+        "freeze_encoder_steps": 1,
+        "optimizer": {"lr_scales": {"encoder": 0.5, "encoder_embed": 0.5}, "first_batch_count": 1e5},
+    }
+    path = data_dir / "fine_tuning.yaml"
+    path.write_text(yaml.safe_dump(changes))
+    return str(path)
+
+
+def losses(rows: list[dict]) -> list[float]:
+    return [row[key] for row in rows for key in sorted(row) if key.startswith("loss/")]
+
+
+def test_a_killed_run_goes_on_bit_for_bit(start, train, settings, tmp_path):
+    more = ("--config", settings, "--num-steps", "4")
+    whole = train(tmp_path / "whole", *more)
+    assert {"valid/map/tags", "valid/eer/who", "valid/accuracy/kind/unmasked"} <= set().union(*whole)
+    process = start(tmp_path / "parts", *more)
+    wait_for_step(tmp_path / "parts", 2, process)
+    process.kill()
+    process.wait()
+    assert train(tmp_path / "parts", *more) == whole
+
+
+def test_two_ranks_are_one_that_accumulates(train, settings, tmp_path):
+    more = ("--config", settings, "--num-steps", "3")
+    one = train(tmp_path / "one", *more, "--accumulation", "2")
+    two = train(tmp_path / "two", *more, processes=2)
+    assert len(losses(one)) == 9
+    assert losses(one) == pytest.approx(losses(two), rel=1e-5)
