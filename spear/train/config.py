@@ -97,7 +97,7 @@ class OptimizerConfig:
             first median, at step 10) in icefall's later one.
         lr_scales: factors on the learning rate by prefix of parameter names, such as {encoder_embed: 0.1}.
         reference_seconds: schedules of dropout and the like count in batches of this many padded seconds.
-        first_batch_count: from which they count; 100000 gives them their last values, for fine-tuning.
+        first_batch_count: from which those of the encoder count; 100000 gives them their last values, for fine-tuning.
         weight_decay: of AdamW, on all but biases, gains of norms and single numbers; ScaledAdam has none.
     """
 

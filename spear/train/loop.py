@@ -20,7 +20,7 @@ from spear.log import get_logger
 from spear.memory import keep_freed_memory
 from spear.models.mask import sample_masks
 from spear.models.spec_augment import spec_augment
-from spear.nn import kept_whitening_memory, scheduled_floats
+from spear.nn import kept_whitening_memory
 from spear.optim import Eden
 from spear.seeds import numpy_rng, seed_global
 from spear.train import collapse, runs, setup, sharding, startup
@@ -64,7 +64,7 @@ class Trainer:
         self.sharded = config.parallel == "fsdp" and world.size > 1
         if self.sharded:
             sharding.shard(self.model, world)
-        self.scheduled = scheduled_floats(self.model)
+        self.scheduled = setup.schedules(self.model, config.optimizer.first_batch_count)
         self.average = RunningAverage(self.model)
         self.optimizer = setup.make_optimizer(config, self.model)
         self.schedule = Eden(
@@ -348,10 +348,9 @@ class Trainer:
         return compat.distributed_data_parallel(self.model, self.world.device)
 
     def _set_batch_count(self) -> None:
-        settings = self.config.optimizer
-        count = settings.first_batch_count + self.seen_seconds / settings.reference_seconds
-        for value in self.scheduled:
-            value.set_batch_count(count)
+        count = self.seen_seconds / self.config.optimizer.reference_seconds
+        for value, first in self.scheduled:
+            value.set_batch_count(first + count)
 
     def audio_hours(self, num_steps: int) -> float:
         """Of so many steps of all ranks, padding included."""

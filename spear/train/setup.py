@@ -19,7 +19,7 @@ from spear.models import encoders
 from spear.models.loading import ENCODER_PREFIXES, load_model
 from spear.models.mask import MaskConfig
 from spear.models.pretrain import SpearPretrainModel
-from spear.nn import set_activation_checkpointing
+from spear.nn import ScheduledFloat, scheduled_floats, set_activation_checkpointing
 from spear.optim import AdamW, ScaledAdam, parameter_groups, without_decay
 from spear.seeds import seed_global
 from spear.train.config import ModelConfig, TrainConfig
@@ -202,6 +202,12 @@ def make_model(config: TrainConfig, objectives: dict[str, Objective], device: to
     )
     set_activation_checkpointing(model, config.activation_checkpointing)
     return model.to(device)
+
+
+def schedules(model: SpearPretrainModel, first_batch_count: float) -> list[tuple[ScheduledFloat, float]]:
+    """Every scheduled value of a model with the count from which it counts: of heads, which are new, always 0."""
+    of_heads = set(scheduled_floats(model.heads))
+    return [(value, 0.0 if value in of_heads else first_batch_count) for value in scheduled_floats(model)]
 
 
 def lr_scales(config: TrainConfig) -> dict[str, float]:

@@ -5,8 +5,10 @@ import torch
 
 import spear
 from spear.errors import ConfigError
+from spear.nn import ScheduledFloat
 from spear.optim import Eden, ScaledAdam, parameter_groups
 from spear.train import checkpoint
+from spear.train.setup import schedules
 
 FROZEN = {"freeze_encoder_steps": 2, "num_steps": 4, "checkpoint_every_steps": 1, "keep_checkpoints": 9}
 
@@ -100,7 +102,10 @@ def test_an_encoder_starts_from_an_icefall_checkpoint(make_trainer, tmp_path):
     assert not differing(found, expected) and found.keys() == expected.keys()
 
 
-def test_schedules_begin_where_they_are_told_to(make_trainer):
+def test_schedules_of_the_encoder_begin_where_they_are_told_to_and_those_of_heads_at_the_start(make_trainer):
     trainer = make_trainer(optimizer={"first_batch_count": 100000.0}, num_steps=1)
     trainer.run()
-    assert {float(value) for value in trainer.scheduled} == {value.points[-1][1] for value in trainer.scheduled}
+    assert trainer.scheduled and all(float(value) == value.points[-1][1] for value, _ in trainer.scheduled)
+    trainer.model.heads["speech"].new = ScheduledFloat((0.0, 1.0), (20.0, 0.0))
+    first = dict(schedules(trainer.model, 100000.0))
+    assert first.pop(trainer.model.heads["speech"].new) == 0 and set(first.values()) == {100000.0}
