@@ -9,7 +9,7 @@ from pathlib import Path
 from spear.bin.main import guard
 from spear.errors import CheckpointError
 
-_TITLES = {"mini": "Frozen encoders", "superb": "SUPERB", "own": "Own labels"}
+_TITLES = {"mini": "Frozen encoders", "superb": "SUPERB", "own": "Own labels", "hear": "HEAR 2021"}
 
 
 def parser(here: Path | None = None, tasks: str = "all", suite: str = "mini", protocol: str = ""):
@@ -30,12 +30,17 @@ def parser(here: Path | None = None, tasks: str = "all", suite: str = "mini", pr
     result.add_argument(
         "--suite",
         default=suite,
-        help="mini (the tasks that a recipe states) or superb (DATA_DIR/superb/<TASK>.jsonl); both joined by a comma",
+        help="mini (the tasks that a recipe states), superb (DATA_DIR/superb/<TASK>.jsonl), hear (DATA_DIR/tasks/...); "
+        "several joined by commas",
     )
     result.add_argument(
         "--tasks", "--task", default=tasks, help="all, or names joined by commas (superb: PR,ASR,KS,..., or sg)"
     )
-    result.add_argument("--protocol", default=protocol, help="superb or mini (small heads); default: the suite's own")
+    result.add_argument(
+        "--protocol", default=protocol, help="superb, hear, mini (small heads); default: the suite's own"
+    )
+    result.add_argument("--states", default="last", help="hear: last, mean, weighted or concat: what an embedding is")
+    result.add_argument("--hear-grid", default="published", help="hear: published (8 points of 16) or all")
     result.add_argument(
         "--manifest",
         type=Path,
@@ -141,7 +146,8 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
         words = {"target": arguments.target, "kind": arguments.kind, "group": arguments.group, "folds": arguments.folds}
         suites = [OwnLabels(arguments.manifest, arguments.protocol, **words)]
     else:
-        suites = suites_of(arguments.suite, arguments.data_dir, arguments.protocol)
+        hear = {"states": arguments.states, "grid": arguments.hear_grid}
+        suites = suites_of(arguments.suite, arguments.data_dir, arguments.protocol, hear=hear)
     upstreams = arguments.upstream or default_upstreams(arguments.student_dir or arguments.exp_dir)
     names, failures = arguments.tasks.split(","), []
     with locks.hold(arguments.exp_dir / "evaluate", "spear evaluate"):  # a training may go on beside it

@@ -33,6 +33,7 @@ from spear.errors import ConfigError, DataError, SpearError
 from spear.evaluate.contents import Contents
 from spear.evaluate.excerpt import Excerpt
 from spear.evaluate.upstream import MIN_SAMPLES, Upstream, upstream_hash
+from spear.evaluate.windows import first_centre_seconds
 from spear.log import Progress, get_logger
 from spear.manifest import Item
 from spear.shards import ShardStore, ShardWriter
@@ -72,6 +73,7 @@ class _Layout:
 
     sample_rate: records.PositiveCount
     stride_samples: records.PositiveCount
+    first_centre_seconds: records.Positive | None = None
 
 
 _in_memory = Contents()
@@ -123,9 +125,23 @@ class FeatureStore:
     @property
     def frame_rate_hz(self) -> float:
         """Frames a second, by the upstream's stride."""
+        return self._layout.sample_rate / self._layout.stride_samples
+
+    @property
+    def first_centre_seconds(self) -> float:
+        """The middle of what the first frame hears.
+
+        Raises:
+            DataError: nobody has measured it (`FeatureCache.measure_centres`).
+        """
+        if self._layout.first_centre_seconds is None:
+            raise DataError(f"no centres of frames in {self.directory}", "measured ones", "run the command again")
+        return self._layout.first_centre_seconds
+
+    @property
+    def _layout(self) -> _Layout:
         path = self.directory / "layout.json"
-        layout = records.convert(fs.read_json(path), _Layout, str(path), f"delete {self.directory} and run again")
-        return layout.sample_rate / layout.stride_samples
+        return records.convert(fs.read_json(path), _Layout, str(path), f"delete {self.directory} and run again")
 
     def num_frames(self, key: str) -> int:
         """Frames of an item's entry."""
@@ -194,8 +210,18 @@ class FeatureCache(FeatureStore):
                 self._refuse_if_most(failed, good)
             self._open()
 
+    def measure_centres(self) -> None:
+        """Finds out when frames are, for tasks whose events have times."""
+        path = self.directory / "layout.json"
+        with fs.locked(self.directory / ".lock"):
+            if path.exists() and self._layout.first_centre_seconds is None:
+                fs.write_json(path, fs.read_json(path) | {"first_centre_seconds": first_centre_seconds(self.upstream)})
+
     def _describe(self) -> None:
         layout = {"sample_rate": self.upstream.sample_rate, "stride_samples": self.upstream.stride_samples}
+        path = self.directory / "layout.json"
+        known = fs.read_json(path).get("first_centre_seconds") if path.exists() else None
+        layout |= {} if known is None else {"first_centre_seconds": known}
         fs.write_json(self.directory / "layout.json", layout)
         fs.write_json(self.directory / "upstream.json", self.upstream.fingerprint())
 
@@ -383,6 +409,11 @@ class LiveStore(FeatureCache):
     def frame_rate_hz(self) -> float:
         """Frames a second, by the upstream's stride."""
         return self.upstream.sample_rate / self.upstream.stride_samples
+
+    @property
+    def first_centre_seconds(self) -> float:
+        """See `FeatureStore`."""
+        return first_centre_seconds(self.upstream)
 
     def means(self, keys: Sequence[str]) -> Tensor:
         """Time means, (layers, items, D) float32; those that `has` left are used up."""

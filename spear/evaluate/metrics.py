@@ -15,16 +15,20 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
+from spear.evaluate import ranking
+from spear.evaluate.matching import matching_events
 from spear.seeds import numpy_rng
 
 HIGHER_IS_BETTER = {"accuracy": True, "per": False, "wer": False, "cer": False}
 HIGHER_IS_BETTER |= {"slot_f1": True, "slot_cer": False, "eer": False, "der": False, "mtwv": True, "si_sdri": True}
 HIGHER_IS_BETTER |= {"lenient_slot_f1": True, "lenient_slot_cer": False}
 HIGHER_IS_BETTER |= {"map": True, "pearson": True, "r2": True, "mae": False, "map_at_r": True, "recall_at_1": True}
-HIGHER_IS_BETTER |= {"event_f1": True, "segment_er": False}
+HIGHER_IS_BETTER |= {"event_f1": True, "segment_er": False, "event_f1_50ms": True, "event_f1_50ms_ends": True}
+HIGHER_IS_BETTER |= {"top1": True, "chroma": True, "auc": True, "d_prime": True}
 """Every metric and its direction."""
 
 TITLES = {"accuracy": "accuracy", "per": "phone error rate", "wer": "word error rate", "cer": "character error rate"}
@@ -34,8 +38,10 @@ TITLES |= {"eer": "equal error rate", "der": "diarization error rate", "mtwv": "
 TITLES |= {"si_sdri": "improvement of the scale-invariant signal-to-distortion ratio"}
 TITLES |= {"map": "mean average precision over classes", "pearson": "correlation", "r2": "explained variance"}
 TITLES |= {"mae": "mean absolute error", "map_at_r": "mean average precision at R", "recall_at_1": "recall at 1"}
+TITLES |= {"top1": "accuracy", "chroma": "accuracy without octaves", "auc": "area under the ROC curve", "d_prime": "d'"}
+TITLES |= {"event_f1_50ms": "F1 of event onsets within 50 ms", "event_f1_50ms_ends": "F1 of event onsets and ends"}
 TITLES |= {"event_f1": "F1 of event onsets within 0.2 s", "segment_er": "error rate of segments of 1 s"}
-UNITS = {"si_sdri": "dB", "pearson": "", "r2": "", "mae": ""}
+UNITS = {"si_sdri": "dB", "pearson": "", "r2": "", "mae": "", "d_prime": ""}
 """Of the scores that are no shares; all others are shown in percent. Without unit: three decimals."""
 
 
@@ -153,6 +159,12 @@ def row_counts(metric: str, reference, hypothesis) -> tuple[float, float]:
         return neighbour_counts(metric, reference, hypothesis)
     if metric == "event_f1":
         return 2 * matching_onsets(reference, hypothesis), len(reference) + len(hypothesis)
+    if metric == "event_f1_50ms":
+        return 2 * matching_onsets(reference, hypothesis, 0.05), len(reference) + len(hypothesis)
+    if metric == "event_f1_50ms_ends":
+        return 2 * matching_events(reference, hypothesis), len(reference) + len(hypothesis)
+    if metric in ranking.CHOICES:
+        return int(ranking.is_right(metric, reference, hypothesis)), 1
     if metric == "segment_er":
         return segment_errors(reference, hypothesis)
     return item_counts(metric, reference, hypothesis)
@@ -177,12 +189,12 @@ def _pooled_mtwv(rows: Sequence[dict], seed: int) -> Weighted:
     return lambda weights: maximum_term_weighted_value(tables, weights)
 
 
-def _pooled_map(rows: Sequence[dict], seed: int) -> Weighted:
+def _pooled_scores(prepare: Callable, rows: Sequence[dict], seed: int) -> Weighted:
     scores_NC = np.asarray([row["hypotheses"][seed] for row in rows], dtype=np.float64)
     positive_NC = np.zeros(scores_NC.shape, dtype=bool)
     for number, row in enumerate(rows):
         positive_NC[number, row["reference"]] = True
-    return mean_average_precision(scores_NC, positive_NC)
+    return prepare(scores_NC, positive_NC)
 
 
 def _pooled_fit(metric: str) -> Callable[[Sequence[dict], int], Weighted]:
@@ -196,7 +208,15 @@ def _pooled_fit(metric: str) -> Callable[[Sequence[dict], int], Weighted]:
 
 _SIDES = ("reference", "hypotheses")
 _POOLED: dict[str, Callable[[Sequence[dict], int], Weighted]] = {"eer": _pooled_eer, "mtwv": _pooled_mtwv}
-_POOLED |= {"map": _pooled_map, "pearson": _pooled_fit("pearson"), "r2": _pooled_fit("r2")}
+_POOLED |= {
+    "auc": partial(_pooled_scores, ranking.mean_area),
+    "d_prime": partial(_pooled_scores, ranking.mean_sensitivity),
+}
+_POOLED |= {
+    "map": lambda rows, seed: _pooled_scores(mean_average_precision, rows, seed),
+    "pearson": _pooled_fit("pearson"),
+    "r2": _pooled_fit("r2"),
+}
 
 
 # Folds --------------------------------------------------

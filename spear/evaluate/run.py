@@ -81,7 +81,7 @@ class EvaluateConfig:
         changes = {"learning_rates": self.learning_rates, "max_steps": self.max_steps, "device": self.device}
         changes |= {"text_units": self.text_units} if key == "sequence" else {}
         changes |= {"lexicon": self.lexicon, "language_model": self.language_model} if key == "ASR" else {}
-        return settings_of(suite.protocol, key, changes)
+        return settings_of(suite.protocol, key, changes | dict(suite.changes))
 
     def cache(self) -> CacheConfig:
         """How features are kept."""
@@ -266,6 +266,8 @@ def prepare_upstream(unit: dict) -> dict:
     items = {job.label: {row.key: row.item for row in job.table.rows} for job in jobs}
     cache = FeatureCache(Path(unit["exp_dir"]) / "cache", upstream, config.cache())
     failed = {} if config.live else ensure_by_task(cache, items, {job.label for job in jobs if job.task.needs_frames})
+    if not config.live and any(job.task.needs_centres for job in jobs):
+        cache.measure_centres()
     for key, reason in cache.skipped.items():
         logger.warning("%s: skipped %s: %s", upstream.name, key, reason)
     return {

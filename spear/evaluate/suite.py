@@ -1,7 +1,8 @@
 """What a suite is: tasks that are scored together, where their rows come from, and the protocol that is theirs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from spear.errors import ConfigError
@@ -16,6 +17,9 @@ Refuse = Callable[[str, ConfigError], Any]
 class Suite:
     """Base of the suites.
 
+    Attributes:
+        changes: fields of the settings of its tasks that the suite decides.
+
     Args:
         data_dir: of the recipe.
         protocol: a name in `protocol.PROTOCOLS`; empty for the suite's own.
@@ -27,6 +31,7 @@ class Suite:
     name: str
     own_protocol: str
     manifests: str
+    changes: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, data_dir: str | Path, protocol: str = ""):
         self.data_dir, self.protocol = Path(data_dir).absolute(), protocol or self.own_protocol

@@ -1,8 +1,8 @@
 """Suites: tasks that are scored together, where their rows come from, and the protocol that is theirs.
 
 `mini` are the tasks that a recipe states (`DATA_DIR/manifests/tasks.yaml`, which stage 1 writes with the splits into
-the cuts), `superb` those of SUPERB (`DATA_DIR/superb/<TASK>.jsonl`, see `table`). One more suite is a class in
-`SUITES`.
+the cuts), `superb` those of SUPERB (`DATA_DIR/superb/<TASK>.jsonl`, see `table`), `hear` those of HEAR 2021
+(`DATA_DIR/tasks`). One more suite is a class in `SUITES`.
 """
 
 import functools
@@ -15,6 +15,7 @@ import msgspec
 
 from spear import config, records
 from spear.errors import ConfigError, DataError
+from spear.evaluate.hear.suite import HearTasks
 from spear.evaluate.metrics import HIGHER_IS_BETTER
 from spear.evaluate.own import OwnLabels
 from spear.evaluate.suite import Refuse, Suite
@@ -229,7 +230,7 @@ def item_target(item: Item, target: str) -> str | list[str] | dict[str, str] | N
     return values[keys[0]] if len(keys) == 1 else values
 
 
-SUITES: dict[str, type[Suite]] = {suite.name: suite for suite in (RecipeTasks, SuperbTasks, OwnLabels)}
+SUITES: dict[str, type[Suite]] = {suite.name: suite for suite in (RecipeTasks, SuperbTasks, HearTasks, OwnLabels)}
 
 
 def open_suite(place: dict[str, Any]) -> Suite:
@@ -237,8 +238,11 @@ def open_suite(place: dict[str, Any]) -> Suite:
     return SUITES[place["suite"]](**{key: value for key, value in place.items() if key != "suite"})
 
 
-def suites_of(names: str, data_dir: str | Path, protocol: str = "") -> list[Suite]:
+def suites_of(names: str, data_dir: str | Path, protocol: str = "", **options: dict[str, Any]) -> list[Suite]:
     """The suites of a list joined by commas.
+
+    Args:
+        options: of suites that have some, by their names.
 
     Raises:
         ConfigError: no such suite, or no such protocol.
@@ -248,4 +252,4 @@ def suites_of(names: str, data_dir: str | Path, protocol: str = "") -> list[Suit
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise ConfigError(f"suite '{unknown[0]}'", " or ".join(known), "correct --suite")
-    return [SUITES[name](data_dir, protocol) for name in wanted]
+    return [SUITES[name](data_dir, protocol, **options.get(name, {})) for name in wanted]

@@ -33,6 +33,7 @@ class Task:
         title: for tables.
         metrics: the first one selects on dev.
         needs_frames: whether time means of the hidden states do not suffice.
+        needs_centres: whether it matters when frames are, to the millisecond.
         board: `all`, the ten of SUPERB, or `sg`, those of SUPERB-SG; `--tasks` takes either word. Empty for a task that
             is scored when it is named.
         target_type: what a target must be, as `msgspec` checks it.
@@ -50,7 +51,7 @@ class Task:
     name: str
     title: str
     metrics: tuple[str, ...]
-    needs_frames = True
+    needs_frames, needs_centres = True, False
     board = "all"
     target_type: Any = str | int | float
     trained_splits: tuple[str, ...] = SPLITS

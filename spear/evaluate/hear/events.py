@@ -1,0 +1,115 @@
+"""Events with times, by predictors of frames: targets at frame centres, and events from probabilities, as HEAR does it.
+
+A frame has the labels of the events that are on at its centre. Probabilities are smoothed by a median filter over so
+many milliseconds and cut at 0.5; what stays on for the least duration, from its first centre to its last, is an event.
+Filter and duration are chosen on dev, at every evaluation.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spear.evaluate.cache import FeatureStore
+from spear.evaluate.hear.layout import Metadata
+from spear.evaluate.hear.problem import HearProblem, embedded
+from spear.evaluate.problems import Splits
+from spear.evaluate.protocol import PerceptronSettings
+from spear.evaluate.table import Row
+
+THRESHOLD = 0.5
+_USUAL = {"median_filter_ms": [250], "min_duration": [125, 250]}
+_END_MS = 1e-4
+"""An event is on until just behind its end: the benchmark's own allowance."""
+
+
+def frame_labels(events: Sequence[tuple[str, float, float]], centres_T: np.ndarray, labels: list[str]) -> np.ndarray:
+    """(T, C), 1 where an event of a label (start and end in seconds) is on at a frame's centre (in seconds)."""
+    found_TC = np.zeros((len(centres_T), len(labels)), dtype=np.uint8)
+    for label, start, end in events:
+        found_TC[(centres_T >= start) & (centres_T < end + _END_MS / 1000), labels.index(label)] = 1
+    return found_TC
+
+
+def smoothed(active_TC: np.ndarray, width: int) -> np.ndarray:
+    """The median over `width` frames of what is on or off, mirrored at the ends, as scipy's `median_filter` has it.
+
+    To cut the median of probabilities at a threshold and to take the median of what is above it is the same.
+    """
+    if width < 2:
+        return active_TC
+    before = width // 2
+    wide_TC = np.pad(active_TC.astype(np.int64), ((before, width - 1 - before), (0, 0)), mode="symmetric")
+    sums_TC = np.concatenate([np.zeros((1, wide_TC.shape[1]), np.int64), wide_TC.cumsum(axis=0)])
+    return sums_TC[width:] - sums_TC[:-width] >= width - before
+
+
+def events_of(
+    probabilities_TC: np.ndarray, centres_T: np.ndarray, labels: Sequence[str], median_ms: float, least_ms: float
+) -> list[list]:
+    """[label, start, end] in seconds, by start.
+
+    Args:
+        probabilities_TC: of every label in every frame.
+        centres_T: of the frames, in seconds.
+        median_ms: of the filter; 0: none.
+        least_ms: events that are shorter are left out.
+    """
+    step_ms = 1000 * float(np.mean(np.diff(centres_T))) if len(centres_T) > 1 else 1.0
+    active_TC = smoothed(probabilities_TC > THRESHOLD, round(median_ms / step_ms))
+    edges_TC = np.diff(active_TC.astype(np.int8), axis=0, prepend=0, append=0)
+    found = []
+    for number, label in enumerate(labels):
+        starts, stops = np.flatnonzero(edges_TC[:, number] == 1), np.flatnonzero(edges_TC[:, number] == -1) - 1
+        times = zip(centres_T[starts].tolist(), centres_T[stops].tolist())
+        found += [[label, start, end] for start, end in times if 1000 * (end - start) >= least_ms - 1e-6]
+    return sorted(found, key=lambda event: event[1])
+
+
+class EventProblem(HearProblem):
+    """Frames of all recordings are trained together; dev and test are read recording by recording.
+
+    Args:
+        splits: targets are lists of [label, start, end] in seconds.
+    """
+
+    def __init__(
+        self, splits: Splits, store: FeatureStore, settings: PerceptronSettings, metadata: Metadata, labels: list[str]
+    ):
+        self._first, self._rate = store.first_centre_seconds, store.frame_rate_hz
+        self._lengths = {name: [store.num_frames(row.key) for row in rows] for name, rows in splits.items()}
+        super().__init__(splits, store, settings, metadata, labels)
+        grid = metadata.evaluation_params.get("event_postprocessing_grid")
+        given = {key: _numbers(grid, key) or usual for key, usual in _USUAL.items()}
+        pairs = itertools.product(given["median_filter_ms"], given["min_duration"])
+        self._variants = {f"median {m:g} ms, at least {d:g} ms": (m, d) for m, d in pairs}
+
+    def _embeddings(self, store: FeatureStore, rows: list[Row], how: str) -> Tensor:
+        parts = [embedded(store.hidden_states(row.key), how) for row in rows]
+        return torch.cat(parts, dim=1)
+
+    def _centres(self, frames: int) -> np.ndarray:
+        return self._first + np.arange(frames) / self._rate
+
+    def _numbers(self, row: Row) -> list[int]:
+        return [self._labels.index(label) for label, _, _ in row.target]
+
+    def _targets(self, rows: list[Row]) -> Tensor:
+        lengths = next(self._lengths[name] for name, mine in self._splits.items() if mine is rows)
+        found = [frame_labels(r.target, self._centres(n), self._labels) for r, n in zip(rows, lengths)]
+        return torch.from_numpy(np.concatenate(found))
+
+    def _read(self, split: str, logits_NC: Tensor) -> dict[str, list[Any]]:
+        parts = [part.sigmoid().numpy() for part in logits_NC.split(self._lengths[split])]
+        return {
+            name: [events_of(part, self._centres(len(part)), self._labels, *choice) for part in parts]
+            for name, choice in self._variants.items()
+        }
+
+
+def _numbers(grid: Any, key: str) -> list[float]:
+    values = grid.get(key) if isinstance(grid, dict) else None
+    return [v for v in (values if isinstance(values, list) else [values]) if isinstance(v, int | float) and v >= 0]
