@@ -15,12 +15,10 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 
-from spear.evaluate import ranking
-from spear.evaluate.matching import matching_events
+from spear.evaluate import matching, ranking
 from spear.seeds import numpy_rng
 
 HIGHER_IS_BETTER = {"accuracy": True, "per": False, "wer": False, "cer": False}
@@ -159,10 +157,8 @@ def row_counts(metric: str, reference, hypothesis) -> tuple[float, float]:
         return neighbour_counts(metric, reference, hypothesis)
     if metric == "event_f1":
         return 2 * matching_onsets(reference, hypothesis), len(reference) + len(hypothesis)
-    if metric == "event_f1_50ms":
-        return 2 * matching_onsets(reference, hypothesis, 0.05), len(reference) + len(hypothesis)
-    if metric == "event_f1_50ms_ends":
-        return 2 * matching_events(reference, hypothesis), len(reference) + len(hypothesis)
+    if metric in matching.NEAR:
+        return matching.event_counts(metric, reference, hypothesis)
     if metric in ranking.CHOICES:
         return int(ranking.is_right(metric, reference, hypothesis)), 1
     if metric == "segment_er":
@@ -189,12 +185,12 @@ def _pooled_mtwv(rows: Sequence[dict], seed: int) -> Weighted:
     return lambda weights: maximum_term_weighted_value(tables, weights)
 
 
-def _pooled_scores(prepare: Callable, rows: Sequence[dict], seed: int) -> Weighted:
+def _scored(rows: Sequence[dict], seed: int) -> tuple[np.ndarray, np.ndarray]:
     scores_NC = np.asarray([row["hypotheses"][seed] for row in rows], dtype=np.float64)
     positive_NC = np.zeros(scores_NC.shape, dtype=bool)
     for number, row in enumerate(rows):
         positive_NC[number, row["reference"]] = True
-    return prepare(scores_NC, positive_NC)
+    return scores_NC, positive_NC
 
 
 def _pooled_fit(metric: str) -> Callable[[Sequence[dict], int], Weighted]:
@@ -208,15 +204,9 @@ def _pooled_fit(metric: str) -> Callable[[Sequence[dict], int], Weighted]:
 
 _SIDES = ("reference", "hypotheses")
 _POOLED: dict[str, Callable[[Sequence[dict], int], Weighted]] = {"eer": _pooled_eer, "mtwv": _pooled_mtwv}
-_POOLED |= {
-    "auc": partial(_pooled_scores, ranking.mean_area),
-    "d_prime": partial(_pooled_scores, ranking.mean_sensitivity),
-}
-_POOLED |= {
-    "map": lambda rows, seed: _pooled_scores(mean_average_precision, rows, seed),
-    "pearson": _pooled_fit("pearson"),
-    "r2": _pooled_fit("r2"),
-}
+_POOLED |= {"map": lambda rows, seed: mean_average_precision(*_scored(rows, seed)), "r2": _pooled_fit("r2")}
+_POOLED |= {"auc": lambda rows, seed: ranking.mean_area(*_scored(rows, seed)), "pearson": _pooled_fit("pearson")}
+_POOLED |= {"d_prime": lambda rows, seed: ranking.mean_sensitivity(*_scored(rows, seed))}
 
 
 # Folds --------------------------------------------------

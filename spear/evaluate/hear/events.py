@@ -39,7 +39,7 @@ def smoothed(active_TC: np.ndarray, width: int) -> np.ndarray:
 
     To cut the median of probabilities at a threshold and to take the median of what is above it is the same.
     """
-    if width < 2:
+    if width < 2 or not len(active_TC):
         return active_TC
     before = width // 2
     wide_TC = np.pad(active_TC.astype(np.int64), ((before, width - 1 - before), (0, 0)), mode="symmetric")
