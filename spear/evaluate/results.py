@@ -11,6 +11,7 @@ import numpy as np
 from spear import fs, records
 from spear.errors import DataError
 from spear.evaluate.doubts import MARK, doubt_lines, doubts_of
+from spear.evaluate.hear.summary import hear_lines
 from spear.evaluate.metrics import HIGHER_IS_BETTER, is_better, unit, written
 from spear.evaluate.runs import FOLDER
 from spear.evaluate.score import overall_lines
@@ -228,7 +229,8 @@ def protocol_lines(runs: Sequence[dict]) -> list[str]:
     lines = []
     protocols = sorted({run["protocol"] for run in runs})
     if "mini" in protocols:
-        lines.append("Protocol mini: small heads and few steps; not comparable with published SUPERB numbers.")
+        board = "HEAR" if all(run["suite"].startswith("hear") for run in runs) else "SUPERB"
+        lines.append(f"Protocol mini: small heads and few steps; not comparable with published {board} numbers.")
     rules = {run["task"]: run["legacy"]["rule"] for run in runs if run.get("legacy")}
     if rules:
         said = "; ".join(f"{task}: {rule}" for task, rule in rules.items())
@@ -248,11 +250,12 @@ def terminal_text(runs: Sequence[dict]) -> str:
     parts = []
     for suite, mine in by_suite(runs).items():
         title = [f"== {suite}"] if len(by_suite(runs)) > 1 else []
-        parts.append("\n".join([*title, terminal_table(mine), *overall_lines(mine), *protocol_lines(mine)]))
+        lines = [*overall_lines(mine), *hear_lines(mine), *protocol_lines(mine)]
+        parts.append("\n".join([*title, terminal_table(mine), *lines]))
     return "\n\n".join(parts)
 
 
 def write_section(path: str | Path, runs: Sequence[dict], section: str, title: str, notes: str = "") -> None:
     """Puts the table of a suite and its provenance into a RESULTS.md."""
-    text = "\n\n".join(part for part in (notes, *overall_lines(runs), *protocol_lines(runs)) if part)
+    text = "\n\n".join(part for part in (notes, *overall_lines(runs), *hear_lines(runs), *protocol_lines(runs)) if part)
     write_results(path, section, results_markdown(runs, title, text))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from spear.errors import ConfigError
 
-CORPORA = ("synthetic", "real_mini", "hear_mini", "librispeech", "speech_commands", "voxceleb")
+CORPORA = ("synthetic", "real_mini", "hear_mini", "librispeech", "speech_commands", "voxceleb", "hear")
 
 
 def prepare_corpus(corpus: str, raw: str | Path, data_dir: str | Path, **options) -> dict[str, dict[str, int]]:

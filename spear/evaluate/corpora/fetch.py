@@ -62,11 +62,13 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
         _speech_commands("speech_commands_test_set_v0.01", ""),
     ),
     "voxceleb": (),
+    "hear": (),
 }
 LICENCES = {
     "librispeech": "LibriSpeech is CC BY 4.0 (Panayotov et al., 2015); about 7 GB are downloaded",
     "speech_commands": "Speech Commands is CC BY 4.0 (Warden, 2018); about 1.6 GB are downloaded",
     "voxceleb": "VoxCeleb1 is for research alone and needs a form; it is not downloaded here",
+    "hear": "HEAR 2021: each task has its own licence (most CC BY, some for research); it is not downloaded here",
 }
 
 
@@ -95,7 +97,7 @@ def fetch(corpus: str, raw: Path, archives: tuple[Archive, ...] | None = None) -
         if path == raw / archive.unpacked:
             continue
         (raw / archive.into).mkdir(exist_ok=True)
-        _unpack(path, raw / archive.into)
+        unpack(path, raw / archive.into)
         if not (raw / archive.unpacked).exists():
             raise DataError(
                 f"{path} without {archive.unpacked}", "the published archive", f"delete {path} and run again"
@@ -104,7 +106,7 @@ def fetch(corpus: str, raw: Path, archives: tuple[Archive, ...] | None = None) -
     return [archive.name for archive in missing]
 
 
-def _unpack(path: Path, directory: Path) -> None:
+def unpack(path: Path, directory: Path) -> None:
     """Unpacks an archive, none of whose members may lie outside of the directory."""
     with tarfile.open(path) as tar:
         if hasattr(tarfile, "data_filter"):

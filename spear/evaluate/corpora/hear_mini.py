@@ -8,7 +8,8 @@ noise, and notes.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +57,15 @@ def prepare(raw: Path, data_dir: Path, seed: int = 0, max_clips: int = 0) -> dic
     }
 
 
-def _some(clips: Iterator[Clip], most: int) -> Iterator[Clip]:
-    """About `most` clips, evenly over all."""
-    found = list(clips) if most else clips
-    return iter(found[:: max(1, len(found) // most)]) if most else found
+def _some(clips: Iterable[Clip], most: int) -> Iterator[Clip]:
+    """About `most` clips, as many of each split."""
+    by_split: dict[str, list[Clip]] = {}
+    for clip in clips:
+        by_split.setdefault(clip.split, []).append(clip)
+    each = -(-most // len(by_split)) if most and by_split else 0
+    for found in by_split.values():
+        found.sort(key=lambda clip: share(clip.name, "some"))
+        yield from found[:each] if each else found
 
 
 def _wave(entry: dict, speed: float = 1.0) -> np.ndarray:
@@ -75,13 +81,15 @@ def _dealt(entries: Entries, count: int, label: Callable[[dict], str]) -> Iterat
     numbers: dict[str, int] = {}
     for entry in sorted(entries, key=lambda e: share(e["id"], "hear-mini")):
         number = numbers[label(entry)] = numbers.get(label(entry), -1) + 1
-        yield Clip(entry["id"], f"fold{number % count:02d}", _wave(entry), [label(entry)])
+        yield Clip(entry["id"], f"fold{number % count:02d}", partial(_wave, entry), [label(entry)])
 
 
 def _digits(of: dict[str, Entries], seed: int) -> Iterator[Clip]:
     splits = {"fsdd-theo": "test", "fsdd-george": "valid"}
     for entry in of["fsdd"]:
-        yield Clip(entry["id"], splits.get(entry["speaker"], "train"), _wave(entry), [entry["labels"]["digit"]])
+        yield Clip(
+            entry["id"], splits.get(entry["speaker"], "train"), partial(_wave, entry), [entry["labels"]["digit"]]
+        )
 
 
 def _wake_words(of: dict[str, Entries], seed: int) -> Iterator[Clip]:
@@ -95,15 +103,15 @@ def _strokes(of: dict[str, Entries], seed: int) -> Iterator[Clip]:
 def _tonics(of: dict[str, Entries], seed: int) -> Iterator[Clip]:
     for entry in of["drumhits"]:
         for step in range(6):
-            wave_S = _wave(entry, 2 ** (step / 6))
-            yield Clip(f"{entry['id']}-{step}", _fold(entry["id"], 3), wave_S, [str(step)])
+            wave = partial(_wave, entry, 2 ** (step / 6))
+            yield Clip(f"{entry['id']}-{step}", _fold(entry["id"], 3), wave, [str(step)])
 
 
 def _emotions(of: dict[str, Entries], seed: int) -> Iterator[Clip]:
     speakers = {name: n for n, name in enumerate(sorted({entry["speaker"] for entry in of["emodb"]}))}
     for entry in of["emodb"]:
         fold = f"fold{speakers[entry['speaker']] % 5:02d}"
-        yield Clip(entry["id"], fold, _wave(entry), [entry["labels"]["emotion"]])
+        yield Clip(entry["id"], fold, partial(_wave, entry), [entry["labels"]["emotion"]])
 
 
 def _esc_folds(entries: Entries) -> dict[str, int]:
@@ -120,7 +128,7 @@ def _esc_folds(entries: Entries) -> dict[str, int]:
 def _sounds(of: dict[str, Entries], seed: int) -> Iterator[Clip]:
     folds = _esc_folds(of["esc10"])
     for entry in of["esc10"]:
-        yield Clip(entry["id"], f"fold{folds[entry['id']]:02d}", _wave(entry), [entry["labels"]["class"]])
+        yield Clip(entry["id"], f"fold{folds[entry['id']]:02d}", partial(_wave, entry), [entry["labels"]["class"]])
 
 
 def _two_sounds(of: dict[str, Entries], seed: int) -> Iterator[Clip]:
@@ -162,7 +170,7 @@ def _music_or_speech(of: dict[str, Entries], seed: int) -> Iterator[Clip]:
     for label, entries in (("music", music), ("speech", of[_READERS])):
         for entry in entries:
             fold = _fold(entry["speaker"] if label == "speech" else entry["id"], 5)
-            yield Clip(entry["id"], fold, _wave(entry), [label])
+            yield Clip(entry["id"], fold, partial(_wave, entry), [label])
 
 
 # Notes and scenes ----------------------------------------------------------------------------------------------------
@@ -186,7 +194,7 @@ def _note_pitches(of: dict[str, Entries], seed: int) -> Iterator[Clip]:
     for pitch in _PITCHES:
         for number, (entry, speed) in enumerate(_sources_of(of, pitch)):
             split = ("train", "valid", "train", "test")[number % 4]
-            yield Clip(f"{entry['id']}-as-{pitch}", split, _wave(entry, speed), [pitch])
+            yield Clip(f"{entry['id']}-as-{pitch}", split, partial(_wave, entry, speed), [pitch])
 
 
 def _scene(rng: np.random.Generator, sounds: list, seconds: float, most: float) -> tuple[np.ndarray, list[dict]]:
@@ -219,7 +227,7 @@ def _hits(of: dict[str, Entries], seed: int) -> Iterator[Clip]:
 def _melodies(of: dict[str, Entries], seed: int) -> Iterator[Clip]:
     rng = numpy_rng(seed, "hear-mini", "melodies")
     for fold in range(3):
-        found = [(str(pitch), *s) for pitch in _PITCHES for s in _sources_of(of, pitch)[fold % 2 :: 2]]
+        found = [(str(pitch), *s) for pitch in _PITCHES for s in _sources_of(of, pitch)[fold::3][:1]]
         sounds = [(label, _wave(entry, speed)) for label, entry, speed in found]
         for number in range(8):
             wave_S, events = _scene(rng, sounds, 8.0, 0.8)

@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,13 @@ class Clip:
     Attributes:
         name: without suffix; unique in its split.
         split: train, valid, test or a fold.
-        wave_S: its samples.
+        wave_S: its samples, or what makes them when they are written.
         target: labels, or events {label, start, end} in milliseconds.
     """
 
     name: str
     split: str
-    wave_S: np.ndarray
+    wave_S: np.ndarray | Callable[[], np.ndarray]
     target: list
 
 
@@ -57,7 +57,7 @@ def write_task(
     shutil.rmtree(folder, ignore_errors=True)
     found: dict[str, dict[str, list]] = {}
     for clip in clips:
-        wave_S = clip.wave_S
+        wave_S = clip.wave_S() if callable(clip.wave_S) else clip.wave_S
         if seconds is not None:
             size = round(seconds * rate_hz)
             wave_S = np.pad(wave_S[:size], (0, max(0, size - len(wave_S))))

@@ -1,0 +1,73 @@
+"""HEAR 2021 as it is distributed: archives of tasks at 48 kHz, or their unpacked folders, anywhere below one folder.
+
+Tasks are linked into `DATA_DIR/tasks`, and archives unpacked beside it, each once. Nothing is resampled on disk: the
+encoder's features are computed once, from audio that is resampled on reading.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+from spear import fs
+from spear.errors import DataError, SpearError
+from spear.evaluate.corpora.fetch import unpack
+from spear.evaluate.hear.layout import METADATA, read_layout
+from spear.log import get_logger
+
+logger = get_logger(__name__)
+
+
+def prepare(raw: Path, data_dir: Path) -> dict[str, dict[str, int]]:
+    """Writes `data_dir/tasks`; returns for each task the recordings that are there, and those that are not, by split.
+
+    Raises:
+        DataError: there is no task, in archives or unpacked.
+    """
+    unpacked = data_dir / "unpacked"
+    for archive in sorted(raw.rglob("*.tar.gz")) if raw.is_dir() else ():
+        place = unpacked / archive.name.removesuffix(".tar.gz")
+        done = place / ".done"
+        if done.exists() or not archive.is_file():
+            continue
+        logger.info("unpacking %s", archive)
+        place.mkdir(parents=True, exist_ok=True)
+        unpack(archive, place)
+        fs.write_text(done, "")
+    found: dict[str, Path] = {}
+    for root in (raw, unpacked):
+        for path in sorted(root.rglob(METADATA)) if root.is_dir() else ():
+            found.setdefault(path.parent.name, path.parent)
+    if not found:
+        raise DataError(
+            f"no task of HEAR below {raw}",
+            f"archives such as hear2021-esc50-v2.0.0-full-48000.tar.gz, or folders with {METADATA}",
+            "download them from the benchmark's page, or name the folder with DATA_ROOT or --raw",
+        )
+    counts = {}
+    for name, path in found.items():
+        link = data_dir / "tasks" / name
+        if path.absolute() != link.absolute():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(path.absolute(), target_is_directory=True)
+        try:
+            counts[name] = _present(link)
+        except SpearError as error:  # a task that cannot be scored; the run says it again
+            logger.warning("%s: %s", name, error.found)
+            counts[name] = {}
+        absent = counts[name].get("absent", 0)
+        if absent:
+            logger.warning("%s is a partial copy: %d recordings are not there", name, absent)
+    return counts
+
+
+def _present(folder: Path) -> dict[str, int]:
+    layout = read_layout(folder)
+    there = {p.name for p in folder.iterdir() if p.name.isdigit() and p.is_dir()}
+    rate = max(there, key=int, default="")
+    counts: Counter = Counter()
+    for split in layout.splits:
+        names = set(fs.read_json(folder / f"{split}.json"))
+        on_disk = {path.name for path in (folder / rate / split).glob("*")} if rate else set()
+        counts[split] = len(names & on_disk)
+        counts["absent"] += len(names - on_disk)
+    return {name: count for name, count in counts.items() if count or name != "absent"}

@@ -1,0 +1,65 @@
+"""HEAR's archives to tasks, and the small tasks of its kinds from real recordings."""
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import hear_corpus
+import pytest
+
+from spear.errors import DataError
+from spear.evaluate.corpora import prepare_corpus
+from spear.evaluate.hear.layout import read_layout, read_rows
+from spear.evaluate.hear.suite import HearTasks
+
+REAL_MINI = Path(__file__).resolve().parents[4] / "shared" / "data" / "real-mini"
+
+
+def test_archives_and_folders_become_tasks_and_what_is_missing_is_counted(tmp_path, caplog):
+    made, raw = hear_corpus.make(tmp_path / "made", each=1) / "tasks", tmp_path / "raw"
+    (raw / "archives").mkdir(parents=True)
+    with tarfile.open(raw / "archives" / "hear2021-animals-v1.0-full-48000.tar.gz", "w:gz") as tar:
+        tar.add(made / "animals-v1.0-full", "hear-2021.0.6/tasks/animals-v1.0-full")
+    shutil.copytree(made / "chords-v1-full", raw / "tasks" / "chords-v1-full")
+    gone = sorted((raw / "tasks" / "chords-v1-full" / "48000" / "fold01").iterdir())[:2]
+    for path in gone:
+        path.unlink()
+    for _ in range(2):  # the second time nothing is unpacked
+        counts = prepare_corpus("hear", raw, tmp_path / "data")
+        assert counts == {
+            "animals-v1.0-full": {"train": 3, "valid": 3, "test": 3},
+            "chords-v1-full": {"fold00": 3, "fold01": 1, "fold02": 3, "absent": 2},
+        }
+        assert "chords-v1-full is a partial copy: 2 recordings are not there" in caplog.text
+    suite = HearTasks(tmp_path / "data")
+    animals, chords = suite.find(["all"])
+    assert len(suite.table(animals).rows) == 9
+    skipped = suite.table(chords).skipped
+    assert {bad["id"] for bad in skipped} == {f"fold01/{path.name}" for path in gone}
+
+
+def test_a_folder_without_tasks_is_told(tmp_path):
+    with pytest.raises(DataError, match="no task of HEAR below"):
+        prepare_corpus("hear", tmp_path, tmp_path / "data")
+
+
+@pytest.mark.skipif(not REAL_MINI.is_dir(), reason="../shared/data/real-mini is not beside the checkout")
+def test_small_tasks_of_every_kind_come_from_real_recordings(tmp_path):
+    counts = prepare_corpus("hear_mini", REAL_MINI, tmp_path, max_clips=9)
+    assert len(counts) == 13
+    kinds = set()
+    for name in counts:
+        layout = read_layout(tmp_path / "tasks" / f"{name}-v1-mini")
+        rows, skipped = read_rows(layout)
+        assert len(rows) == sum(counts[name].values()) and not skipped
+        kinds.add((layout.metadata.embedding_type, layout.metadata.prediction_type, layout.metadata.is_folded))
+    assert kinds == {
+        ("scene", "multiclass", False),
+        ("scene", "multiclass", True),
+        ("scene", "multilabel", False),
+        ("event", "multilabel", False),
+        ("event", "multilabel", True),
+    }
+    melody = json.loads((tmp_path / "tasks" / "notes_in_time-v1-mini" / "fold00.json").read_text())
+    assert all(52 <= int(event["label"]) < 77 for events in melody.values() for event in events)
