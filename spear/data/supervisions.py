@@ -45,6 +45,7 @@ class SupervisionStreamConfig(StreamConfig):
             sentencepiece model, or for labels a text file with a name on each line.
         normalise: what is done to texts first.
         aligned: leave out texts that need more output frames than the encoder gives (CTC).
+        units_a_frame: leave out texts of more units than so many in each output frame; 0: no limit.
         encoder: whose frames these are; `for_encoder` sets it.
     """
 
@@ -55,6 +56,7 @@ class SupervisionStreamConfig(StreamConfig):
     vocabulary: str = ""
     normalise: Normalisation = field(default_factory=Normalisation)
     aligned: bool = False
+    units_a_frame: int = 0
     encoder: EncoderConfig | None = None
 
     def __post_init__(self):
@@ -223,11 +225,12 @@ class SupervisionStream(TargetStream):
 
     def _check_length(self, numbers: list[int], num_samples: int) -> None:
         encoder = self.config.encoder
-        if not self.config.aligned or encoder is None:
+        if encoder is None or not (self.config.aligned or self.config.units_a_frame):
             return
         embeddings = max(0, encoder.embedding_frames(FbankConfig().num_frames(num_samples)))
         frames = -(-embeddings // encoder.output_downsampling_factor)
-        if (needed := least_frames(numbers)) > frames:
+        needed = least_frames(numbers) if self.config.aligned else -(-len(numbers) // self.config.units_a_frame)
+        if needed > frames:
             raise DataError(
                 f"a transcript of {len(numbers)} units, which needs {needed} output frames, where there are {frames}",
                 "no more units and repetitions than frames",

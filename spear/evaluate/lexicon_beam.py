@@ -5,7 +5,7 @@ model is what KenLM reads, where flashlight-text was built with it; without a mo
 search.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +24,27 @@ class LexiconBeam:
         symbols: of the head, numbered from 1; `|` ends words, 0 is the blank.
         lexicon: a file whose lines begin with a word.
         language_model: a KenLM file; empty for none.
+        normalise: what is done to the words of the lexicon, as it was to transcripts.
 
     Raises:
         MissingPackageError: flashlight-text is absent, or has no KenLM and a model is given.
         DataError: no word of the lexicon can be spelled.
     """
 
-    def __init__(self, symbols: Sequence[str], lexicon: str | Path, language_model: str | Path = ""):
+    def __init__(
+        self,
+        symbols: Sequence[str],
+        lexicon: str | Path,
+        language_model: str | Path = "",
+        normalise: Callable[[str], str] = normalise_text,
+    ):
         decoder = require("flashlight.lib.text.decoder", "flashlight-text", "decoding with a lexicon")
         numbers = {symbol: number for number, symbol in enumerate(symbols, 1)}
         path = Path(lexicon)
         if not path.exists():
             raise DataError(f"no file {path}", "a lexicon with a word on each line", "correct --lexicon")
         # As the transcripts are normalised; a word of which nothing is left, or several, no transcript has.
-        normal = (normalise_text(line.split()[0]) for _, line in fs.iter_lines(path) if line.strip())
+        normal = (normalise(line.split()[0]) for _, line in fs.iter_lines(path) if line.strip())
         words = sorted({word for word in normal if word and " " not in word})
         self._words = [word for word in words if all(letter in numbers for letter in word)]
         if not self._words or "|" not in numbers:
@@ -84,8 +91,17 @@ class LexiconBeam:
 
     def __call__(self, log_probs_TC: np.ndarray) -> str:
         """The best word sequence of one utterance; empty when the beam ends without a word."""
+        best = self._best(log_probs_TC)
+        places = best.words if best else ()
+        return " ".join(self._words[place] for place in places if 0 <= place < len(self._words))
+
+    def symbols_of_frames(self, log_probs_TC: np.ndarray) -> list[int]:
+        """The symbol of each frame on the best path of one utterance; empty when the beam ends without a word."""
+        best = self._best(log_probs_TC)
+        # The decoder adds a symbol before the first frame and one after the last.
+        return [int(symbol) for symbol in best.tokens][1 : len(log_probs_TC) + 1] if best else []
+
+    def _best(self, log_probs_TC: np.ndarray):
         emissions_TC = np.ascontiguousarray(log_probs_TC, dtype=np.float32)
         results = self._decoder.decode(emissions_TC.ctypes.data, *emissions_TC.shape)
-        if not results:
-            return ""
-        return " ".join(self._words[place] for place in results[0].words if 0 <= place < len(self._words))
+        return results[0] if results else None

@@ -25,7 +25,7 @@ LAYERS = [
     | {"seeds", "shards", "executor", "memory", "pickles", "torchfile", "weights"},
     {"nn", "optim", "quantize", "audio", "manifest"},
     {"teachers", "tokens", "data", "models"},
-    {"train", "evaluate", "recipe", "finetuning"},
+    {"train", "evaluate", "recognise", "recipe", "finetuning"},
     {"bench", "hear"},
     {"bin"},
 ]
@@ -38,7 +38,7 @@ NEIGHBOURS = {
     ("teachers", "models"),
 }
 NEIGHBOURS |= {("models", "nn"), ("recipe", "train"), ("recipe", "evaluate"), ("train", "evaluate")}
-NEIGHBOURS |= {("finetuning", "train"), ("finetuning", "evaluate")}
+NEIGHBOURS |= {("finetuning", "train"), ("finetuning", "evaluate"), ("recognise", "evaluate")}
 # Third-party modules that only some parts may import.
 PLACES = {
     "lhotse": {"manifest", "data"},

@@ -69,7 +69,8 @@ def data_dir(tmp_path_factory) -> Path:
         samples = rng.normal(0, 0.05, rng.integers(8000, 32000)).cumsum() * 0.02
         soundfile.write(raw / f"cut{number}.wav", np.clip(samples, -0.9, 0.9), 16000)
         label = "" if kind == "speech" else "class=rain"
-        rows.append(f"cut{number}\tcut{number}.wav\t{len(samples) / 16000:.4f}\t{kind}\t\t\t{label}")
+        text = f"no {number}" if kind == "speech" else ""
+        rows.append(f"cut{number}\tcut{number}.wav\t{len(samples) / 16000:.4f}\t{kind}\t\t{text}\t{label}")
     (raw / "manifest.tsv").write_text("\n".join(rows) + "\n")
     make_manifests(ManifestsConfig(raw=str(raw), output=str(folder / "manifests"), num_jobs=1))
 

@@ -1,4 +1,4 @@
-"""Labels, stored frames and a teacher on the fly: killed, resumed, on two ranks and sharded, with the same losses."""
+"""Objectives that read stores, a teacher or transcripts: killed, resumed, on two ranks and sharded, the same losses."""
 
 import json
 from pathlib import Path
@@ -52,12 +52,15 @@ def objectives(data_dir) -> str:
                 writer.add(cut, rng.normal(0, 1, (expected_frames(samples, teacher), 32)).astype(np.float16))
         seal.write_json(directory / "card.json", {"format": FORMAT, "teacher": teacher, "max_frames": 10**6, "seed": 1})
     everywhere = {"domain_weights": {"speech": 1.0, "audio": 0.5}}
+    spoken = {"domain_weights": {"speech": 1.0, "audio": 0.0}}
     streams = {
         "best_rq": None,
         "speech": None,
         "labels": {"objective": "labels", "labels": "labels", **everywhere},
         "stored": {"objective": "features", "features": ["frames0", "frames-1"], **everywhere},
         "live": {"objective": "features", "teachers": [f"spear:{data_dir / 'teacher'}"], "loss": "l2", **everywhere},
+        "ctc": {"objective": "ctc", **spoken},
+        "transducer": {"objective": "transducer", "prediction_dim": 16, "joiner_dim": 16, **spoken},
     }
     path = data_dir / "objectives.yaml"
     path.write_text(yaml.safe_dump({"streams": streams, "model": SIZES, "plan": {"max_seconds": 8}}))
@@ -86,7 +89,7 @@ def test_a_killed_run_goes_on_bit_for_bit(start, train, objectives, whole, tmp_p
 
 def test_all_streams_are_learnt_logged_and_on_the_checkpoint(whole):
     rows, exp_dir = whole
-    for stream in ("labels", "stored", "live"):
+    for stream in ("labels", "stored", "live", "ctc", "transducer"):
         assert sum(f"loss/{stream}/unmasked" in row for row in rows) == 4
     assert any("probe/perplexity/labels/predicted" in row for row in rows)
     assert any("probe/rank/live/predicted" in row for row in rows)

@@ -11,6 +11,8 @@ OBJECTIVES = Plugins(
         "random_projection": "spear.train.objectives.random_projection:RandomProjectionObjective",
         "labels": "spear.train.objectives.labels:LabelObjective",
         "features": "spear.train.objectives.features:FeatureObjective",
+        "ctc": "spear.train.objectives.ctc:CtcObjective",
+        "transducer": "spear.train.objectives.transducer:TransducerObjective",
         "tagging": "spear.train.objectives.tagging:TaggingObjective",
         "classification": "spear.train.objectives.classification:ClassificationObjective",
         "verification": "spear.train.objectives.verification:VerificationObjective",
