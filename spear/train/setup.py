@@ -11,7 +11,7 @@ import torch
 from spear import config as configuration
 from spear.data import CutTable, PlanLimits, PretrainDataset, load_impulse_responses, load_noises, load_sources
 from spear.data.cuts import NUM_DRAWS
-from spear.data.sources import read_source
+from spear.data.sources import SourceConfig, read_source
 from spear.data.streams import StreamConfig
 from spear.errors import CardError, CheckpointError, ConfigError, DataError
 from spear.log import get_logger
@@ -299,6 +299,8 @@ def check_resumable(config: TrainConfig, meta: dict, world_size: int, present_ca
         saved[key] = present[key]
     streams = {name: TrainStreamConfig(stream.objective) for name, stream in config.streams.items()}
     defaults |= flatten(configuration.to_dict(streams), "streams")
+    sources = [SourceConfig(source.name, source.cuts) for source in config.sources]
+    defaults |= flatten(configuration.to_dict(sources), "sources")
     defaults |= flatten(configuration.to_dict(ModelConfig(config.model.encoder)), "model")
     defaults[_ENCODER] = encoders.DEFAULT
     saved |= {key: defaults[key] for key in present if key not in saved and key in defaults}

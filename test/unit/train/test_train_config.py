@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from spear.config import from_dict, parse, to_dict
+from spear.data import SourceConfig
 from spear.errors import CheckpointError, ConfigError
 from spear.models.config import SpearConfig
 from spear.train.config import ALIASES, STRATEGIES, StreamConfig, TrainConfig
@@ -140,6 +141,16 @@ def test_a_checkpoint_from_before_a_setting_existed_is_resumed_with_its_default_
     check_resumable(TrainConfig(), meta, 1, {})
     with pytest.raises(CheckpointError, match=r"head_initial_scale = 0.5, .*1.0"):
         check_resumable(TrainConfig(head_initial_scale=0.5), meta, 1, {})
+
+
+def test_so_is_one_from_before_a_setting_of_sources_existed():
+    config = TrainConfig(sources=[SourceConfig("a", "a.jsonl", weight=2.0)])
+    meta = {"config": to_dict(config), "cards": {}, "world_size": 1}
+    del meta["config"]["sources"][0]["held_out"], meta["config"]["spec_augment"], meta["config"]["sampling"]
+    check_resumable(config, meta, 1, {})
+    other = TrainConfig(sources=[SourceConfig("a", "a.jsonl", weight=2.0, held_out=True)])
+    with pytest.raises(CheckpointError, match=r"sources.0.held_out = True, .*False"):
+        check_resumable(other, meta, 1, {})
 
 
 def test_a_default_that_has_changed_is_said_when_an_older_checkpoint_is_resumed(caplog):
