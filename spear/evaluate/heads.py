@@ -80,6 +80,9 @@ def _uniform(seed: int, name: str, shape: Sequence[int], fan_in: int) -> Tensor:
     return torch.empty(*shape).uniform_(-bound, bound, generator=torch_rng(seed, "probe-init", name, *shape))
 
 
+_BLOCK_NUMBERS = 1 << 18
+
+
 class HeadwiseAdam:
     """Adam (betas 0.9, 0.999) in which each head has its own learning rate and its own gradient clipping.
 
@@ -106,16 +109,21 @@ class HeadwiseAdam:
         correction = math.sqrt(1 - 0.999**self._steps) / (1 - 0.9**self._steps)
         size_H = torch.where(finite_H, self.rate_H * (scale * correction), 0.0)
         some_broken = finite_H.is_cuda or not finite_H.all()  # to look first would wait for a GPU
-        for parameter, first, second in zip(self.parameters, self._first, self._second):
+        for parameter, *moments in zip(self.parameters, self._first, self._second):
             shape = (-1,) + (1,) * (parameter.dim() - 1)
-            gradient = parameter.grad.mul_(clip_H.view(shape))
-            if some_broken:
-                gradient = torch.where(finite_H.view(shape), gradient, 0.0)
-            first.lerp_(gradient, 0.1)
-            second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-            parameter.addcdiv_(
-                first * -size_H.view(shape), second.sqrt().add_(1e-8 * math.sqrt(1 - 0.999**self._steps))
-            )
+            # A few heads at a time, so that what one pass writes is still in the cache for the next: half the time.
+            count = len(parameter) if parameter.is_cuda else max(1, _BLOCK_NUMBERS // parameter[0].numel())
+            for start in range(0, len(parameter), count):
+                block = slice(start, start + count)
+                gradient = parameter.grad[block].mul_(clip_H[block].view(shape))
+                if some_broken:
+                    gradient = torch.where(finite_H[block].view(shape), gradient, 0.0)
+                first, second = (moment[block] for moment in moments)
+                first.lerp_(gradient, 0.1)
+                second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+                parameter[block].addcdiv_(
+                    first * -size_H[block].view(shape), second.sqrt().add_(1e-8 * math.sqrt(1 - 0.999**self._steps))
+                )
             parameter.grad = None
 
 

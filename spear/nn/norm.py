@@ -49,7 +49,10 @@ class BiasNorm(nn.Module):
     def __init__(self, num_channels: int):
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(1.0))
-        self.bias = nn.Parameter(torch.empty(num_channels).normal_(std=1e-4))
+        bias = torch.empty(num_channels)
+        if not bias.is_meta:  # there torch would import its compiler to draw nothing, which takes 4 s
+            bias.normal_(std=1e-4)
+        self.bias = nn.Parameter(bias)
         self.exact = False
 
     def forward(self, x: Tensor) -> Tensor:

@@ -34,3 +34,15 @@ def test_public_names():
     from spear.quantize import Quantizer
 
     assert all((Eden, ScaledAdam, Quantizer))
+
+
+def test_a_model_without_numbers_is_made_without_the_compiler_of_torch():
+    # `load_model` makes the parameters on the meta device; torch's compiler takes 4 s to import.
+    code = (
+        "import sys, spear\nfrom spear.compat import parameters_only\n"
+        "two = dict.fromkeys(('encoder_dim', 'encoder_unmasked_dim', 'feedforward_dim'), '16,16')\n"
+        "two |= {'num_encoder_layers': '1,1', 'downsampling_factor': '1,2', 'cnn_module_kernel': '15,15'}\n"
+        "with parameters_only():\n    spear.SpearModel(spear.SpearConfig(**two, num_heads='2,2'))\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
