@@ -12,6 +12,7 @@ from spear.finetuning.score import Scored, score
 from spear.finetuning.settings import train_settings
 from spear.finetuning.tables import SPLITS, TableSettings, prepare
 from spear.finetuning.tasks import TASKS
+from spear.recognise.errors import Utterance, write_report
 from spear.train.finetuned import load_finetuned
 from spear.train.main import main as train
 
@@ -47,6 +48,8 @@ class FinetuneSettings:
 
 def finetune(settings: FinetuneSettings) -> int:
     """Prepares, trains, scores, and writes `exp_dir`/report.md, score.json and predictions.jsonl.
+
+    Of transcripts also the files of `spear.recognise.errors`: every edit, speakers, the worst recordings.
 
     Returns:
         exit code: 0, or that of a training that a signal stopped.
@@ -84,6 +87,8 @@ def finetune(settings: FinetuneSettings) -> int:
 def _write(settings: FinetuneSettings, counts: dict[str, Any], step: int, found: Scored) -> None:
     exp_dir, tables = settings.exp_dir, settings.tables
     fs.write_jsonl(exp_dir / "predictions.jsonl", found.predictions)
+    if TASKS[tables.task].is_text:
+        write_report(exp_dir, "test", [Utterance(**row) for row in found.predictions])
     summary = {
         "task": tables.task,
         "target": tables.target,

@@ -135,7 +135,8 @@ def _of_texts(model: FineTuned, task: Task, found: list, refused: list[dict]) ->
     for row_id, item, said in found:
         reference, hypothesis = normalise(item.text or ""), getattr(said[0], "text", said[0])
         rows.append({"reference": reference, "hypotheses": [hypothesis]})
-        predictions.append({"id": row_id, "reference": reference, "hypothesis": hypothesis})
+        row = {"id": row_id, "reference": reference, "hypothesis": hypothesis}
+        predictions.append({**row, "speaker": item.speaker or ""})
     return _of_rows(task.metric, rows, "recordings", refused, predictions)
 
 

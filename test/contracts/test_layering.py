@@ -39,6 +39,7 @@ NEIGHBOURS = {
 }
 NEIGHBOURS |= {("models", "nn"), ("recipe", "train"), ("recipe", "evaluate"), ("train", "evaluate")}
 NEIGHBOURS |= {("finetuning", "train"), ("finetuning", "evaluate"), ("recognise", "evaluate")}
+NEIGHBOURS |= {("finetuning", "recognise")}
 # Third-party modules that only some parts may import.
 PLACES = {
     "lhotse": {"manifest", "data"},

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from spear.bin import transcribe
 from spear.errors import CardError, ConfigError
 from spear.models.heads import Encoded
 from spear.train import checkpoint
@@ -123,6 +124,27 @@ def test_one_utterance_can_be_learnt_by_heart(recogniser, name):
     assert objective.decode(head, encoded) == ["BAD", "CAB A"]
     scores = head.predict(encoded, targets, torch.ones(2)).scores
     assert objective.judge([scores]) == {"wer": 0.0, "cer": 0.0, "utterances": 2.0}
+
+
+def test_recordings_are_transcribed_by_a_run(recogniser, data_dir, tmp_path, capsys):
+    recogniser("words", "path", num_steps=1).run()
+    flags = [str(data_dir / "noise0.wav"), str(data_dir / "noise1.wav"), "--device", "cpu"]
+    flags += ["--checkpoint", str(tmp_path / "exp"), "--window-seconds", "1", "--overlap-seconds", "0.2"]
+    with pytest.raises(ConfigError, match="with 2 heads for words"):
+        transcribe.main(flags)
+    for stream in ("words", "path"):
+        for method in ("greedy", "beam"):
+            output = tmp_path / f"{stream}-{method}"
+            transcribe.main(
+                [*flags, "--stream", stream, "--method", method, "--format", "json", "--output", str(output)]
+            )
+            rows = [json.loads((output / f"noise{number}.json").read_text()) for number in (0, 1)]
+            assert [row["path"] for row in rows] == flags[:2]
+            assert all(0 <= word["confidence"] <= 1 for row in rows for word in row["words"])
+            assert all(row["text"] == " ".join(word["word"] for word in row["words"]) for row in rows)
+    capsys.readouterr()
+    transcribe.main([*flags, "--stream", "words"])
+    assert [line.partition(": ")[0] for line in capsys.readouterr().out.splitlines()] == flags[:2]
 
 
 def test_settings_out_of_range_are_refused():
