@@ -310,7 +310,13 @@ _PERCEPTRONS = PerceptronSettings(
 )
 _HEAR = {"hear": _PERCEPTRONS}
 _MINI["hear"] = dataclasses.replace(
-    _PERCEPTRONS, learning_rates=(3.2e-3, 1e-3), hidden_dim=128, batch_size=64, max_epochs=60, patience=5
+    _PERCEPTRONS,
+    learning_rates=(3.2e-3, 1e-3),
+    hidden_dim=128,
+    batch_size=64,
+    max_epochs=60,
+    patience=10,
+    standardise=True,
 )
 PROTOCOLS = {"superb": _SUPERB, "mini": _MINI, "hear": _HEAR}
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from spear.errors import DataError
 from spear.evaluate.cache import FeatureStore
+from spear.evaluate.heads import standardise_stats
 from spear.evaluate.hear.layout import Metadata
 from spear.evaluate.perceptrons import PerceptronBank
 from spear.evaluate.problems import Splits
@@ -49,12 +50,12 @@ class HearProblem:
         self._splits, self._metadata, self._labels = splits, metadata, labels
         self.dev_accuracies: list[float] | None = None
         embeddings = {name: self._embeddings(store, rows, settings.states) for name, rows in splits.items()}
-        self._x = embeddings
+        self._x = _standardised(embeddings) if settings.standardise else embeddings
         self._y = {name: self._targets(rows) for name, rows in splits.items()}
         self.settings = self._in_steps(settings)
         held = {n for row in splits["train"] for n in self._numbers(row)}
         absent = sorted({labels[n] for row in splits["test"] for n in self._numbers(row) if n not in held})
-        width = embeddings["train"].shape[2]
+        width = self._x["train"].shape[2]
         self.details = {"num_classes": len(labels), "states": settings.states, "embedding_size": width}
         self.details["test_labels_unseen_in_training"] = absent
 
@@ -141,6 +142,14 @@ class HearProblem:
     def rows(self, split: str) -> list[dict]:
         """See `Problem`: the numbers of the classes, or events."""
         return [{"id": row.id, "reference": row.target} for row in self._splits[split]]
+
+
+def _standardised(embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every dimension by its mean and deviation on train: what batch normalisation remembers lags behind offsets."""
+    train_LND = embeddings["train"].double()
+    sums_LD, squares_LD = train_LND.sum(dim=1), train_LND.square().sum(dim=1)
+    mean_LD, deviation_LD = standardise_stats(sums_LD, squares_LD, train_LND.shape[1])
+    return {n: (x.float() - mean_LD[:, None]) / deviation_LD[:, None] for n, x in embeddings.items()}
 
 
 def _whole_numbers(values: Any, key: str) -> list[int]:

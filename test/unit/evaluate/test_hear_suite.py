@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from spear.errors import ConfigError, DataError
+from spear.evaluate.cache import FeatureStore
 from spear.evaluate.hear.events import events_of, frame_labels, smoothed
 from spear.evaluate.hear.layout import read_layout, read_rows
 from spear.evaluate.hear.problem import embedded
 from spear.evaluate.hear.suite import HearTasks
 from spear.evaluate.matching import matching_events
 from spear.evaluate.metrics import score_rows
+from spear.evaluate.protocol import settings_of
 from spear.evaluate.run import EvaluateConfig, evaluate
 from spear.evaluate.runs import rescore
 from spear.evaluate.suites import open_suite, suites_of
@@ -147,6 +149,23 @@ def test_embeddings_of_states(states, shape):
         torch.testing.assert_close(found[0], x_LND.mean(dim=0))
     if states == "last":
         torch.testing.assert_close(found[0], x_LND[2])
+
+
+def test_the_small_protocol_standardises_embeddings_on_training(data_dir, runs):
+    """With the offsets of a filterbank the means that batch normalisation remembers lag behind."""
+    suite = HearTasks(data_dir, "mini")
+    (task,) = suite.find(["animals"])
+    table = suite.table(task)
+    store = FeatureStore(next((runs["exp_dir"] / "cache").glob("*-bf16")))
+    for protocol, deviation in (("mini", 1.0), ("hear", None)):
+        settings = settings_of(protocol, "hear", {"max_steps": 1})
+        problem = task.problems(table, store, settings)[""]
+        x_1ND = problem.make_bank() and problem._x["train"]
+        if deviation:
+            assert x_1ND.mean(dim=1).abs().max() < 1e-4
+            assert x_1ND.std(dim=1, correction=0).median() == pytest.approx(deviation, abs=1e-3)
+        else:
+            assert x_1ND.mean() < -2
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 8, 12, 13, 40])
