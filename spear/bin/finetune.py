@@ -7,9 +7,11 @@
 Tables are CSV, TSV or JSONL with a column of paths, a folder with one for each class, or cuts of lhotse. A part is
 held out (a column `split`, else by groups), which decides which checkpoints are averaged and gives the score. The same
 command again goes on where it stopped. --init-from random:CHECKPOINT: the same without what was learnt.
+`spear finetune report EXP_DIR...` prints a table of finished ones, `spear finetune score EXP_DIR CUTS` scores others.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from spear.errors import ConfigError
@@ -17,6 +19,9 @@ from spear.errors import ConfigError
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the arguments, trains and scores."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in ("report", "score"):
+        return (_report if argv[0] == "report" else _score)(argv[1:])
     from spear.finetuning.tasks import TASKS
 
     parser = argparse.ArgumentParser(
@@ -41,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--num-jobs", type=int, default=0, help="processes that decode; 0: one for each core")
+    parser.add_argument("--only-data", action="store_true", help="write EXP_DIR/data/manifests and no more")
     arguments, trainer = parser.parse_known_args(argv)
     if min(arguments.batch_seconds, arguments.max_seconds) <= 0 or arguments.num_steps < 0:
         raise ConfigError("a negative length or number of steps", "positive numbers", "correct the flags")
@@ -54,8 +60,40 @@ def main(argv: list[str] | None = None) -> int:
     tables = TableSettings(
         arguments.manifest, arguments.task, target, **{name: getattr(arguments, name) for name in names}
     )
-    names = ("exp_dir", "init_from", "num_steps", "batch_seconds", "seed", "device", "trials")
+    names = ("exp_dir", "init_from", "num_steps", "batch_seconds", "seed", "device", "trials", "only_data")
     return finetune(FinetuneSettings(tables, **{name: getattr(arguments, name) for name in names}, trainer=trainer))
+
+
+def _score(argv: list[str]) -> int:
+    reader = argparse.ArgumentParser(prog="spear finetune score", description="Scores a run on held-out cuts.")
+    reader.add_argument("exp_dir", type=Path, help="of spear finetune, or of spear train with such an objective")
+    reader.add_argument("cuts", type=Path, help="their manifest (JSONL)")
+    reader.add_argument("--trials", type=Path, help="verification: lines 1 ID ID and 0 ID ID")
+    reader.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    reader.add_argument("--batch-seconds", type=float, default=80.0, help="audio of a batch")
+    arguments = reader.parse_args(argv)
+    from spear import log
+    from spear.finetuning.run import score_run
+
+    log.setup()
+    found = score_run(**vars(arguments))
+    print(f"{arguments.cuts.name}: {found.text()}")
+    return 0
+
+
+def _report(argv: list[str]) -> int:
+    reader = argparse.ArgumentParser(prog="spear finetune report", description="A table of finished fine-tunings.")
+    reader.add_argument("exp_dirs", type=Path, nargs="+", metavar="EXP_DIR")
+    reader.add_argument("--output", type=Path, help="a Markdown file that receives it, too")
+    arguments = reader.parse_args(argv)
+    from spear import fs
+    from spear.finetuning.report import table
+
+    text = table(arguments.exp_dirs)
+    print(text)
+    if arguments.output:
+        fs.write_text(arguments.output, f"# Fine-tuning\n\n{text}\n")
+    return 0
 
 
 def _defaults(tasks) -> str:

@@ -33,6 +33,7 @@ class FinetuneSettings:
         device: auto, cpu or cuda.
         trials: of verification, see `spear.finetuning.score.score`.
         trainer: further words for the trainer: --config FILE, --some.key VALUE.
+        only_data: read, divide and write the manifests, and no more.
     """
 
     tables: TableSettings
@@ -44,6 +45,7 @@ class FinetuneSettings:
     device: str = "auto"
     trials: Path | None = None
     trainer: list[str] = field(default_factory=list)
+    only_data: bool = False
 
 
 def finetune(settings: FinetuneSettings) -> int:
@@ -64,6 +66,9 @@ def finetune(settings: FinetuneSettings) -> int:
         logger.info("%s: %s", split, ", ".join(f"{value} {name}" for name, value in counts[split].items()))
     if counts["left_out"]:
         logger.warning("%d left out, see %s", counts["left_out"], exp_dir / "data/manifests/left_out.jsonl")
+    if settings.only_data:
+        print(f"manifests: {exp_dir / 'data/manifests'}")
+        return 0
     values = train_settings(
         *(tables, counts, exp_dir, settings.init_from, settings.num_steps),
         *(settings.batch_seconds, settings.seed, settings.device),
@@ -82,6 +87,34 @@ def finetune(settings: FinetuneSettings) -> int:
     print(found.text())
     print(f"report: {exp_dir / 'report.md'}")
     return 0
+
+
+def score_run(
+    exp_dir: Path, cuts: Path, trials: Path | None = None, device: str = "auto", batch_seconds: float = 80.0
+) -> Scored:
+    """Scores any fine-tuned run, of `spear train` too, on held-out cuts.
+
+    Args:
+        exp_dir: of the run; receives score-NAME.json and predictions-NAME.jsonl, NAME being that of `cuts`.
+        cuts: manifest of cuts, such as `spear finetune --only-data` writes.
+        trials, device, batch_seconds: see `FinetuneSettings`.
+
+    Raises:
+        SpearError: what `load_finetuned` and `score` refuse.
+    """
+    model = load_finetuned(exp_dir, dist.choose_device(device))
+    streams = [model.config.streams[name] for name in model.objectives]
+    stream = next((stream for stream in streams if stream.objective in TASKS), streams[0])
+    if stream.objective not in TASKS:
+        raise CheckpointError(f"{exp_dir} with {stream.objective}", "one of " + ", ".join(TASKS), "name another run")
+    task, key = TASKS[stream.objective], getattr(stream.settings, "key", "")
+    separator = getattr(stream.settings, "separator", ";")
+    found = score(model, task, cuts, key, separator, trials, batch_seconds)
+    fs.write_jsonl(exp_dir / f"predictions-{cuts.stem}.jsonl", found.predictions)
+    values = {"metric": found.metric, "value": found.value, "interval_95": found.interval, "items": found.num_items}
+    values |= {"of": found.what, "step": model.step, "cuts": cuts.name, "not_scored": found.refused}
+    fs.write_json(exp_dir / f"score-{cuts.stem}.json", values | {"spear_version": spear.__version__})
+    return found
 
 
 def _write(settings: FinetuneSettings, counts: dict[str, Any], step: int, found: Scored) -> None:
