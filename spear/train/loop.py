@@ -149,7 +149,7 @@ class Trainer:
 
     def _rehearse(self) -> None:
         """Runs the costliest batches before the first step, one of them after a resume: what fails, fails now."""
-        if self.config.rehearsal_batches:
+        if self.config.rehearsal_batches and self.step < self.config.num_steps:
             self.watch.beat("in the rehearsal of the costliest batches")
             count = self.config.rehearsal_batches if self.step == 0 else 1
             plan = self.data.train.plan(self.epoch, self.world.size, self.config.accumulation)

@@ -76,3 +76,10 @@ def test_auto_is_a_value_and_other_words_are_not():
         from_dict(TrainConfig, {"plan": {"max_seconds": "much"}})
     with pytest.raises(ConfigError, match="auto"):
         build_plan([1.0, 2.0], seed=0, epoch=0, world_size=1, limits=PlanLimits(max_seconds="auto"))
+
+
+def test_a_run_that_is_complete_rehearses_nothing(make_trainer):
+    make_trainer(num_steps=2).run()
+    again = make_trainer(num_steps=2)
+    again.run()
+    assert again.rehearsal is None and again.step == 2
