@@ -32,7 +32,8 @@ class AblateConfig:
         tasks: tasks to decode; none means all, those made for ablations included.
         options: further arguments of every training; write it with an equals sign: --options="--num-steps 200".
         num_jobs: trainings and decodings side by side.
-        learning_rates: of the heads, instead of the protocol's grid; one of them saves two thirds of their time.
+        learning_rates: of the heads, instead of the protocol's grid.
+        max_items: at most this many recordings of each split of each task; 0: all.
     """
 
     base: str
@@ -44,6 +45,7 @@ class AblateConfig:
     options: str = ""
     num_jobs: ranges.Jobs = 1
     learning_rates: list[records.Positive] = field(default_factory=list)
+    max_items: records.Count = 0
 
 
 def train(unit: dict) -> dict:
@@ -116,7 +118,11 @@ def main(argv: list[str] | None = None) -> int:
             settings.data_dir,
             settings.exp_dir,
             settings.tasks or None,
-            EvaluateConfig(num_jobs=settings.num_jobs, learning_rates=tuple(settings.learning_rates) or None),
+            EvaluateConfig(
+                num_jobs=settings.num_jobs,
+                learning_rates=tuple(settings.learning_rates) or None,
+                max_items=settings.max_items or None,
+            ),
             f"spear ablate {words}".replace("ablate ablate", "ablate"),
         )
     table = ablation_table(runs, training_costs(groups))
