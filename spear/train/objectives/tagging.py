@@ -56,7 +56,7 @@ class TaggingObjective(SupervisedObjective):
         return labels_of(settings, name, data_dir, domains, "tags")
 
     def judge(self, scores: list[tuple[Tensor, ...]]) -> dict[str, float]:
-        """mAP over the tags that some clip has and some lacks, with the number of clips."""
+        """mAP over the tags that some clip has, with the number of clips."""
         if not scores:
             return {}
         logits_NC, targets_NC = (torch.cat(parts).numpy() for parts in zip(*scores))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from spear.errors import CardError, ConfigError
-from spear.evaluate.average_precision import average_precision, macro_average_precision
+from spear.evaluate.average_precision import macro_average_precision
 from spear.train import checkpoint
 from spear.train.objectives import load, registry
 from spear.train.objectives.base import Context
@@ -225,7 +225,8 @@ def test_average_precision_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     for ties in (1000, 4):
         scores, relevant = rng.integers(0, ties, 60) / ties, rng.random(60) < 0.3
-        assert average_precision(scores, relevant) == pytest.approx(metrics.average_precision_score(relevant, scores))
+        expected = metrics.average_precision_score(relevant, scores)
+        assert macro_average_precision(scores[:, None], relevant[:, None].astype(float)) == pytest.approx(expected)
     scores, targets = rng.random((60, 4)), (rng.random((60, 4)) < 0.3).astype(float)
     targets[:, 3] = 0  # nobody has it: it does not count
     targets[:10, 0] = -100
