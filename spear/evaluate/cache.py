@@ -33,7 +33,7 @@ from spear.errors import ConfigError, DataError, SpearError
 from spear.evaluate.contents import Contents
 from spear.evaluate.excerpt import Excerpt
 from spear.evaluate.upstream import MIN_SAMPLES, Upstream, upstream_hash
-from spear.evaluate.windows import first_centre_seconds
+from spear.evaluate.windows import WHOLE_SECONDS, first_centre_seconds, stretches
 from spear.log import Progress, get_logger
 from spear.manifest import Item
 from spear.shards import ShardStore, ShardWriter
@@ -90,7 +90,13 @@ def item_key(item: Item, contents: Contents | None = None) -> str:
     changes += [] if item.channel is None else ["channel", item.channel]
     changes += [] if item.speed == 1 else ["speed", item.speed]
     changes += [] if item.gain == 1 else ["gain", item.gain]
+    changes += ["in windows"] if _is_long(item) else []
     return f"{item.id}@{fs.sha256_json([content, item.start_seconds, item.num_samples, *changes])[:12]}"
+
+
+def _is_long(item: Item) -> bool:
+    """Whether a recording is encoded in windows, since no memory would hold what attends to all of it."""
+    return item.duration_seconds > WHOLE_SECONDS
 
 
 def _by_key(items: Sequence[Item] | Mapping[str, Item]) -> dict[str, Item]:
@@ -271,7 +277,7 @@ class FeatureCache(FeatureStore):
         failed: dict[str, str] = {}
         with contextlib.ExitStack() as stack:
             for batch in self._batches(keys, items):
-                for key, values_LTD in self._computed(batch):
+                for key, values_LTD in self._computed(batch, _is_long(items[batch[0][0]])):
                     if isinstance(values_LTD, str):
                         failed[key] = self._skip(key, values_LTD)
                         continue
@@ -288,17 +294,23 @@ class FeatureCache(FeatureStore):
         logger.warning("skipped %s: %s", key, reason)
         return reason
 
-    def _computed(self, batch: list[tuple[str, np.ndarray]]) -> Iterator[tuple[str, Tensor | str]]:
-        """Each key with its hidden states (layers, T, D), or with the reason why there are none."""
+    def _computed(
+        self, batch: list[tuple[str, np.ndarray]], in_windows: bool = False
+    ) -> Iterator[tuple[str, Tensor | str]]:
+        """Each key with its hidden states (layers, T, D), or with the reason why there are none.
+
+        Args:
+            in_windows: the one recording of the batch is too long to be encoded whole.
+        """
         try:
-            states, lens_B = self._extract([wave for _, wave in batch])
+            states, lens_B = self._extract([wave for _, wave in batch], in_windows)
         except (SpearError, RuntimeError) as error:
             if len(batch) == 1:
                 reason = error.found if isinstance(error, SpearError) else f"{type(error).__name__}: {error}"
                 yield batch[0][0], weights.shown(reason)
             else:  # one of them may be the cause
                 for one in batch:
-                    yield from self._computed([one])
+                    yield from self._computed([one], in_windows)
             return
         for row, (key, _) in enumerate(batch):
             values_LTD = _stacked(states, row, int(lens_B[row]))
@@ -327,7 +339,7 @@ class FeatureCache(FeatureStore):
                 self._skip(key, error.found)
                 continue
             full = batch and (len(batch) + 1) * self._grid(wave) > self.config.batch_seconds * self.upstream.sample_rate
-            if batch and (full or self._grid(batch[0][1]) != self._grid(wave)):
+            if batch and (full or _is_long(items[key]) or self._grid(batch[0][1]) != self._grid(wave)):
                 yield batch
                 batch = []
             batch.append((key, wave))
@@ -339,7 +351,11 @@ class FeatureCache(FeatureStore):
         step = max(1, round(self.config.grid_seconds * self.upstream.sample_rate))
         return -(-max(len(wave), MIN_SAMPLES) // step) * step
 
-    def _extract(self, waves: list[np.ndarray]) -> tuple[list[Tensor], Tensor]:
+    def _extract(self, waves: list[np.ndarray], in_windows: bool) -> tuple[list[Tensor], Tensor]:
+        if in_windows:
+            parts = stretches(self.upstream, torch.from_numpy(waves[0])[None], 0.0, self.config.grid_seconds)
+            states = [torch.cat(layers, dim=1) for layers in zip(*parts)]
+            return states, torch.tensor([states[0].shape[1]])
         waves_BS = torch.zeros(len(waves), self._grid(waves[0]))
         for row, wave in enumerate(waves):
             waves_BS[row, : len(wave)] = torch.from_numpy(wave)
@@ -434,7 +450,7 @@ class LiveStore(FeatureCache):
 
     def _try(self, key: str) -> Tensor | str:
         for batch in self._batches([key], self._items):
-            ((_, values),) = self._computed(batch)
+            ((_, values),) = self._computed(batch, _is_long(self._items[key]))
             if isinstance(values, str):
                 self._failed[key] = self._skip(key, values)
             return values

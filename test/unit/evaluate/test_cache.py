@@ -1,5 +1,6 @@
 """Features computed once, the same however they are batched."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,11 +8,13 @@ import pytest
 import torch
 from corpus import TinyEncoder, make_corpus
 
+from spear.audio import save_audio
 from spear.errors import CheckpointError, ConfigError, DataError
 from spear.evaluate.cache import CacheConfig, FeatureCache, FeatureStore, LiveStore, item_key
 from spear.evaluate.isolation import ensure_by_task
 from spear.evaluate.suites import read_all_items
 from spear.evaluate.upstream import FbankUpstream, SpearUpstream, default_name, load_upstream, upstream_hash
+from spear.manifest import Item
 
 
 @pytest.fixture
@@ -34,6 +37,29 @@ def test_features_do_not_depend_on_batching_and_cached_equals_live(tmp_path, ite
         np.testing.assert_allclose(means[0], means[1], atol=1e-5)
         np.testing.assert_allclose(means[0], batched.mean(axis=1), atol=1e-3)
         assert (batched[0, :, 24:] == 0).all()  # the narrow layer is padded with zeros
+
+
+def test_a_recording_of_minutes_is_encoded_in_windows(tmp_path, encoder, monkeypatch):
+    most, extract = [], encoder.extract
+    monkeypatch.setattr(encoder, "extract", lambda x, n: most.append(x.numel()) or extract(x, n))
+    waves = 0.1 * np.random.default_rng(0).standard_normal((3, 140 * 16000)).astype(np.float32)
+    found = []
+    for number, seconds in enumerate((140.0, 140.0, 20.0)):
+        path = tmp_path / f"{number}.wav"
+        save_audio(path, waves[number, : round(seconds * 16000)], 16000)
+        found.append(Item(str(number), path, 0.0, seconds, round(16000 * seconds), "audio", "event"))
+    cache = FeatureCache(tmp_path / "cache", encoder, CacheConfig(batch_seconds=1000.0))
+    cache.ensure(found, {item_key(item) for item in found})
+    assert max(most) <= 71 * 16000
+    states, lens_B = extract(torch.from_numpy(waves[:1]), torch.tensor([140 * 16000]))
+    key = item_key(found[0])
+    assert cache.num_frames(key) == int(lens_B[0]) == 7000
+    last_TD = states[-1][0, :-4].numpy()  # the end of the last window is padded, that of the whole is not
+    np.testing.assert_allclose(cache.hidden_states(key)[-1, :-4].float().numpy(), last_TD, atol=2**-7)
+    np.testing.assert_allclose(cache.means([key])[-1, 0].numpy(), states[-1][0].mean(dim=0).numpy(), atol=1e-3)
+    whole = dataclasses.replace(found[2], duration_seconds=0.0)  # only what is known to be long has another key
+    assert item_key(found[0]) != item_key(dataclasses.replace(found[0], duration_seconds=0.0))
+    assert item_key(found[2]) == item_key(whole)
 
 
 def test_encoder_runs_once_for_an_utterance_whatever_tasks_ask_for(tmp_path, items, encoder, monkeypatch):
