@@ -95,7 +95,8 @@ def score_run(
     """Scores any fine-tuned run, of `spear train` too, on held-out cuts.
 
     Args:
-        exp_dir: of the run; receives score-NAME.json and predictions-NAME.jsonl, NAME being that of `cuts`.
+        exp_dir: of the run; receives score-NAME.json and predictions-NAME.jsonl, NAME being that of `cuts`, and of
+            transcripts the files of `spear.recognise.errors`.
         cuts: manifest of cuts, such as `spear finetune --only-data` writes.
         trials, device, batch_seconds: see `FinetuneSettings`.
 
@@ -111,6 +112,8 @@ def score_run(
     separator = getattr(stream.settings, "separator", ";")
     found = score(model, task, cuts, key, separator, trials, batch_seconds)
     fs.write_jsonl(exp_dir / f"predictions-{cuts.stem}.jsonl", found.predictions)
+    if task.is_text:
+        write_report(exp_dir, cuts.stem, [Utterance(**row) for row in found.predictions])
     values = {"metric": found.metric, "value": found.value, "interval_95": found.interval, "items": found.num_items}
     values |= {"of": found.what, "step": model.step, "cuts": cuts.name, "not_scored": found.refused}
     fs.write_json(exp_dir / f"score-{cuts.stem}.json", values | {"spear_version": spear.__version__})

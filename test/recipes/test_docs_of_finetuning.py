@@ -43,7 +43,7 @@ def place(tmp_path_factory) -> Path:
 
 
 def test_the_page_has_the_commands_that_it_promises():
-    assert {command.split()[1] for command in COMMANDS} == {"finetune", "tag", "embed-files", "similar"}
+    assert {command.split()[1] for command in COMMANDS} == {"finetune", "transcribe", "tag", "embed-files", "similar"}
     assert all(len(re.findall(rf"--task {task}", " ".join(COMMANDS))) >= 1 for task in ("ctc", "tagging"))
 
 

@@ -1,6 +1,7 @@
 """`spear finetune --task ctc` and `spear transcribe`: transcripts in, text, subtitles and lists of errors out."""
 
 import json
+import shutil
 
 import pytest
 
@@ -24,6 +25,13 @@ def test_a_fine_tuned_recogniser_is_scored_with_all_its_errors(recogniser):
     assert found["speakers"].keys() == {row["speaker"] for row in predictions} - {None}
     assert (recogniser / "errs-test.txt").read_text().startswith("%WER = ")
     assert len((recogniser / "recogs-test.txt").read_text().splitlines()) == 2 * len(predictions)
+
+
+def test_other_cuts_are_scored_with_all_errors_too(recogniser):
+    shutil.copy(recogniser / "data/manifests/test.jsonl", recogniser / "data/manifests/other.jsonl")
+    cuts = str(recogniser / "data/manifests/other.jsonl")
+    assert finetune.main(["score", str(recogniser), cuts, "--device", "cpu"]) == 0
+    assert (recogniser / "errs-other.txt").read_text() == (recogniser / "errs-test.txt").read_text()
 
 
 def test_files_of_any_length_become_transcripts_and_bad_ones_are_named(recogniser, recordings, tmp_path, capsys):
