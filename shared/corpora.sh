@@ -207,7 +207,7 @@ prepare() { # CORPORA STREAMS [NOISES]: the stages
   run_stage 2 "fbank" "durations and statistics; with --on-the-fly false also features, 0.2 GB an hour of audio" \
     make_fbank "$on_the_fly" "$corpora"
   if [[ -z "$streams" ]]; then
-    echo "== stages 3 to 5: nothing to do, as there is no teacher (conf/ trains on random-projection targets)"
+    ((stop_stage < 3)) || echo "== stages 3 to 5: nothing to do, as there is no teacher (conf/ trains on random-projection targets)"
     return 0
   fi
   run_stage 3 "embeddings" "$max_frames frames for each of: $streams; at most 2 kB a frame; may be deleted after stage 4" \

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--task", required=True, choices=TASKS)
     parser.add_argument("--manifest", required=True, type=Path, action="append", help="a table; repeatable")
-    parser.add_argument("--init-from", required=True, help="what spear.load_model reads, or random:CHECKPOINT")
+    parser.add_argument("--init-from", default="", help="what spear.load_model reads, or random:CHECKPOINT")
     parser.add_argument("--exp-dir", required=True, type=Path, help="receives everything")
     parser.add_argument("--target", default="", help="the column; default: " + _defaults(TASKS))
     parser.add_argument("--group", default="", help="a column (speaker, session) that is never divided")
@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--separator", default=";", help="between the tags of one recording")
     parser.add_argument("--kind", default="speech", choices=("speech", "event", "music"), help="of the recordings")
     parser.add_argument("--max-seconds", type=float, default=30.0, help="longer ones become windows (texts: left out)")
+    parser.add_argument("--test-fraction", type=float, default=0.2, help="of the groups, without a column of splits")
+    parser.add_argument("--dev-fraction", type=float, default=0.1, help="of the training groups; 0: none")
     parser.add_argument("--trials", type=Path, help="verification: lines 1 ID ID and 0 ID ID; default: pairs are drawn")
     parser.add_argument("--num-steps", type=int, default=0, help="0: by the amount of data")
     parser.add_argument("--batch-seconds", type=float, default=80.0, help="audio of a batch")
@@ -50,13 +52,17 @@ def main(argv: list[str] | None = None) -> int:
     arguments, trainer = parser.parse_known_args(argv)
     if min(arguments.batch_seconds, arguments.max_seconds) <= 0 or arguments.num_steps < 0:
         raise ConfigError("a negative length or number of steps", "positive numbers", "correct the flags")
+    if not (arguments.init_from or arguments.only_data):
+        raise ConfigError("no --init-from", "what spear.load_model reads, or random:CHECKPOINT", "name an encoder")
+    if not (0 < arguments.test_fraction < 1 and 0 <= arguments.dev_fraction < 1):
+        raise ConfigError("--test-fraction or --dev-fraction beyond 0 to 1", "shares of the groups", "correct them")
     from spear import log
     from spear.finetuning.run import FinetuneSettings, finetune
     from spear.finetuning.tables import TableSettings
 
     log.setup()
     target = arguments.target or TASKS[arguments.task].target
-    names = ("separator", "split", "group", "kind", "max_seconds", "num_jobs")
+    names = ("separator", "split", "group", "kind", "max_seconds", "num_jobs", "test_fraction", "dev_fraction")
     tables = TableSettings(
         arguments.manifest, arguments.task, target, **{name: getattr(arguments, name) for name in names}
     )

@@ -288,7 +288,7 @@ def divide(rows: list[Row], settings: TableSettings) -> None:
         for row in rows:
             row.split = "train"
     for split, fraction in (("test", settings.test_fraction), ("dev", settings.dev_fraction)):
-        if any(row.split == split for row in rows):
+        if not fraction or any(row.split == split for row in rows):
             continue
         training = [row for row in rows if row.split == "train"]
         apart = "recording" if split == "dev" and task.open_set else "group"

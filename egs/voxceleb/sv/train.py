@@ -1,0 +1,11 @@
+#!/usr/bin/env python3
+"""Fine-tunes for speaker verification: --config shared/conf/finetune/voxceleb.yaml --init-from CHECKPOINT."""
+
+import sys
+from pathlib import Path
+
+from spear.bin.main import guard
+from spear.train.main import main
+
+if __name__ == "__main__":
+    sys.exit(guard(lambda argv: main(argv, recipe_dir=Path(__file__).resolve().parent)))
