@@ -6,6 +6,7 @@ or on a flawed dev set (KS, ER) the number of that rule is reported beside it, s
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from spear.errors import DataError
 from spear.evaluate.banks import Bank, arithmetic
 from spear.evaluate.metrics import HIGHER_IS_BETTER, interval_of_folds, score_folds
-from spear.evaluate.problems import Problem
+from spear.evaluate.problems import MeanProblem, Problem
 from spear.evaluate.protocol import Settings
 from spear.log import Progress, get_logger
 
@@ -259,11 +260,7 @@ def run_grids(problems: dict[str, Problem], metric: str, settings: Settings, lab
     Raises:
         DataError: at every learning rate there is a head that took no step: what it would give is no score.
     """
-    grids = []
-    for fold, problem in problems.items():
-        # Where heads are trained in passes over the data, each fold has its own number of steps.
-        own = problem.settings if settings.patience else settings
-        grids.append(train_grid(problem, metric, own, fold, f"{label} {fold}".strip()))
+    grids = _trained(problems, metric, settings, label)
     if not any(_is_trained(grids, point_of(head)) for head in grids[0].heads):
         raise DataError(
             f"{label or 'heads'}: no head took a step, the gradients of all {grids[0].steps} were not finite",
@@ -271,3 +268,25 @@ def run_grids(problems: dict[str, Problem], metric: str, settings: Settings, lab
             "look for features or targets of extreme size; try smaller --learning-rates",
         )
     return grids
+
+
+def _trained(problems: dict[str, Problem], metric: str, settings: Settings, label: str) -> list[Grid]:
+    """The grids of all folds; those of time means side by side, with a thread each."""
+
+    def train(fold: str) -> Grid:
+        # Where heads are trained in passes over the data, each fold has its own number of steps.
+        own = problems[fold].settings if settings.patience else settings
+        return train_grid(problems[fold], metric, own, fold, f"{label} {fold}".strip())
+
+    threads = torch.get_num_threads()
+    # Others draw from torch's global generator, and have products that are worth several threads.
+    of_means = all(isinstance(problem, MeanProblem) for problem in problems.values())
+    if settings.device != "cpu" or not of_means or min(threads, len(problems)) < 2:
+        return [train(fold) for fold in problems]
+    try:
+        # Threads that share small products wait for one another at each, for long where others use the cores, too.
+        pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        with arithmetic(settings), pool:  # what is global is set once for all
+            return list(pool.map(train, problems))
+    finally:
+        torch.set_num_threads(threads)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from spear.evaluate import heads, scoring
 from spear.evaluate.ctc import SequenceProblem
-from spear.evaluate.engine import select, train_grid
+from spear.evaluate.engine import run_grids, select, train_grid
 from spear.evaluate.heads import Heads, HeadwiseAdam
 from spear.evaluate.metrics import score_folds
 from spear.evaluate.protocol import Settings
@@ -126,6 +126,24 @@ def test_classification_finds_the_layer_that_knows_and_is_repeatable():
     assert results[0] == results[1]
     assert results[0]["score"] > 0.9 and results[0]["interval"][0] <= results[0]["score"] <= results[0]["interval"][1]
     assert np.argmax(results[0]["layer_weights"]) == 1
+
+
+def test_folds_side_by_side_equal_folds_one_after_the_other():
+    table, store = clusters(1.0)
+    rows = {split: table.of(split) for split in SPLITS}
+    settings = dataclasses.replace(SETTINGS, max_steps=40)
+    folds = {str(n): {**rows, "train": rows["train"][n::3]} for n in range(3)}
+    before, precision, found = torch.get_num_threads(), torch.backends.cudnn.allow_tf32, []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            problems = {fold: LABELS.problem(splits, table, store, settings) for fold, splits in folds.items()}
+            found.append(run_grids(problems, "accuracy", settings, ""))
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+    assert found[0] == found[1] and [grid.fold for grid in found[0]] == ["0", "1", "2"]
+    assert torch.backends.cudnn.allow_tf32 == precision
 
 
 def test_grid_side_by_side_equals_each_learning_rate_alone():
