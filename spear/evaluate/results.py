@@ -229,7 +229,7 @@ def protocol_lines(runs: Sequence[dict]) -> list[str]:
     lines = []
     protocols = sorted({run["protocol"] for run in runs})
     if "mini" in protocols:
-        board = "HEAR" if all(run["suite"].startswith("hear") for run in runs) else "SUPERB"
+        board = "HEAR" if all(run.get("suite", "").startswith("hear") for run in runs) else "SUPERB"
         lines.append(f"Protocol mini: small heads and few steps; not comparable with published {board} numbers.")
     rules = {run["task"]: run["legacy"]["rule"] for run in runs if run.get("legacy")}
     if rules:
