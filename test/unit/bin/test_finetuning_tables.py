@@ -110,8 +110,8 @@ def test_texts_are_scored_by_their_words_after_the_normalisation_of_the_vocabula
     vocabulary = SimpleNamespace(normalise=str.upper)
     model = SimpleNamespace(vocabularies={"ctc": vocabulary}, stream=lambda name: name)
     found = [
-        ("a", SimpleNamespace(text="one two three"), [SimpleNamespace(text="ONE TWO THREE")]),
-        ("b", SimpleNamespace(text="four"), ["FOUR FIVE"]),
+        ("a", SimpleNamespace(text="one two three", speaker="s1"), [SimpleNamespace(text="ONE TWO THREE")]),
+        ("b", SimpleNamespace(text="four", speaker=None), ["FOUR FIVE"]),
     ]
     result = score._of_texts(model, TASKS["ctc"], found, [])
     assert result.value == 0.25 and result.num_items == 2 and result.interval == (0.0, 1.0)
