@@ -79,7 +79,9 @@ class View:
 
 
 def read_at(file: BinaryIO, position: int, count: int) -> bytes:
-    """Some bytes of a file, fewer at its end."""
+    """Some bytes of a file, fewer at its end; none from before its start."""
+    if position < 0:
+        return b""
     file.seek(position)
     return file.read(max(0, count))
 

@@ -205,6 +205,12 @@ def test_mp3_without_a_header_are_counted_by_frames(tmp_path):
     assert "truncated" in refusal(tmp_path, mp3(tmp_path, 3.0)[:-1500])
 
 
+def test_mp3_of_a_few_bytes_is_truncated(tmp_path):
+    data = mp3(tmp_path, 1.0)
+    for size in (40, 85, 127):  # shorter than the tag that may stand at the end
+        assert "truncated" in refusal(tmp_path, data[:size])
+
+
 def test_joined_mp3_of_different_kinds_are_refused(tmp_path):
     first = mp3(tmp_path, 1.0)
     assert "the rate changes" in refusal(tmp_path, first + mp3(tmp_path, 1.0, 48000))
