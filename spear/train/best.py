@@ -3,6 +3,7 @@
 Every checkpoint of a step that was validated carries the number, so that a run that was resumed knows all of them.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -59,7 +60,8 @@ class Best:
     def entry(self, step: int, validated: tuple[int, dict]) -> dict:
         """What the checkpoint of a step carries: the number, if this step was validated."""
         value = validated[1].get(self.name.removeprefix(_PREFIX)) if validated[0] == step else None
-        return {"judged": {self.name: value}} if self.wanted and value is not None else {}
+        known = value is not None and math.isfinite(value)  # no number where nothing could be judged
+        return {"judged": {self.name: value}} if self.wanted and known else {}
 
     def steps(self) -> dict[int, float]:
         """The steps of the best checkpoints with their numbers, the best first; equal ones, the later first."""
