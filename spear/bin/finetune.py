@@ -11,6 +11,7 @@ command again goes on where it stopped. --init-from random:CHECKPOINT: the same 
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -50,8 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--num-jobs", type=int, default=0, help="processes that decode; 0: one for each core")
     parser.add_argument("--only-data", action="store_true", help="write EXP_DIR/data/manifests and no more")
     arguments, trainer = parser.parse_known_args(argv)
-    if min(arguments.batch_seconds, arguments.max_seconds) <= 0 or arguments.num_steps < 0:
-        raise ConfigError("a negative length or number of steps", "positive numbers", "correct the flags")
+    lengths = (arguments.batch_seconds, arguments.max_seconds)
+    if not all(0 < length < math.inf for length in lengths) or arguments.num_steps < 0:
+        raise ConfigError("a length or number of steps that is none", "positive numbers", "correct the flags")
     if not (arguments.init_from or arguments.only_data):
         raise ConfigError("no --init-from", "what spear.load_model reads, or random:CHECKPOINT", "name an encoder")
     if not (0 < arguments.test_fraction < 1 and 0 <= arguments.dev_fraction < 1):

@@ -22,7 +22,7 @@ from spear.evaluate.tasks.regression import NumberTask
 from spear.evaluate.tasks.tags import TagTask
 from spear.evaluate.units import normalise_text
 from spear.manifest import Item
-from spear.manifest.labelled import CLASS, PATHS, labelled_records, path_of
+from spear.manifest.labelled import CLASS, PATHS, labelled_records, path_of, text_of
 from spear.manifest.scan import Scan
 from spear.manifest.words import split_of
 from spear.names import id_problem
@@ -83,7 +83,7 @@ KINDS = {"multiclass": _OwnLabel, "multilabel": _OwnTags, "regression": _OwnNumb
 
 def _label(value: Any) -> str:
     """A cell as text; the labels of a list are joined."""
-    return "|".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value).strip()
+    return "|".join(map(str, value)) if isinstance(value, list) else text_of(value)
 
 
 class OwnLabels(Suite):
@@ -192,7 +192,7 @@ class OwnLabels(Suite):
         item = Item(
             row_id, path, 0.0, length.duration_seconds, round(16000 * length.duration_seconds), "speech", "speech"
         )
-        group = str(record.get(self.group) or "") if self.group else name
+        group = text_of(record.get(self.group)) if self.group else name
         if not group:
             raise DataError(f"no {self.group}", "a group in every row", fix)
         return Row(row_id, split, item, target, "", {"group": group})

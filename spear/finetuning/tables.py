@@ -17,8 +17,8 @@ from spear.executor import run_units
 from spear.finetuning.tasks import TASKS, Task
 from spear.manifest.examine import examine_unit
 from spear.manifest.item import to_item
-from spear.manifest.labelled import PATHS, labelled_records, path_of
-from spear.manifest.scan import Entry, Scan
+from spear.manifest.labelled import PATHS, labelled_records, path_of, text_of
+from spear.manifest.scan import READABLE, Entry, Scan, files_below
 from spear.manifest.words import split_of
 from spear.names import id_problem
 
@@ -87,6 +87,8 @@ def prepare(settings: TableSettings, data_dir: Path) -> dict:
         ConfigError: settings that cannot work, or a directory that was prepared with others.
         DataError: nothing to train on or to test with.
     """
+    if not settings.separator:
+        raise ConfigError("an empty separator of tags", "a character such as ;", "correct --separator")
     wanted = {
         **{name: value for name, value in vars(settings).items() if name not in ("num_jobs", "manifests")},
         "manifests": [[str(path.resolve()), _state_of(path)] for path in settings.manifests],
@@ -126,6 +128,9 @@ def _of_row(cut: dict, row: Row) -> dict:
 
 
 def _state_of(path: Path) -> str:
+    """What tells a table from another one, or a folder of classes from itself with other recordings."""
+    if path.is_dir():
+        return fs.sha256_json([name for name in files_below(path)[0] if Path(name).suffix.lower() in READABLE])
     return fs.sha256_file(path) if path.is_file() else ""
 
 
@@ -156,8 +161,10 @@ def read_rows(settings: TableSettings, data_dir: Path) -> tuple[list[Row], list[
     candidates: list[_Candidate] = []
     seen: set[str] = set()
     for path in settings.manifests:
-        if not path.exists():
-            raise ConfigError(f"no {path}", "a table, cuts of lhotse, or a folder of classes", "correct --manifest")
+        if not (path.is_file() or path.is_dir()):  # a pipe can be read once, and this needs it twice
+            raise ConfigError(
+                f"no {path}, or no file", "a table, cuts of lhotse, or a folder of classes", "correct --manifest"
+            )
         found = Scan([], [], True)
         for number, record in enumerate(labelled_records(path, [settings.target], found), 1):
             name = str(record.get("id") or path_of(record) or f"row {number}")[:200]
@@ -188,13 +195,18 @@ def read_rows(settings: TableSettings, data_dir: Path) -> tuple[list[Row], list[
 
 def _of_table(record: dict[str, Any], table: Path, settings: TableSettings, task: Task) -> _Candidate:
     name, fix = path_of(record), "correct that row"
+    if "\0" in name:
+        raise DataError("a path with a NUL", "the name of a file", fix)
     if not name:
         raise DataError(f"no path in a row with {', '.join(map(str, record))[:200]}", f"one of {PATHS}", fix)
     row_id = str(record.get("id") or name)
     if problem := id_problem(row_id, separators=""):
         raise DataError(f"id {row_id[:200]!r}: {problem}", "an id of its own", fix)
     value = record.get(settings.target)
-    target = settings.separator.join(map(str, value)) if isinstance(value, list) else str(value or "").strip()
+    values = [text_of(each) for each in (value if isinstance(value, list) else [value])]
+    if len(values) > 1 and task.several and any(settings.separator in each for each in values):
+        raise DataError(f"a tag that holds '{settings.separator}'", "tags without the separator", "choose --separator")
+    target = settings.separator.join(values)
     row = Row(row_id, target, _group(record, settings, name), _split(record.get(settings.split)))
     base = table if table.is_dir() else table.parent
     entry = Entry(row_id, name, settings.kind)
@@ -228,7 +240,7 @@ def _checked(target: str | None, settings: TableSettings) -> str:
 
 def _group(record: dict[str, Any], settings: TableSettings, path: str) -> str:
     column = settings.group or TASKS[settings.task].group_of(settings.target)
-    group = str(record.get(column) or "").strip() if column else path
+    group = text_of(record.get(column)) if column else path
     if not group:
         raise DataError(f"no {column}", "a group in every row", "correct that row")
     return group

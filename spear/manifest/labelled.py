@@ -49,3 +49,8 @@ def labelled_records(path: Path, columns: Sequence[str], found: Scan) -> Iterato
 def path_of(record: dict[str, Any]) -> str:
     """The path that a row gives, as it is written; empty where it gives none."""
     return next((str(record[name]) for name in PATHS if record.get(name)), "")
+
+
+def text_of(value: Any) -> str:
+    """A cell as text; empty for null and NaN, with which tables say that nothing is known. 0 and false are labels."""
+    return "" if value is None or value != value else str(value).strip()

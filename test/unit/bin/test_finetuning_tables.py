@@ -1,6 +1,7 @@
 """Tables of others as manifests: groups, splits, cuts of lhotse, transcripts; and scores from what models say."""
 
 import json
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from spear import fs
 from spear.audio import save_audio
+from spear.bin import finetune
 from spear.errors import ConfigError, DataError
 from spear.finetuning import score
 from spear.finetuning.tables import Row, TableSettings, divide, prepare
@@ -99,6 +101,64 @@ def test_tables_without_the_column_are_refused(tmp_path, text, found):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(DataError, match=found):
         prepare(TableSettings([tmp_path / "t.csv"], "classification", "class", num_jobs=1), tmp_path / "data")
+
+
+def table_of(folder, *records) -> TableSettings:
+    """Settings for tags of rows, whose recordings are made where they have names."""
+    for record in records:
+        if "\0" not in record["path"]:
+            save_audio(folder / record["path"], 0.1 * np.random.default_rng(0).standard_normal(8000), 16000)
+    (folder / "t.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
+    return TableSettings([folder / "t.jsonl"], "tagging", "tags", num_jobs=1)
+
+
+def test_the_label_0_is_a_label_and_nan_is_none(tmp_path):
+    rows = [{"path": f"{n}.wav", "tags": (0, 1, False, float("nan"))[n % 4], "take": n // 4} for n in range(16)]
+    settings = table_of(tmp_path, *rows)
+    settings.group = "take"
+    counts = prepare(settings, tmp_path / "data")
+    assert sum(counts[split]["recordings"] for split in ("train", "dev", "test")) == 12 and counts["left_out"] == 4
+    found = read_items(tmp_path / "data/manifests/train.jsonl")
+    assert {item.labels["tags"] for item in found} == {"0", "1", "False"}
+
+
+def test_a_tag_that_holds_the_separator_and_a_path_with_nul_are_left_out(tmp_path):
+    rows = [{"path": f"{n}.wav", "tags": ["dog", "cat"], "split": "test" if n else "train"} for n in range(2)]
+    bad = [{"path": "c.wav", "tags": ["dog; big", "cat"], "split": "train"}]
+    bad += [{"id": "nul", "path": "a\0.wav", "tags": "dog", "split": "train"}]
+    counts = prepare(table_of(tmp_path, *rows, *bad), tmp_path / "data")
+    reasons = {row["id"]: row["reason"] for row in fs.read_jsonl(tmp_path / "data/manifests/left_out.jsonl")}
+    assert counts["train"]["recordings"] == 1 and reasons.keys() == {"c.wav", "nul"}
+    assert "holds ';'" in reasons["c.wav"] and "NUL" in reasons["nul"]
+
+
+def test_an_empty_separator_and_lengths_without_end_are_refused(tmp_path):
+    settings = table_of(tmp_path, {"path": "a.wav", "tags": "dog"})
+    settings.separator = ""
+    with pytest.raises(ConfigError, match="separator"):
+        prepare(settings, tmp_path / "data")
+    for length in ("nan", "inf", "-1"):
+        with pytest.raises(ConfigError, match="a length"):
+            words = ["--task", "ctc", "--manifest", "missing", "--exp-dir", str(tmp_path), "--only-data"]
+            finetune.main([*words, "--max-seconds", length])
+
+
+def test_a_folder_that_has_other_recordings_than_before_is_not_taken_for_the_same(tmp_path):
+    for name in ("x/a", "x/b", "y/c", "y/d"):
+        save_audio(tmp_path / "in" / f"{name}.wav", 0.1 * np.random.default_rng(0).standard_normal(8000), 16000)
+    settings = TableSettings([tmp_path / "in"], "classification", "class", num_jobs=1)
+    counts = prepare(settings, tmp_path / "data")
+    assert prepare(settings, tmp_path / "data") == counts
+    save_audio(tmp_path / "in" / "y" / "e.wav", 0.1 * np.ones(8000) * np.linspace(-1, 1, 8000), 16000)
+    with pytest.raises(ConfigError, match="other tables"):
+        prepare(settings, tmp_path / "data")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_no_table(tmp_path):
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(ConfigError, match="no file"):
+        prepare(TableSettings([tmp_path / "t.csv"], "classification", "class"), tmp_path / "data")
 
 
 def test_a_missing_table_is_refused(tmp_path):
