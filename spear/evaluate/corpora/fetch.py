@@ -1,9 +1,11 @@
 """Archives of the corpora: where they are, their checksums and licences; download with resumption, check, unpack."""
 
+import gzip
 import hashlib
 import tarfile
 import urllib.error
 import urllib.request
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,10 +109,22 @@ def fetch(corpus: str, raw: Path, archives: tuple[Archive, ...] | None = None) -
 
 
 def unpack(path: Path, directory: Path) -> None:
-    """Unpacks an archive, none of whose members may lie outside of the directory."""
-    with tarfile.open(path) as tar:
-        if hasattr(tarfile, "data_filter"):
-            return tar.extractall(directory, filter="data")
+    """Unpacks an archive, none of whose members may lie outside of the directory.
+
+    Raises:
+        DataError: it is damaged, or has a member that may not be unpacked: outside, a device, a link to elsewhere.
+    """
+    try:
+        with tarfile.open(path) as tar:
+            _unpack(tar, path, directory)
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
+        raise DataError(f"{path} cannot be unpacked ({error})", "a whole archive", "fetch it again") from error
+
+
+def _unpack(tar: tarfile.TarFile, path: Path, directory: Path) -> None:
+    if hasattr(tarfile, "data_filter"):
+        tar.extractall(directory, filter="data")
+    else:
         # Python before 3.10.12 and 3.11.4.
         root = directory.resolve()
         for member in tar.getmembers():

@@ -4,13 +4,14 @@ Tasks are linked into `DATA_DIR/tasks`, and archives unpacked beside it, each on
 encoder's features are computed once, from audio that is resampled on reading.
 """
 
+import os
 from collections import Counter
 from pathlib import Path
 
 from spear import fs
 from spear.errors import DataError, SpearError
 from spear.evaluate.corpora.fetch import unpack
-from spear.evaluate.hear.layout import METADATA, read_layout
+from spear.evaluate.hear.layout import METADATA, highest_rate, labels_of, read_layout
 from spear.log import get_logger
 
 logger = get_logger(__name__)
@@ -19,10 +20,14 @@ logger = get_logger(__name__)
 def prepare(raw: Path, data_dir: Path) -> dict[str, dict[str, int]]:
     """Writes `data_dir/tasks`; returns for each task the recordings that are there, and those that are not, by split.
 
+    An archive that cannot be unpacked is told and left out, with what came out of it.
+
     Raises:
         DataError: there is no task, in archives or unpacked.
     """
+    raw = Path(os.path.abspath(raw))  # "." has no name, which a task needs
     unpacked = data_dir / "unpacked"
+    failed: list[Path] = []
     for archive in sorted(raw.rglob("*.tar.gz")) if raw.is_dir() else ():
         place = unpacked / archive.name.removesuffix(".tar.gz")
         done = place / ".done"
@@ -30,11 +35,18 @@ def prepare(raw: Path, data_dir: Path) -> dict[str, dict[str, int]]:
             continue
         logger.info("unpacking %s", archive)
         place.mkdir(parents=True, exist_ok=True)
-        unpack(archive, place)
+        try:
+            unpack(archive, place)
+        except DataError as error:
+            logger.warning("left out: %s", error.found)
+            failed.append(place)
+            continue
         fs.write_text(done, "")
     found: dict[str, Path] = {}
     for root in (raw, unpacked):
         for path in sorted(root.rglob(METADATA)) if root.is_dir() else ():
+            if any(path.is_relative_to(place) for place in failed):
+                continue
             found.setdefault(path.parent.name, path.parent)
     if not found:
         raise DataError(
@@ -62,11 +74,10 @@ def prepare(raw: Path, data_dir: Path) -> dict[str, dict[str, int]]:
 
 def _present(folder: Path) -> dict[str, int]:
     layout = read_layout(folder)
-    there = {p.name for p in folder.iterdir() if p.name.isdigit() and p.is_dir()}
-    rate = max(there, key=int, default="")
+    rate = highest_rate(folder)
     counts: Counter = Counter()
     for split in layout.splits:
-        names = set(fs.read_json(folder / f"{split}.json"))
+        names = set(labels_of(folder / f"{split}.json"))
         on_disk = {path.name for path in (folder / rate / split).glob("*")} if rate else set()
         counts[split] = len(names & on_disk)
         counts["absent"] += len(names - on_disk)

@@ -24,6 +24,7 @@ from spear.evaluate.table import Row
 THRESHOLD = 0.5
 _LEAST_BATCH = 1024  # as published; the small protocol's batches are of recordings
 _USUAL = {"median_filter_ms": [250], "min_duration": [125, 250]}
+_MOST_MS = 60_000  # of a filter or duration
 _END_MS = 1e-4
 """An event is on until just behind its end: the benchmark's own allowance."""
 
@@ -115,4 +116,8 @@ class EventProblem(HearProblem):
 
 def _numbers(grid: Any, key: str) -> list[float]:
     values = grid.get(key) if isinstance(grid, dict) else None
-    return [v for v in (values if isinstance(values, list) else [values]) if isinstance(v, int | float) and v >= 0]
+    return [
+        v
+        for v in (values if isinstance(values, list) else [values])
+        if isinstance(v, int | float) and 0 <= v <= _MOST_MS
+    ]

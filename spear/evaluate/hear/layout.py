@@ -92,22 +92,41 @@ def read_layout(folder: Path) -> Layout:
         )
     labels = _labels(folder / "labelvocabulary.csv")
     if "chroma_acc" in metadata.evaluation:  # by pitch, so that numbers twelve apart are octaves
-        labels = sorted(labels, key=lambda label: int(label) if label.isdecimal() else -1)
-        if not labels[0].isdecimal() or labels != [str(int(labels[0]) + n) for n in range(len(labels))]:
+        labels = sorted(labels, key=lambda label: int(label) if _is_number(label) else -1)
+        if not _is_number(labels[0]) or labels != [str(int(labels[0]) + n) for n in range(len(labels))]:
             raise DataError(f"labels of {folder} for chroma_acc", "whole numbers of pitches without a gap", _FIX)
     return Layout(folder, metadata, labels, splits)
 
 
 def _labels(path: Path) -> list[str]:
-    rows = list(csv.DictReader(line for _, line in fs.iter_lines(path)))
+    rows: list[dict] = []
     try:
+        rows += csv.DictReader(line for _, line in fs.iter_lines(path))
         numbered = {int(row["idx"]): str(row["label"]) for row in rows}
         found = [numbered[number] for number in range(len(rows))]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: no idx,label from 0 to {len(rows) - 1}", "a label for each number", _FIX) from error
     if len(found) < 2 or len(set(found)) != len(found):
         raise DataError(f"{path} with {len(set(found))} different labels of {len(found)}", "two or more", _FIX)
     return found
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10
+
+
+def highest_rate(folder: Path) -> str:
+    """The name of the folder of audio at the highest rate; empty where there is none."""
+    return max((p.name for p in folder.iterdir() if _is_number(p.name) and p.is_dir()), key=int, default="")
+
+
+def labels_of(path: Path) -> dict[str, Any]:
+    """What a split's file says of each recording.
+
+    Raises:
+        DataError: the file is missing, or damaged.
+    """
+    return records.convert(fs.read_json(path), dict[str, Any], str(path), _FIX)
 
 
 def read_rows(layout: Layout) -> tuple[list[Row], list[dict]]:
@@ -119,22 +138,23 @@ def read_rows(layout: Layout) -> tuple[list[Row], list[dict]]:
         DataError: a split's file is missing or damaged, or there is no folder of audio.
     """
     folder = layout.folder
-    rates = sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir()), reverse=True)
-    if not rates:
+    rate = highest_rate(folder)
+    if not rate:
         raise DataError(f"no audio in {folder}", "a folder such as 48000", _FIX)
     numbers = {label: number for number, label in enumerate(layout.labels)}
     rows, skipped = [], []
     for split in layout.splits:
         path = folder / f"{split}.json"
-        found = records.convert(fs.read_json(path), dict[str, Any], str(path), _FIX)
+        found = labels_of(path)
         place = "all" if layout.metadata.is_folded else _SPLIT_OF[split]
         for name, value in found.items():
             row_id = f"{split}/{name}"
             try:
                 target = _target(value, layout.metadata, numbers)
-                item = _item(row_id, name, folder / str(rates[0]) / split, layout.metadata.sample_duration)
-            except SpearError as error:
-                skipped.append({"id": row_id[:300], "split": place, "reason": error.found})
+                item = _item(row_id, name, folder / rate / split, layout.metadata.sample_duration)
+            except (SpearError, OSError) as error:  # of a file that may not be read
+                reason = error.found if isinstance(error, SpearError) else error.strerror or str(error)
+                skipped.append({"id": row_id[:300], "split": place, "reason": reason})
                 continue
             rows.append(Row(row_id, place, item, target, "", {"fold": split}))
     return rows, skipped

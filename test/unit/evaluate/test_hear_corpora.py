@@ -1,5 +1,6 @@
 """HEAR's archives to tasks, and the small tasks of its kinds from real recordings."""
 
+import io
 import json
 import shutil
 import tarfile
@@ -37,6 +38,43 @@ def test_archives_and_folders_become_tasks_and_what_is_missing_is_counted(tmp_pa
     assert len(suite.table(animals).rows) == 9
     skipped = suite.table(chords).skipped
     assert {bad["id"] for bad in skipped} == {f"fold01/{path.name}" for path in gone}
+
+
+def test_damaged_and_hostile_archives_are_left_out_and_the_others_become_tasks(tmp_path, caplog):
+    made, raw = hear_corpus.make(tmp_path / "made", each=1) / "tasks", tmp_path / "raw"
+    raw.mkdir()
+    for name in ("animals-v1.0-full", "chords-v1-full"):
+        with tarfile.open(raw / f"{name}.tar.gz", "w:gz") as tar:
+            tar.add(made / name, f"tasks/{name}")
+    whole = (raw / "chords-v1-full.tar.gz").read_bytes()
+    (raw / "chords-v1-full.tar.gz").write_bytes(whole[: len(whole) // 2])
+    (raw / "text.tar.gz").write_text("no archive")
+    link = tarfile.TarInfo("tasks/link")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+    device = tarfile.TarInfo("tasks/device")
+    device.type = tarfile.CHRTYPE
+    for name, member in (("up", tarfile.TarInfo("../../up.txt")), ("link", link), ("device", device)):
+        with tarfile.open(raw / f"{name}.tar.gz", "w:gz") as tar:
+            tar.addfile(member, io.BytesIO())
+    assert prepare_corpus("hear", raw, tmp_path / "data").keys() == {"animals-v1.0-full"}
+    for name in ("chords-v1-full", "text", "up", "link", "device"):
+        assert f"{name}.tar.gz" in caplog.text and not (tmp_path / "data/unpacked" / name / ".done").exists()
+    assert not list(tmp_path.rglob("up.txt"))
+
+
+def test_tasks_with_damaged_files_are_told_and_the_folder_itself_may_be_named_with_a_dot(tmp_path, monkeypatch):
+    tasks = hear_corpus.make(tmp_path / "made", each=1) / "tasks"
+    (tasks / "chords-v1-full" / "fold00.json").write_text("[[1], 2]")
+    (tasks / "chords-v1-full" / "\u00b2").mkdir()  # a digit to Python, and no number
+    (tasks / "animals-v1.0-full" / "\u00b2").mkdir()
+    (tasks / "pitches-v2.2-5h" / "labelvocabulary.csv").write_text(f"idx,label\n0,{'x' * 200_000}\n")
+    counts = prepare_corpus("hear", tasks, tmp_path / "data")
+    assert counts["chords-v1-full"] == counts["pitches-v2.2-5h"] == {}
+    assert sum(counts["animals-v1.0-full"].values()) == 9
+    assert len(read_rows(read_layout(tasks / "animals-v1.0-full"))[0]) == 9
+    monkeypatch.chdir(tasks / "animals-v1.0-full")
+    assert prepare_corpus("hear", Path(), tmp_path / "other").keys() == {"animals-v1.0-full"}
+    assert (tmp_path / "other" / "tasks" / "animals-v1.0-full" / "train.json").is_file()
 
 
 def test_a_folder_without_tasks_is_told(tmp_path):

@@ -10,7 +10,7 @@ import torch
 
 from spear.errors import ConfigError, DataError
 from spear.evaluate.cache import FeatureStore
-from spear.evaluate.hear.events import events_of, frame_labels, smoothed
+from spear.evaluate.hear.events import _numbers, events_of, frame_labels, smoothed
 from spear.evaluate.hear.layout import read_layout, read_rows
 from spear.evaluate.hear.problem import embedded
 from spear.evaluate.hear.suite import HearTasks
@@ -187,6 +187,11 @@ def test_events_are_from_the_first_active_centre_to_the_last():
     assert [e[0] for e in events_of(probabilities_TC, centres_T, ["a", "b"], 0, 81)] == ["a"]
     assert [e[0] for e in events_of(probabilities_TC, centres_T, ["a", "b"], 150, 0)] == ["a", "a"]
     assert events_of(np.zeros((0, 2)), np.zeros(0), ["a", "b"], 150, 0) == []
+
+
+def test_ways_to_make_events_that_no_recording_has_room_for_are_left_aside():
+    given = {"median_filter_ms": [float("inf"), 1e300, float("nan"), -1, "x", 250], "min_duration": 1e9}
+    assert _numbers(given, "median_filter_ms") == [250] and _numbers(given, "min_duration") == []
 
 
 def test_a_frame_has_the_labels_that_are_on_at_its_centre_ends_included():
