@@ -31,7 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--batch-seconds", type=float, default=120.0, help="audio of a batch, with padding")
     arguments = parser.parse_args(argv)
-    if min(arguments.window_seconds, arguments.batch_seconds) <= 0 or arguments.top < 1:
+    lengths = (arguments.window_seconds, arguments.batch_seconds)
+    if not all(length > 0 for length in lengths) or arguments.top < 1:
         raise ConfigError("--window-seconds, --batch-seconds or --top below 1", "positive numbers", "correct them")
     from spear import dist, log
     from spear.manifest.recordings import find_recordings

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from spear import fs, log
-from spear.errors import DataError
+from spear.errors import DataError, SpearError
 from spear.evaluate.average_precision import macro_average_precision
 from spear.evaluate.metrics import interval_of_folds, score_folds
 from spear.finetuning.tasks import Task
@@ -76,8 +76,8 @@ def score(
     Raises:
         DataError: no recording that can be scored.
     """
-    items, rows = _read(cuts)
     refused: list[dict] = []
+    items, rows = _read(cuts, refused, "" if task.is_text or task.open_set else target)
     answers = dict(answer(model, model.stream(task.name), items, refused, batch_seconds))
     by_row: dict[str, list[int]] = {}
     for number in sorted(answers):
@@ -113,12 +113,20 @@ def answer(
         progress.update(len(batch))
 
 
-def _read(cuts: Path) -> tuple[list[Item], list[str]]:
-    """Cuts, and the row of the table that each is of."""
+def _read(cuts: Path, refused: list[dict], label: str) -> tuple[list[Item], list[str]]:
+    """Cuts, and the row of the table that each is of; bad ones, and those without the label, are refused."""
     items, rows = [], []
     for cut in fs.iter_jsonl(cuts):
-        items.append(to_item(cut, cuts.absolute().parent.parent))
-        rows.append(str((cut.get("custom") or {}).get("row") or items[-1].id))
+        try:
+            item = to_item(cut, cuts.absolute().parent.parent)
+            if label and not item.labels.get(label, "").strip():
+                raise DataError(f"no {label}", "a label in every cut", "correct that line")
+        except SpearError as error:
+            refused.append({"id": str(cut.get("id"))[:200], "reason": error.found})
+            continue
+        items.append(item)
+        custom = cut.get("custom")
+        rows.append(str((custom.get("row") if isinstance(custom, dict) else None) or item.id))
     return items, rows
 
 

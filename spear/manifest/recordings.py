@@ -4,6 +4,7 @@ A recording that is longer than a window is heard in windows that overlap, each 
 neighbours; what is kept covers the recording once. Pieces of similar lengths share a batch.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -119,8 +120,14 @@ def cut_into_pieces(
         overlap_seconds: what a window gives up at each side that has a neighbour; rounded up to the grid.
 
     Raises:
-        ConfigError: windows that are no longer than their overlaps.
+        ConfigError: windows that are no longer than their overlaps, or have no end.
     """
+    if not (math.isfinite(window_seconds) and math.isfinite(overlap_seconds)):
+        raise ConfigError(
+            f"windows of {window_seconds:g} s that overlap by {overlap_seconds:g} s",
+            "numbers of seconds",
+            "correct --window-seconds or --overlap-seconds (a window as long as the recordings hears them whole)",
+        )
     window, overlap = int(window_seconds / GRID_SECONDS + 1e-6), -int(-overlap_seconds // GRID_SECONDS)
     if overlap < 0 or window <= 2 * overlap:
         raise ConfigError(
@@ -149,7 +156,12 @@ def batches_of(pieces: Sequence[Piece], batch_seconds: float = 120.0) -> list[li
     Args:
         pieces: see `cut_into_pieces`.
         batch_seconds: of a batch with its padding; a longer piece is alone.
+
+    Raises:
+        ConfigError: it is no number.
     """
+    if math.isnan(batch_seconds):  # which would be the end of no batch
+        raise ConfigError("batches of nan s", "a positive number", "correct --batch-seconds")
     batches: list[list[Piece]] = []
     for piece in sorted(pieces, key=lambda piece: -piece.duration_seconds):
         if not batches or (len(batches[-1]) + 1) * batches[-1][0].duration_seconds > batch_seconds:

@@ -328,6 +328,8 @@ def _processor(model: bytes):
     """A sentencepiece processor."""
     sentencepiece = require("sentencepiece", "sentencepiece", "BPE")
     try:
+        if not model:  # which sentencepiece takes for none yet
+            raise RuntimeError("an empty file")
         return sentencepiece.SentencePieceProcessor(model_proto=model)
     except RuntimeError as error:
         raise DataError("no sentencepiece model", "a .model file of sentencepiece", "correct the path") from error

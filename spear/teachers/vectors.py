@@ -7,7 +7,9 @@ has a row for each recording (columns path, seconds, vector, frames) and the car
 """
 
 import os
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -23,6 +25,9 @@ from spear.teachers.base import IDENTITY_KEYS, Teacher
 
 SUFFIXES = (".npz", ".parquet")
 _ARRAYS = {"paths": 1, "vectors": 2, "seconds": 1, "frame_counts": 1, "states": 2}
+_NO_ARRAYS = (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, tokenize.TokenError)
+_NO_ARRAYS += (zipfile.BadZipFile, zlib.error)
+"""What numpy and zipfile raise for damaged archives, encrypted ones and headers that promise any size."""
 
 
 @dataclass
@@ -91,6 +96,8 @@ def embed_recordings(
             refuse(recording, reason)
         bad.add(recording)
 
+    # From before they are read: what changes meanwhile is then another file than the one that was embedded.
+    states = [_state_of(recording.path) for recording in recordings]
     sums_ND = np.zeros((len(recordings), teacher.dim))
     counts_N = np.zeros(len(recordings), dtype=np.int64)
     frames: dict[int, list[tuple[float, np.ndarray]]] = {}
@@ -107,14 +114,13 @@ def embed_recordings(
                 frames.setdefault(piece.recording, []).append((piece.start_seconds, kept_TD.copy()))
         progress.update(len(batch))
     good = [number for number in range(len(recordings)) if number not in bad and counts_N[number]]
-    states = [os.stat(recordings[number].path) for number in good]
     windows = {"window_seconds": window_seconds, "overlap_seconds": overlap_seconds}
     return Vectors(
         paths=np.array([str(recordings[number].path) for number in good], dtype=np.str_),
         vectors_ND=(sums_ND[good] / counts_N[good, None]).astype(np.float32),
         seconds=np.array([recordings[number].duration_seconds for number in good]),
         frame_counts=counts_N[good],
-        states=np.array([[state.st_size, state.st_mtime_ns] for state in states], dtype=np.int64).reshape(-1, 2),
+        states=np.array([states[number] for number in good], dtype=np.int64).reshape(-1, 2),
         card={**teacher.fingerprint(), **windows, "spear_version": spear.__version__},
         frames=[np.concatenate([x for _, x in sorted(frames[n], key=itemgetter(0))]) for n in good]
         if with_frames
@@ -122,16 +128,28 @@ def embed_recordings(
     )
 
 
+def _state_of(path: Path) -> tuple[int, int]:
+    """Bytes and time of change; zeros where there is no such file (any more), which is told when it is read."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return 0, 0
+    return state.st_size, state.st_mtime_ns
+
+
 def check_output(path: str | Path) -> None:
     """Refuses, before anything is computed, a file that could not be written.
 
     Raises:
-        ConfigError: another suffix than .npz and .parquet.
+        ConfigError: another suffix than .npz and .parquet, a folder of that name, or no folder that it could be in.
         MissingPackageError: parquet without pyarrow.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise ConfigError(f"the output {path}", f"a name that ends in {' or '.join(SUFFIXES)}", "correct --output")
+    parent = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    if Path(path).is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"the output {path}", "a file in a folder that may be written to", "correct --output")
     if suffix == ".parquet":
         errors.require("pyarrow", "pyarrow", f"writing {Path(path).name}")
 
@@ -175,12 +193,12 @@ def load_vectors(path: str | Path) -> Vectors:
         DataError: it is none, or damaged.
     """
     path = Path(path)
+    if not path.is_file():
+        raise DataError(f"no file {path}", "an .npz of spear embed-files", "correct the path")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as handle, np.lib.npyio.NpzFile(handle, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in (*_ARRAYS, "card")}
-    except FileNotFoundError as error:
-        raise DataError(f"no file {path}", "an .npz of spear embed-files", "correct the path") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _NO_ARRAYS as error:
         raise _foreign(path, str(error)) from error
     card = fs.parse_json(str(arrays.pop("card")), f"the card of {path}")
     lengths = {len(array) if array.ndim == _ARRAYS[name] else -1 for name, array in arrays.items()}
@@ -189,6 +207,8 @@ def load_vectors(path: str | Path) -> Vectors:
     if arrays["paths"].dtype.kind != "U" or any(arrays[name].dtype.kind not in "iuf" for name in [*_ARRAYS][1:]):
         raise _foreign(path, "arrays of other types")
     vectors_ND = arrays["vectors"]
+    if card.get("dim", vectors_ND.shape[1]) != vectors_ND.shape[1]:
+        raise _foreign(path, f"vectors of {vectors_ND.shape[1]} numbers, and of {card['dim']} by its card")
     if not np.isfinite(vectors_ND).all():
         raise _foreign(path, "vectors that are not finite")
     return Vectors(arrays["paths"], vectors_ND, arrays["seconds"], arrays["frame_counts"], arrays["states"], card)

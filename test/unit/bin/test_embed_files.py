@@ -1,6 +1,7 @@
 """`spear embed-files` and `spear similar`: batches, windows, bad files, formats, neighbours."""
 
 import json
+import os
 import sys
 from types import SimpleNamespace
 
@@ -9,11 +10,11 @@ import pytest
 import torch
 
 import spear
-from spear.audio import load_audio
+from spear.audio import load_audio, save_audio
 from spear.bin import embed_files, similar
 from spear.errors import CardError, ConfigError, DataError, MissingPackageError
 from spear.manifest.recordings import Recording, batches_of, cut_into_pieces
-from spear.teachers.vectors import load_vectors, nearest
+from spear.teachers.vectors import check_output, embed_recordings, load_vectors, nearest
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +152,57 @@ def test_a_damaged_or_foreign_npz_is_refused_by_name(embedded, tmp_path):
     for name in ("cut.npz", "foreign.npz", "pickled.npz", "missing.npz"):
         with pytest.raises(DataError, match=name):
             load_vectors(tmp_path / name)
+
+
+def test_whatever_is_called_npz_and_is_none_is_refused(embedded, tmp_path):
+    arrays = {name: value for name, value in np.load(embedded[0]).items() if name != "frames"}
+    np.savez_compressed(tmp_path / "holes.npz", **arrays)
+    damaged = bytearray((tmp_path / "holes.npz").read_bytes())
+    damaged[200:260] = bytes(60)
+    (tmp_path / "holes.npz").write_bytes(damaged)
+    with open(tmp_path / "array.npz", "wb") as handle:
+        np.save(handle, np.zeros(3))
+    np.savez(tmp_path / "narrow.npz", **arrays | {"vectors": arrays["vectors"][:, :5]})
+    os.mkfifo(tmp_path / "pipe.npz")
+    for name in ("holes.npz", "array.npz", "narrow.npz", "pipe.npz"):
+        with pytest.raises(DataError, match=name):
+            load_vectors(tmp_path / name)
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed(tmp_path):
+    (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "file").write_text("")
+    check_output(tmp_path / "new" / "below" / "x.npz")
+    for name in ("folder.npz", "file/x.npz"):
+        with pytest.raises(ConfigError, match=name):
+            check_output(tmp_path / name)
+
+
+def test_a_file_that_goes_or_changes_while_others_are_embedded_costs_itself_alone(tmp_path):
+    paths = [tmp_path / f"{name}.wav" for name in ("a", "b", "c")]
+    for path in paths:
+        save_audio(path, np.full(3200, 0.1), 16000)
+    before = paths[0].stat()
+
+    def embed(waves_BS, lengths_B):
+        paths[1].unlink(missing_ok=True)
+        save_audio(paths[0], np.full(4800, 0.1), 16000)
+        return waves_BS[:, :, None], lengths_B
+
+    rest = {"dim": 1, "device": "cpu", "sample_rate": 16000, "frame_rate": 16000, "fingerprint": dict}
+    found = embed_recordings(
+        SimpleNamespace(embed=embed, **rest), [Recording(path, 0.2) for path in paths], lambda *_: 0
+    )
+    assert found.states[0].tolist() == [before.st_size, before.st_mtime_ns] and str(paths[2]) in found.paths
+
+
+def test_lengths_that_are_no_numbers_are_refused():
+    pieces = cut_into_pieces([Recording("x", 60.0)])
+    for windows in ((float("nan"), 1.0), (float("inf"), 1.0), (30.0, float("nan"))):
+        with pytest.raises(ConfigError, match="windows of"):
+            cut_into_pieces([Recording("x", 60.0)], *windows)
+    with pytest.raises(ConfigError, match="nan"):
+        batches_of(pieces, float("nan"))
 
 
 def test_the_nearest_by_cosine():

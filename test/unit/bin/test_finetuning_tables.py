@@ -177,6 +177,19 @@ def test_texts_are_scored_by_their_words_after_the_normalisation_of_the_vocabula
     assert result.value == 0.25 and result.num_items == 2 and result.interval == (0.0, 1.0)
 
 
+def test_cuts_that_cannot_be_scored_are_listed_and_the_others_are_scored(tmp_path):
+    settings = table_of(tmp_path, *[{"path": f"{n}.wav", "tags": "dog", "split": ("train", "test")[n]} for n in (0, 1)])
+    prepare(settings, tmp_path / "data")
+    path = tmp_path / "data/manifests/test.jsonl"
+    (cut,) = fs.read_jsonl(path)
+    bare = {**cut, "id": "bare", "custom": {}, "supervisions": [{**cut["supervisions"][0], "custom": {}}]}
+    fs.write_jsonl(path, [{"id": "none"}, cut, bare])
+    model = SimpleNamespace(stream=str, encode=lambda *_: None, decode=lambda *_: [{"dog": 0.9, "cat": 0.1}])
+    found = score.score(model, TASKS["tagging"], path, "tags")
+    assert found.num_items == 1 and found.value == 1.0
+    assert [bad["id"] for bad in found.refused] == ["none", "bare"]
+
+
 def test_windows_of_one_recording_are_judged_by_their_mean():
     assert score.mean_of([{"a": 0.2, "b": 0.8}, {"a": 0.9, "b": 0.1}]) == pytest.approx({"a": 0.55, "b": 0.45})
 

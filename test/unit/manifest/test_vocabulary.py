@@ -81,3 +81,9 @@ def test_classes_are_sorted_names(tmp_path):
     assert vocabulary.units == ["cat", "dog"] and vocabulary.number("dog") == 1 and vocabulary.number("cow") is None
     vocabulary.save(tmp_path / "classes.json")
     assert Vocabulary.load(tmp_path / "classes.json").sha256 == vocabulary.sha256
+
+
+def test_an_empty_file_is_no_sentencepiece_model():
+    pytest.importorskip("sentencepiece")
+    with pytest.raises(DataError, match="no sentencepiece model"):
+        Vocabulary.of_model(b"")
