@@ -6,7 +6,8 @@
 #
 # It installs nothing: the environment is the one that is active. What fails does not stop what comes after it; the exit
 # code is the number of steps that failed.
-set -uo pipefail
+set -euo pipefail
+set +e  # a step that fails does not stop the others
 
 output=gpu-results
 limit_seconds=540
