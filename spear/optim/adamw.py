@@ -6,12 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
 from spear import dist
-from spear.errors import CheckpointError
-from spear.optim.clipping import ClippingStatistics, MedianClipper
+from spear.optim.clipped import ClippedOptimizer, as_sharded, check_groups, copy_state, packed_clipping, restore_group
+from spear.optim.clipping import MedianClipper
 
 _UNDECAYED = "undecayed"
 
@@ -34,7 +33,7 @@ def without_decay(groups: Iterable[dict]) -> list[dict]:
     return [group for group in split if group["params"]]
 
 
-class AdamW(Optimizer):
+class AdamW(ClippedOptimizer):
     """Adam with decoupled weight decay; use it with `Eden`, at a learning rate near 0.0005.
 
     Gradients above `clipping_scale` times the median norm are scaled down, those of a group and of its part without
@@ -138,28 +137,9 @@ class AdamW(Optimizer):
             maximize=False,
         )
 
-    @property
-    def clipping(self) -> dict[str, ClippingStatistics]:
-        """Group name -> statistics. Reading them waits for the device; do it when logging."""
-        self._prepare()
-        names = [groups[0]["name"] for groups in self._clipped_together()]
-        return {name: clipper.statistics() for name, clipper in zip(names, self._clippers)}
-
-    @property
-    def last_grad_norm(self) -> float:
-        """Norm of the last gradients, over all groups."""
-        return sum(statistics.last_grad_norm**2 for statistics in self.clipping.values()) ** 0.5
-
-    @property
-    def fraction_clipped(self) -> float:
-        """Share of recent steps that were clipped (of the group that has most)."""
-        return max(statistics.fraction_clipped for statistics in self.clipping.values())
-
-    @property
-    def num_nonfinite(self) -> int:
-        """Steps so far whose gradients were not finite (counted in each group). Waits for the device once a group."""
-        self._prepare()
-        return sum(int(clipper.num_nonfinite) for clipper in self._clippers)
+    def _clipped_names(self) -> list[str]:
+        """A group and what was split off it have one clipper, and the group's name."""
+        return [groups[0]["name"] for groups in self._clipped_together()]
 
     def state_dict(self) -> dict[str, Any]:
         """In torch's layout: tensors and numbers only; a copy. Clipping stands in the first group of what it is of."""
@@ -167,42 +147,36 @@ class AdamW(Optimizer):
         packed = super().state_dict()
         params = [param for group in self.param_groups for param in group["params"]]
         for position, state in packed["state"].items():
-            param = params[position]
-            copies = {name: tensor.clone() for name, tensor in state.items()}
-            if dist.is_sharded(param):
-                copies |= {name: dist.as_part(copies[name], param) for name in ("exp_avg", "exp_avg_sq")}
+            copies = {name: _as_sharded(tensor.clone(), name, params[position]) for name, tensor in state.items()}
             packed["state"][position] = copies
-        first = {id(groups[0]): clipper for groups, clipper in zip(self._clipped_together(), self._clippers)}
-        for group, saved in zip(self.param_groups, packed["param_groups"]):
-            if clipper := first.get(id(group)):
-                tensors = {name: tensor.clone() for name, tensor in clipper.tensors().items()}
-                saved |= {"steps": clipper.steps, "clipping": tensors}
+        for saved, clipper in zip(packed["param_groups"], self._clipper_of_groups()):
+            saved |= packed_clipping(clipper) if clipper else {}
         return packed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues from a `state_dict()`: further steps are bit-identical.
 
         Raises:
-            CheckpointError: it belongs to another model or optimiser.
+            CheckpointError: it belongs to another model or optimiser; the message names the first difference.
         """
         self._prepare()
-        found, expected = (
-            [len(group["params"]) for group in groups] for groups in (state_dict["param_groups"], self.param_groups)
-        )
-        if found != expected:
-            raise _foreign(f"groups of {found} parameters", f"groups of {expected} parameters")
+        check_groups(state_dict["param_groups"], self.param_groups)
         params = [param for group in self.param_groups for param in group["params"]]
         for position, param in enumerate(params):
+            entries = state_dict["state"].get(position, {})
             for name, tensor in self.state[param].items():
-                _copy(tensor, state_dict["state"].get(position, {}).get(name), param, f"{name} of parameter {position}")
+                copy_state(_as_sharded(tensor, name, param), entries.get(name), f"{name} of parameter {position}")
+        for group, saved, clipper in zip(self.param_groups, state_dict["param_groups"], self._clipper_of_groups()):
+            restore_group(group, saved, clipper)
+
+    def _clipper_of_groups(self) -> list[MedianClipper | None]:
+        """For each group its clipper, if it is the first that this one clips."""
         first = {id(groups[0]): clipper for groups, clipper in zip(self._clipped_together(), self._clippers)}
-        for group, saved in zip(self.param_groups, state_dict["param_groups"]):
-            if clipper := first.get(id(group)):
-                for name, tensor in clipper.tensors().items():
-                    _copy(tensor, saved.get("clipping", {}).get(name), None, f"clipping {name}")
-                clipper.steps = saved["steps"]
-            kept = ("params", "steps", "clipping", "param_names")
-            group.update({key: value for key, value in saved.items() if key not in kept})
+        return [first.get(id(group)) for group in self.param_groups]
+
+
+def _as_sharded(tensor: Tensor, name: str, param: Parameter) -> Tensor:
+    return as_sharded(tensor, param) if name != "step" else tensor
 
 
 def _norm(params: list[Parameter]) -> Tensor:
@@ -213,18 +187,3 @@ def _norm(params: list[Parameter]) -> Tensor:
     if any(dist.is_sharded(param) for param in params):
         total = total + dist.sum_(squares.masked_fill(~sharded, 0.0).sum())
     return total.sqrt().float()
-
-
-def _copy(target: Tensor, source: Tensor | None, like: Parameter | None, what: str) -> None:
-    if source is None:
-        raise _foreign(f"no {what}", f"a tensor of shape {tuple(target.shape)}")
-    part = source if like is None or source.dim() == 0 < like.dim() else dist.part_of(source, like)
-    if part.shape != target.shape:
-        raise _foreign(f"{what} of shape {tuple(source.shape)}", f"shape {tuple(target.shape)}")
-    target.copy_(part)
-
-
-def _foreign(found: str, expected: str) -> CheckpointError:
-    return CheckpointError(
-        f"optimiser state with {found}", expected, "resume with the configuration that the checkpoint was written with"
-    )

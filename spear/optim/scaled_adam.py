@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
-from spear import dist
-from spear.errors import CheckpointError, ConfigError
+from spear.errors import ConfigError
 from spear.optim.buckets import Bucket, Counters, Settings, State, gradient_norms, make_buckets
-from spear.optim.clipping import ClippingStatistics, MedianClipper
+from spear.optim.clipped import ClippedOptimizer, as_sharded, check_groups, copy_state, packed_clipping, restore_group
+from spear.optim.clipping import MedianClipper
 
 
 def parameter_groups(module: Module, lr: float, lr_scales: dict[str, float] | None = None) -> list[dict]:
@@ -53,7 +53,7 @@ def parameter_groups(module: Module, lr: float, lr_scales: dict[str, float] | No
     ]
 
 
-class ScaledAdam(Optimizer):
+class ScaledAdam(ClippedOptimizer):
     """Updates parameters; use it with `Eden`.
 
     Every tensor with more than one element: momentum of Adam steps, times the tensor's root-mean-square, and every
@@ -154,33 +154,6 @@ class ScaledAdam(Optimizer):
                 bucket.update(group["lr"], step, bucket_norms, factor, finite, correction)
         return loss
 
-    @property
-    def clipping(self) -> dict[str, ClippingStatistics]:
-        """Group name -> statistics. Reading them waits for the device; do it when logging."""
-        self._prepare()
-        return {group["name"]: clipper.statistics() for group, clipper in zip(self.param_groups, self._clippers)}
-
-    @property
-    def last_grad_norm(self) -> float:
-        """Norm of the last gradients, relative to parameter sizes, over all groups."""
-        return sum(statistics.last_grad_norm**2 for statistics in self.clipping.values()) ** 0.5
-
-    @property
-    def clipping_threshold(self) -> float:
-        """The largest norm that is not clipped (of the first group; infinite before step 10)."""
-        return next(iter(self.clipping.values())).threshold
-
-    @property
-    def fraction_clipped(self) -> float:
-        """Share of recent steps that were clipped (of the group that has most)."""
-        return max(statistics.fraction_clipped for statistics in self.clipping.values())
-
-    @property
-    def num_nonfinite(self) -> int:
-        """Steps so far whose gradients were not finite (counted in each group). Waits for the device once a group."""
-        self._prepare()
-        return sum(int(clipper.num_nonfinite) for clipper in self._clippers)
-
     def state_dict(self) -> dict[str, Any]:
         """In torch's layout: tensors and numbers only; a copy, so that later steps do not change it.
 
@@ -199,10 +172,7 @@ class ScaledAdam(Optimizer):
                     }
             count = len(group["params"])
             packed = {key: value for key, value in group.items() if key != "params"}
-            clipping = {name: tensor.clone() for name, tensor in clipper.tensors().items()}
-            groups.append(
-                {**packed, "params": list(range(first, first + count)), "steps": clipper.steps, "clipping": clipping}
-            )
+            groups.append({**packed, "params": list(range(first, first + count)), **packed_clipping(clipper)})
             first += count
         return {"state": dict(sorted(state.items())), "param_groups": groups}
 
@@ -213,15 +183,10 @@ class ScaledAdam(Optimizer):
             CheckpointError: it belongs to another model; the message names the first difference.
         """
         self._prepare()
-        found = [len(group["params"]) for group in state_dict["param_groups"]]
-        expected = [len(group["params"]) for group in self.param_groups]
-        if found != expected:
-            raise _foreign(f"groups of {found} parameters", f"groups of {expected} parameters")
+        check_groups(state_dict["param_groups"], self.param_groups)
         for group, saved, buckets, clipper in zip(
             self.param_groups, state_dict["param_groups"], self._buckets, self._clippers
         ):
-            if group.get("param_names") != saved.get("param_names"):
-                raise _foreign("other parameter names", "the names of this model")
             for bucket in buckets:
                 for row, index in enumerate(bucket.indexes):
                     position = saved["params"][index]
@@ -229,30 +194,12 @@ class ScaledAdam(Optimizer):
                     label = saved["param_names"][index] if "param_names" in saved else f"parameter {position}"
                     for name, tensor in bucket.state.items():
                         like = _as_sharded(tensor[row], name, bucket.params[row])
-                        _copy(like, entries.get(name), f"{name} of {label}")
-            for name, tensor in clipper.tensors().items():
-                _copy(tensor, saved["clipping"].get(name), f"clipping {name}")
-            clipper.steps = saved["steps"]
-            group.update({k: v for k, v in saved.items() if k not in ("params", "steps", "clipping", "param_names")})
-
-
-def _copy(target: Tensor, source: Tensor | None, what: str) -> None:
-    if source is None:
-        raise _foreign(f"no {what}", f"a tensor of shape {tuple(target.shape)}")
-    if target.shape != source.shape:
-        raise _foreign(f"{what} of shape {tuple(source.shape)}", f"shape {tuple(target.shape)}")
-    dist.local(target).copy_(dist.part_of(source, target))
+                        copy_state(like, entries.get(name), f"{name} of {label}")
+            restore_group(group, saved, clipper)
 
 
 def _as_sharded(tensor: Tensor, name: str, param: Parameter) -> Tensor:
-    """A state tensor of a parameter, marked as this rank's part where it is one."""
-    return dist.as_part(tensor, param) if name in State.ELEMENTWISE and dist.is_sharded(param) else tensor
-
-
-def _foreign(found: str, expected: str) -> CheckpointError:
-    return CheckpointError(
-        f"optimiser state with {found}", expected, "resume with the configuration that the checkpoint was written with"
-    )
+    return as_sharded(tensor, param) if name in State.ELEMENTWISE else tensor
 
 
 def named_parameters(optimizer: Optimizer) -> list[tuple[str, Parameter]]:

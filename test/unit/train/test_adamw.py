@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from spear.config import from_dict
-from spear.errors import ConfigError
+from spear.errors import CheckpointError, ConfigError
 from spear.optim import AdamW, ScaledAdam, parameter_groups, without_decay
 from spear.train.config import TrainConfig
 from spear.train.setup import make_optimizer
@@ -63,6 +63,18 @@ def test_outliers_are_clipped_and_what_is_not_finite_is_counted_as_zero():
     step(module, optimizer, 13, scale=float("inf"))
     assert optimizer.num_nonfinite == 1
     assert all(param.isfinite().all() for param in module.parameters())
+
+
+@pytest.mark.parametrize("kind", [AdamW, ScaledAdam])
+def test_a_state_of_other_parameters_is_refused(kind):
+    module = network()
+    groups = parameter_groups(module, 0.001)
+    state = kind(without_decay(groups) if kind is AdamW else groups, lr=0.001).state_dict()
+    renamed = nn.ModuleDict({f"layer{name}": layer for name, layer in module.named_children()})
+    groups = parameter_groups(renamed, 0.001)
+    other = kind(without_decay(groups) if kind is AdamW else groups, lr=0.001)
+    with pytest.raises(CheckpointError, match="other parameter names"):
+        other.load_state_dict(state)
 
 
 def test_the_optimizer_is_scaled_adam_unless_another_is_named(make_trainer):
