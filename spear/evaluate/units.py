@@ -1,15 +1,13 @@
 """Texts as sequences for CTC heads: how they are normalised, spelled and read; learnt from training texts alone."""
 
-import io
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
 from spear.errors import ConfigError
 from spear.log import get_logger
+from spear.manifest.vocabulary import BLANK, learn_pieces, piece_processor
 
 logger = get_logger(__name__)
-BLANK = 0
-"""The CTC blank; symbols count from 1."""
 Spell = Callable[[str], Sequence[str]]
 Read = Callable[[Sequence[str]], str]
 
@@ -55,36 +53,14 @@ def sentencepiece_units(texts: Iterable[str], size: int) -> tuple[Spell, Read]:
     Raises:
         ConfigError: sentencepiece can make no tokens of the texts.
     """
-    import sentencepiece
-
     texts = sorted(texts)
     # Every character is a token, and so are the space and the unknown one.
     least = len(set("".join(texts)) | {" "}) + 1
     if least > size:
         logger.warning("the texts have %d characters: %d tokens instead of %d", least - 2, least, size)
         size = least
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
-            model_writer=model,
-            vocab_size=size,
-            model_type="unigram",
-            character_coverage=1.0,
-            bos_id=-1,
-            eos_id=-1,
-            unk_id=0,
-            hard_vocab_limit=False,
-            num_threads=1,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        raise ConfigError(
-            f"sentencepiece cannot make {size} tokens ({str(error).splitlines()[-1]})",
-            "training texts that tokens can be learnt from",
-            "check the transcripts, or choose --units characters",
-        ) from error
-    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    fix = "check the transcripts, or choose --units characters"
+    processor = piece_processor(learn_pieces(texts, size, f"{size} tokens", fix, model_type="unigram"))
     return processor.encode_as_pieces, lambda pieces: processor.decode_pieces(list(pieces))
 
 

@@ -104,7 +104,7 @@ class Vocabulary:
             raise DataError(f"'{twice}' twice in a vocabulary", "every unit once", "remove one of them")
         self._processor, self._shift = None, 0
         if kind == "bpe":
-            self._processor = _processor(model)
+            self._processor = piece_processor(model)
             self._shift = len(self.units) - self._processor.get_piece_size()
         rule = {"case": normalise.case, "punctuation": normalise.punctuation} if kind != "classes" else {}
         self._content = {"kind": kind, "units": self.units, "model_sha256": fs.sha256_bytes(model) if model else ""}
@@ -139,31 +139,11 @@ class Vocabulary:
             ConfigError: sentencepiece can make no such pieces of the texts.
         """
         normalise = normalise or Normalisation()
-        sentencepiece = require("sentencepiece", "sentencepiece", "BPE")
         normal = (normalise(text) for text in texts)
-        model = io.BytesIO()
-        try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=(text for text in normal if text),
-                model_writer=model,
-                vocab_size=size - 1,
-                model_type="bpe",
-                character_coverage=1.0,
-                normalization_rule_name="identity",
-                bos_id=-1,
-                eos_id=-1,
-                unk_id=0,
-                hard_vocab_limit=False,
-                num_threads=1,
-                minloglevel=2,
-            )
-        except RuntimeError as error:
-            raise ConfigError(
-                f"sentencepiece cannot make {size} pieces ({str(error).splitlines()[-1]})",
-                "training texts that pieces can be learnt from, and a size above their number of characters",
-                "check the transcripts, or choose another size or units: chars",
-            ) from error
-        return cls.of_model(model.getvalue(), normalise)
+        fix = "check the transcripts, or choose another size or units: chars"
+        settings = {"model_type": "bpe", "normalization_rule_name": "identity"}
+        model = learn_pieces((text for text in normal if text), size - 1, f"{size} pieces", fix, **settings)
+        return cls.of_model(model, normalise)
 
     @classmethod
     def of_model(cls, model: bytes, normalise: Normalisation | None = None) -> "Vocabulary":
@@ -172,7 +152,7 @@ class Vocabulary:
         Raises:
             DataError: this is no such model.
         """
-        processor = _processor(model)
+        processor = piece_processor(model)
         pieces = [processor.id_to_piece(number) for number in range(processor.get_piece_size())]
         units = pieces if pieces[0] == "<blk>" else ["<blk>", *pieces]
         return cls("bpe", units, normalise or Normalisation(), model)
@@ -324,9 +304,46 @@ def of_texts(units: str, texts: Iterable[str], normalise: Normalisation) -> Voca
     raise ConfigError(f"units: '{units}'", "chars, or bpe:SIZE such as bpe:500", "correct units")
 
 
-def _processor(model: bytes):
+def learn_pieces(texts: Iterable[str], size: int, what: str, fix: str, **settings: str) -> bytes:
+    """A sentencepiece model with every character of texts and no other marks than the unknown piece, which is 0.
+
+    Args:
+        texts: to learn from; their order counts.
+        size: pieces; fewer where the texts do not hold so many.
+        what, fix: for the message.
+        settings: of sentencepiece.
+
+    Raises:
+        ConfigError: sentencepiece can make no such pieces of the texts.
+    """
+    sentencepiece = require("sentencepiece", "sentencepiece", "pieces of words")
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            vocab_size=size,
+            character_coverage=1.0,
+            bos_id=-1,
+            eos_id=-1,
+            unk_id=0,
+            hard_vocab_limit=False,
+            num_threads=1,
+            minloglevel=2,
+            **settings,
+        )
+    except RuntimeError as error:
+        raise ConfigError(
+            f"sentencepiece cannot make {what} ({str(error).splitlines()[-1]})",
+            "training texts that they can be learnt from, and a size above their number of characters",
+            fix,
+        ) from error
+    return model.getvalue()
+
+
+def piece_processor(model: bytes):
     """A sentencepiece processor."""
-    sentencepiece = require("sentencepiece", "sentencepiece", "BPE")
+    sentencepiece = require("sentencepiece", "sentencepiece", "pieces of words")
     try:
         if not model:  # which sentencepiece takes for none yet
             raise RuntimeError("an empty file")

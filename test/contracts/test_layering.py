@@ -46,7 +46,7 @@ PLACES = {
     "soundfile": {"audio"},
     "soxr": {"audio"},
     "matplotlib": {"evaluate", "train", "quantize"},
-    "sentencepiece": {"evaluate", "manifest"},
+    "sentencepiece": {"manifest"},
     "distributed": {"executor"},
     "submitit": {"executor"},
 }
