@@ -259,6 +259,15 @@ def sha256_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def state_of(path: str | Path) -> tuple[int, int]:
+    """Bytes and time of change; zeros where there is no such file (any more), which is told when it is read."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return 0, 0
+    return state.st_size, state.st_mtime_ns
+
+
 def free_bytes(path: str | Path) -> int:
     """Free bytes on the disk that holds `path` (which need not exist yet)."""
     path = Path(path).absolute()

@@ -15,6 +15,7 @@ from spear.log import Progress, get_logger
 
 logger = get_logger(__name__)
 _BLOCK_BYTES = 1 << 20
+_CONTENT_PER_ARCHIVE = 2  # bytes of audio and lists for one of the archive, at most
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,16 @@ def unpack(path: Path, directory: Path) -> None:
     """Unpacks an archive, none of whose members may lie outside of the directory.
 
     Raises:
-        DataError: it is damaged, or has a member that may not be unpacked: outside, a device, a link to elsewhere.
+        DataError: it is damaged, has a member that may not be unpacked (outside, a device, a link to elsewhere), or the
+            disk has no room for it.
     """
+    needed, free = _CONTENT_PER_ARCHIVE * path.stat().st_size, fs.free_bytes(directory)
+    if free < needed:
+        raise DataError(
+            f"{path}, and {fs.human_bytes(free)} of free disk",
+            f"{fs.human_bytes(needed)} for its content",
+            "make room, or choose another output",
+        )
     try:
         with tarfile.open(path) as tar:
             _unpack(tar, path, directory)
@@ -171,7 +180,7 @@ def _continue(url: str, partial: Path) -> None:
     with response:
         continued = response.status == 206
         total = int(response.headers.get("Content-Length") or 0)
-        needed = total * (1 if Path(partial.stem).suffix == ".txt" else 3)
+        needed = total * (1 if Path(partial.stem).suffix == ".txt" else 1 + _CONTENT_PER_ARCHIVE)
         if fs.free_bytes(partial) < needed:
             raise OSError(f"{fs.human_bytes(needed)} of disk are needed for {fs.human_bytes(total)} and its content")
         progress = Progress(max(total, 1), partial.stem, "bytes")

@@ -5,6 +5,7 @@ encoder's features are computed once, from audio that is resampled on reading.
 """
 
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from spear.errors import DataError, SpearError
 from spear.evaluate.corpora.fetch import unpack
 from spear.evaluate.hear.layout import METADATA, highest_rate, labels_of, read_layout
 from spear.log import get_logger
+from spear.names import id_problem
 
 logger = get_logger(__name__)
 
@@ -28,20 +30,32 @@ def prepare(raw: Path, data_dir: Path) -> dict[str, dict[str, int]]:
     raw = Path(os.path.abspath(raw))  # "." has no name, which a task needs
     unpacked = data_dir / "unpacked"
     failed: list[Path] = []
+    seen: set[str] = set()
     for archive in sorted(raw.rglob("*.tar.gz")) if raw.is_dir() else ():
-        place = unpacked / archive.name.removesuffix(".tar.gz")
-        done = place / ".done"
-        if done.exists() or not archive.is_file():
+        name = archive.name.removesuffix(".tar.gz")
+        if name in seen or not archive.is_file():
+            continue
+        seen.add(name)
+        if problem := id_problem(name):
+            logger.warning("left out: %s: %s", archive, problem)
+            continue
+        # Not among what archives bring, and of this very archive.
+        place, done = unpacked / name, data_dir / ".done" / f"{name}.txt"
+        stamp = "{} {}\n".format(*fs.state_of(archive))
+        if done.exists() and done.read_text() == stamp:
             continue
         logger.info("unpacking %s", archive)
-        place.mkdir(parents=True, exist_ok=True)
+        done.unlink(missing_ok=True)
+        if place.exists():  # of an interrupted call, or of another archive
+            shutil.rmtree(place)
+        place.mkdir(parents=True)
         try:
             unpack(archive, place)
         except DataError as error:
             logger.warning("left out: %s", error.found)
             failed.append(place)
             continue
-        fs.write_text(done, "")
+        fs.write_text(done, stamp)
     found: dict[str, Path] = {}
     for root in (raw, unpacked):
         for path in sorted(root.rglob(METADATA)) if root.is_dir() else ():

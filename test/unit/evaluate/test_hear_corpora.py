@@ -58,8 +58,41 @@ def test_damaged_and_hostile_archives_are_left_out_and_the_others_become_tasks(t
             tar.addfile(member, io.BytesIO())
     assert prepare_corpus("hear", raw, tmp_path / "data").keys() == {"animals-v1.0-full"}
     for name in ("chords-v1-full", "text", "up", "link", "device"):
-        assert f"{name}.tar.gz" in caplog.text and not (tmp_path / "data/unpacked" / name / ".done").exists()
+        assert f"{name}.tar.gz" in caplog.text and not (tmp_path / "data/.done" / f"{name}.txt").exists()
     assert not list(tmp_path.rglob("up.txt"))
+
+
+def test_what_an_archive_holds_never_says_that_it_is_unpacked_and_another_one_of_its_name_is_another(tmp_path):
+    made, raw = hear_corpus.make(tmp_path / "made", each=1) / "tasks", tmp_path / "raw"
+    raw.mkdir()
+    for names in (("animals-v1.0-full",), ("chords-v1-full",)):
+        with tarfile.open(raw / "x.tar.gz", "w:gz") as tar:
+            tar.addfile(tarfile.TarInfo(".done"), io.BytesIO())
+            for name in names:
+                tar.add(made / name, f"tasks/{name}")
+        whole = (raw / "x.tar.gz").read_bytes()
+        (raw / "x.tar.gz").write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(DataError, match="no task of HEAR below"):
+            prepare_corpus("hear", raw, tmp_path / "data")
+        (raw / "x.tar.gz").write_bytes(whole)
+        assert prepare_corpus("hear", raw, tmp_path / "data").keys() == set(names)
+    (raw / "...tar.gz").write_bytes(whole)  # which would be unpacked above the others
+    assert prepare_corpus("hear", raw, tmp_path / "data").keys() == {"chords-v1-full"}
+
+
+def test_an_archive_for_which_the_disk_has_no_room_is_told_and_not_unpacked(tmp_path, caplog, monkeypatch):
+    made, raw = hear_corpus.make(tmp_path / "made", each=1) / "tasks", tmp_path / "raw"
+    raw.mkdir()
+    for name in ("animals-v1.0-full", "chords-v1-full"):
+        with tarfile.open(raw / f"{name}.tar.gz", "w:gz") as tar:
+            tar.add(made / name, f"tasks/{name}")
+    with open(raw / "animals-v1.0-full.tar.gz", "ab") as handle:  # what follows an archive is not read
+        handle.write(bytes(10_000_000))
+    with monkeypatch.context() as patch:
+        patch.setattr("spear.fs.free_bytes", lambda path: 10_000_000)
+        assert prepare_corpus("hear", raw, tmp_path / "data").keys() == {"chords-v1-full"}
+    assert "animals-v1.0-full.tar.gz, and 10.0 MB of free disk" in caplog.text
+    assert not any((tmp_path / "data/unpacked/animals-v1.0-full").iterdir())
 
 
 def test_tasks_with_damaged_files_are_told_and_the_folder_itself_may_be_named_with_a_dot(tmp_path, monkeypatch):
