@@ -4,6 +4,7 @@ import errno
 import importlib
 import os
 import re
+from collections.abc import Iterable
 from types import ModuleType
 
 
@@ -90,6 +91,12 @@ def of_machine(error: BaseException) -> MachineError | None:
         "a path that the system can read and write",
         "correct the path, or look at the disk and its mount",
     )
+
+
+def reasons(refused: Iterable[dict]) -> str:
+    """The first three different reasons among {reason} of what cannot be used, behind a colon; empty where none is."""
+    found = sorted({bad["reason"] for bad in refused})[:3]
+    return ": " + "; ".join(found) if found else ""
 
 
 def require(module: str, package: str, purpose: str) -> ModuleType:

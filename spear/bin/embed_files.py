@@ -7,9 +7,10 @@ reason, and in OUTPUT.skipped.jsonl. Python reads the vectors with `numpy.load("
 """
 
 import argparse
+from collections.abc import Sized
 from pathlib import Path
 
-from spear.errors import ConfigError, DataError
+from spear.errors import ConfigError, DataError, reasons
 
 
 def add_encoder(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     check_output(arguments.output)
     recordings, refused = find_recordings(arguments.files)
     vectors = embed(arguments, encoder(arguments), recordings, refused, arguments.frames)
-    require_some(vectors, refused)
+    require_some(vectors.paths, refused)
     save_vectors(vectors, arguments.output)
     count, dim = vectors.vectors_ND.shape
     print(f"{arguments.output}: {count} vectors of {dim} numbers, {vectors.seconds.sum() / 3600:.2f} h of audio")
@@ -73,15 +74,14 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def require_some(vectors, refused: list[dict]) -> None:
+def require_some(found: Sized, refused: list[dict]) -> None:
     """Refuses to go on with nothing.
 
     Raises:
-        DataError: no recording could be decoded.
+        DataError: nothing was found; with the reasons.
     """
-    if not len(vectors.paths):
-        reasons = "; ".join(sorted({bad["reason"] for bad in refused})[:3])
-        raise DataError(f"no recording that can be decoded: {reasons}", "at least one", "correct the paths")
+    if not len(found):
+        raise DataError(f"no recording that can be used{reasons(refused)}", "at least one", "correct the paths")
 
 
 def tell_refused(refused: list[dict], listing: str = "", most: int = 20) -> None:

@@ -31,6 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.top < 1:
         raise ConfigError(f"--top {arguments.top}", "a number from 1 on", "correct it")
+    if arguments.query.is_dir():
+        raise ConfigError(f"the query {arguments.query}, a folder", "one recording", "name a file in it")
     from spear import log
     from spear.manifest.recordings import find_recordings
     from spear.teachers.vectors import check_same_encoder, load_vectors, nearest
@@ -38,8 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     log.setup()
     teacher = encoder(arguments)
     heard, bad = find_recordings([arguments.query])
-    query = embed(arguments, teacher, heard[:1], bad)
-    require_some(query, bad)
+    query = embed(arguments, teacher, heard, bad)
+    require_some(query.paths, bad)
     if arguments.among.suffix == ".npz":
         found, refused = load_vectors(arguments.among), []
         check_same_encoder(found.card, teacher, arguments.among)
@@ -68,12 +70,12 @@ def _of_folder(arguments: argparse.Namespace, teacher):
     recordings, refused = find_recordings([arguments.among])
     if arguments.exp_dir is None:
         found = embed(arguments, teacher, recordings, refused)
-        require_some(found, refused)
+        require_some(found.paths, refused)
         return found, refused
     windows = [arguments.window_seconds, arguments.overlap_seconds]
     key = fs.sha256_json([teacher.fingerprint(), windows, os.path.realpath(arguments.among)])[:16]
     kept = arguments.exp_dir / "vectors" / f"{key}.npz"
-    states = [(str(recording.path), *_state(recording.path)) for recording in recordings]
+    states = [(str(recording.path), *fs.state_of(recording.path)) for recording in recordings]
     try:
         before = load_vectors(kept)
         known = {
@@ -86,11 +88,6 @@ def _of_folder(arguments: argparse.Namespace, teacher):
     if new:
         made = embed(arguments, teacher, new, refused)
         found = made if found is None else found.joined(made)
-    require_some(found, refused)
+    require_some(found.paths, refused)
     save_vectors(found, kept)
     return found, refused
-
-
-def _state(path: Path) -> tuple[int, int]:
-    state = os.stat(path)
-    return state.st_size, state.st_mtime_ns

@@ -11,8 +11,8 @@ import argparse
 import json
 from pathlib import Path
 
-from spear.bin.embed_files import tell_refused
-from spear.errors import ConfigError, DataError
+from spear.bin.embed_files import require_some, tell_refused
+from spear.errors import ConfigError
 
 OBJECTIVES = ("tagging", "classification")
 
@@ -49,8 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     recordings, refused = find_recordings(arguments.files)
     found = tag(model, streams[0], recordings, refused, arguments)
-    if not found:
-        raise DataError("no recording that can be decoded", "at least one", "correct the paths")
+    require_some(found, refused)
     if arguments.json:
         print(json.dumps(found, indent=2, ensure_ascii=True))
         return 0
@@ -72,36 +71,28 @@ def tag(model, stream: str, recordings: list, refused: list[dict], arguments: ar
         refused: receives {path, reason} of what cannot be decoded.
         arguments: window_seconds, batch_seconds, top and least.
     """
-    from spear import log
     from spear.finetuning.score import mean_of
-    from spear.manifest.recordings import Piece, batches_of, read_batches
+    from spear.manifest.recordings import Piece, by_recording
 
     pieces = []
     for number, recording in enumerate(recordings):
         count = max(1, round(recording.duration_seconds / arguments.window_seconds))
         edges = [place * recording.duration_seconds / count for place in range(count + 1)]
         pieces += [Piece(number, a, b - a, a, b, b == edges[-1]) for a, b in zip(edges, edges[1:])]
-    bad: set[int] = set()
 
     def refuse(number: int, reason: str) -> None:
-        if number not in bad:
-            refused.append({"path": str(recordings[number].path), "reason": reason})
-        bad.add(number)
+        refused.append({"path": str(recordings[number].path), "reason": reason})
 
-    said: dict[int, list[tuple[Piece, dict]]] = {}
-    progress = log.Progress(len(pieces), "tagging", "windows")
-    for batch, waves_BS, lengths_B in read_batches(recordings, batches_of(pieces, arguments.batch_seconds), refuse):
-        for piece, answer in zip(batch, model.decode(stream, model.encode(waves_BS, lengths_B))):
-            said.setdefault(piece.recording, []).append((piece, answer))
-        progress.update(len(batch))
+    def hear(batch, waves_BS, lengths_B) -> list:
+        return model.decode(stream, model.encode(waves_BS, lengths_B))
 
     def top(probabilities: dict[str, float]) -> list[dict]:
         rows = [{"name": name, "probability": round(value, 4)} for name, value in probabilities.items()]
         return [row for row in rows if row["probability"] >= arguments.least][: arguments.top]
 
     found = []
-    for number in sorted(said.keys() - bad):
-        windows = sorted(said[number], key=lambda each: each[0].start_seconds)
+    said = by_recording(recordings, pieces, hear, refuse, "tagging", arguments.batch_seconds)
+    for number, windows in said.items():
         row = {"path": str(recordings[number].path), "seconds": round(recordings[number].duration_seconds, 3)}
         times = [
             {"start": round(piece.start_seconds, 3), "stop": round(piece.keep_stop_seconds, 3), "labels": top(answer)}

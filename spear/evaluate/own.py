@@ -22,10 +22,9 @@ from spear.evaluate.tasks.regression import NumberTask
 from spear.evaluate.tasks.tags import TagTask
 from spear.evaluate.units import normalise_text
 from spear.manifest import Item
-from spear.manifest.labelled import CLASS, PATHS, labelled_records, path_of, text_of
+from spear.manifest.labelled import CLASS, group_in, labelled_records, named, no_usable_row, path_of, text_of
 from spear.manifest.scan import Scan
 from spear.manifest.words import split_of
-from spear.names import id_problem
 
 
 class _Folded:
@@ -156,25 +155,16 @@ class OwnLabels(Suite):
                 skipped.append({"id": name, "split": "all", "reason": error.found})
         skipped += [{"id": bad["id"], "split": "all", "reason": bad["reason"]} for bad in found.refused]
         if not rows:
-            reasons = "; ".join(sorted({bad["reason"] for bad in skipped})[:3])
-            raise DataError(
-                f"no usable row in {self.data_dir}" + (f": {reasons}" if reasons else ""),
-                f"paths (a column {', '.join(PATHS[:3])}...) and {self.target}",
-                "correct the table, or --target",
-            )
+            raise no_usable_row(str(self.data_dir), self.target, skipped)
         return Table(settled(rows, None, max_items, gain_db), skipped)  # nothing is written beside others' audio
 
     def _records(self, found: Scan) -> Iterator[dict[str, Any]]:
         return labelled_records(self.data_dir, [part.strip() for part in self.target.split(",")], found)
 
     def _row(self, record: dict[str, Any], task: Task, seen: set[str]) -> Row:
-        fix, name = "correct that row", path_of(record)
-        if not name:
-            raise DataError(f"no path in a row with {', '.join(map(str, record))[:200]}", f"one of {PATHS}", fix)
-        row_id = str(record.get("id") or name)
-        problem = id_problem(row_id, separators="") or ("an id for the second time" if row_id in seen else "")
-        if problem:
-            raise DataError(f"id {row_id[:200]!r}: {problem}", "an id of its own", fix)
+        fix, (row_id, name) = "correct that row", named(record)
+        if row_id in seen:
+            raise DataError(f"id {row_id[:200]!r}: an id for the second time", "an id of its own", fix)
         keys = [part.strip() for part in self.target.split(",")]
         labels = {key: _label(record.get(key)) for key in keys}
         target: Any = labels[keys[0]] if len(keys) == 1 else labels
@@ -192,7 +182,4 @@ class OwnLabels(Suite):
         item = Item(
             row_id, path, 0.0, length.duration_seconds, round(16000 * length.duration_seconds), "speech", "speech"
         )
-        group = text_of(record.get(self.group)) if self.group else name
-        if not group:
-            raise DataError(f"no {self.group}", "a group in every row", fix)
-        return Row(row_id, split, item, target, "", {"group": group})
+        return Row(row_id, split, item, target, "", {"group": group_in(record, self.group, name)})

@@ -4,14 +4,15 @@ Every row is a record: names of columns and what stands there. Lines that are no
 goes on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from spear import fs, records
-from spear.errors import DataError
+from spear.errors import DataError, reasons
 from spear.manifest.corpora.tables import read_records
 from spear.manifest.scan import READABLE, Scan, files_below
+from spear.names import id_problem
 
 PATHS = ("path", "file", "filename", "audio", "audio_path", "audio_filepath", "wav")
 """Names of the column of paths."""
@@ -49,6 +50,44 @@ def labelled_records(path: Path, columns: Sequence[str], found: Scan) -> Iterato
 def path_of(record: dict[str, Any]) -> str:
     """The path that a row gives, as it is written; empty where it gives none."""
     return next((str(record[name]) for name in PATHS if record.get(name)), "")
+
+
+def named(record: dict[str, Any]) -> tuple[str, str]:
+    """The id of a row (its path, unless it gives one), and the path.
+
+    Raises:
+        DataError: no path, one that no file can have, or an id that can be none.
+    """
+    path, fix = path_of(record), "correct that row"
+    if "\0" in path:
+        raise DataError("a path with a NUL", "the name of a file", fix)
+    if not path:
+        raise DataError(f"no path in a row with {', '.join(map(str, record))[:200]}", f"one of {PATHS}", fix)
+    row_id = str(record.get("id") or path)
+    if problem := id_problem(row_id, separators=""):
+        raise DataError(f"id {row_id[:200]!r}: {problem}", "an id of its own", fix)
+    return row_id, path
+
+
+def group_in(record: dict[str, Any], column: str, path: str) -> str:
+    """What a column says is never divided; without a column, the recording itself.
+
+    Raises:
+        DataError: nothing stands in the column.
+    """
+    group = text_of(record.get(column)) if column else path
+    if not group:
+        raise DataError(f"no {column}", "a group in every row", "correct that row")
+    return group
+
+
+def no_usable_row(where: str, target: str, refused: Iterable[dict]) -> DataError:
+    """The error of tables in which every row was refused, with the reasons."""
+    return DataError(
+        f"no usable row in {where}{reasons(refused)}",
+        f"paths (a column {', '.join(PATHS[:3])}...) and {target}",
+        "correct the table, or --target",
+    )
 
 
 def text_of(value: Any) -> str:

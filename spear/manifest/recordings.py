@@ -6,22 +6,25 @@ neighbours; what is kept covers the recording once. Pieces of similar lengths sh
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from spear import log
 from spear.audio.load import load_audio, probe
-from spear.errors import ConfigError, DataError
+from spear.errors import ConfigError, DataError, reasons
 from spear.manifest.scan import READABLE, UNREADABLE, files_below
 
 SAMPLE_RATE_HZ = 16000
 GRID_SECONDS = 0.16
 """Windows begin at multiples of this, where the frames of the slowest stack of an encoder (6.25 Hz) begin."""
+Answer = TypeVar("Answer")
 _MIN_SAMPLES = 1600  # shorter pieces are padded with zeros, so that each has a frame
 
 
@@ -99,10 +102,8 @@ def find_recordings(paths: Sequence[str | Path]) -> tuple[list[Recording], list[
         except OSError as error:  # no right to read it
             refused.append({"path": str(file), "reason": error.strerror or str(error)})
     if not found:
-        reasons = "; ".join(sorted({bad["reason"] for bad in refused})[:3])
         raise DataError(
-            f"no recording that can be heard in {', '.join(map(str, paths))[:200]}"
-            + (f": {reasons}" if reasons else ""),
+            f"no recording that can be heard in {', '.join(map(str, paths))[:200]}{reasons(refused)}",
             "files of audio, or folders that hold some",
             "correct the paths, or convert the recordings (for example: ffmpeg -i IN OUT.flac)",
         )
@@ -214,3 +215,41 @@ def read_batches(
                 for row_S, wave in zip(waves_BS, waves):
                     row_S[: len(wave)] = torch.from_numpy(wave)
                 yield pieces, waves_BS, lengths_B
+
+
+def by_recording(
+    recordings: Sequence[Recording],
+    pieces: Sequence[Piece],
+    hear: Callable[[Sequence[Piece], Tensor, Tensor], Iterable[Answer]],
+    refuse: Callable[[int, str], None],
+    label: str,
+    batch_seconds: float = 120.0,
+    sample_rate_hz: int = SAMPLE_RATE_HZ,
+) -> dict[int, list[tuple[Piece, Answer]]]:
+    """What a model says of the pieces of each recording, in the order of time.
+
+    Args:
+        recordings, pieces: see above.
+        hear: from pieces, (B, samples) and (B,) lengths in samples to an answer for each piece.
+        refuse: is told a recording and the reason, once, when a piece of it cannot be decoded; it is left out.
+        label: what is being done, for lines of progress.
+        batch_seconds: see `batches_of`.
+        sample_rate_hz: wanted.
+    """
+    bad: set[int] = set()
+
+    def leave_out(recording: int, reason: str) -> None:
+        if recording not in bad:
+            refuse(recording, reason)
+        bad.add(recording)
+
+    said: dict[int, list[tuple[Piece, Answer]]] = {}
+    progress = log.Progress(len(pieces), label, "pieces")
+    batches = batches_of(pieces, batch_seconds)
+    for batch, waves_BS, lengths_B in read_batches(recordings, batches, leave_out, sample_rate_hz):
+        for piece, answer in zip(batch, hear(batch, waves_BS, lengths_B)):
+            said.setdefault(piece.recording, []).append((piece, answer))
+        progress.update(len(batch))
+    return {
+        number: sorted(said[number], key=lambda each: each[0].start_seconds) for number in sorted(said.keys() - bad)
+    }

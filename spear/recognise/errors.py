@@ -109,13 +109,12 @@ def write_report(directory: str | Path, name: str, utterances: Sequence[Utteranc
         lines += [f"{each.id}:\tref={each.reference.split()}", f"{each.id}:\thyp={each.hypothesis.split()}"]
     fs.write_text(directory / f"recogs-{name}.txt", "\n".join(lines) + "\n")
     fs.write_text(directory / f"errs-{name}.txt", errors_text(utterances))
-    speakers: dict[str, list[Utterance]] = {}
-    for each in utterances:
-        speakers.setdefault(each.speaker, []).append(each)
     found = {
         "words": _as_dict(word_counts(utterances)),
         "characters": _as_dict(character_counts(utterances)),
-        "speakers": {speaker: _as_dict(word_counts(group)) for speaker, group in sorted(speakers.items())},
+        "speakers": {
+            speaker: _as_dict(word_counts(group)) for speaker, group in sorted(_by_speaker(utterances).items())
+        },
         "utterances": len(utterances),
     }
     fs.write_json(directory / f"wer-{name}.json", found)
@@ -149,7 +148,7 @@ def errors_text(utterances: Sequence[Utterance]) -> str:
         "Search below for sections starting with SPEAKERS:, WORST UTTERANCES:, PER-UTT DETAILS:, SUBSTITUTIONS:, "
         "DELETIONS:, INSERTIONS:, PER-WORD STATS:",
     ]
-    lines += ["", "SPEAKERS: WER, errors, words, utterances", *_by_speaker(utterances)]
+    lines += ["", "SPEAKERS: WER, errors, words, utterances", *_speakers(utterances)]
     lines += ["", "WORST UTTERANCES: errors, words, id", *_worst(utterances)]
     lines += ["", "PER-UTT DETAILS: corr or (ref->hyp)", *details]
     titles = {"SUBSTITUTIONS: count ref -> hyp": [], "DELETIONS: count ref": [], "INSERTIONS: count hyp": []}
@@ -179,11 +178,16 @@ def _shown(expected: str, found: str) -> str:
     return expected if expected == found else f"({expected}->{found})"
 
 
-def _by_speaker(utterances: Sequence[Utterance]) -> list[str]:
+def _by_speaker(utterances: Sequence[Utterance]) -> dict[str, list[Utterance]]:
     groups: dict[str, list[Utterance]] = {}
     for each in utterances:
-        groups.setdefault(each.speaker or "(unknown)", []).append(each)
-    rows = [(word_counts(group), len(group), speaker) for speaker, group in groups.items()]
+        groups.setdefault(each.speaker, []).append(each)
+    return groups
+
+
+def _speakers(utterances: Sequence[Utterance]) -> list[str]:
+    groups = _by_speaker(utterances)
+    rows = [(word_counts(group), len(group), speaker or "(unknown)") for speaker, group in groups.items()]
     rows.sort(key=lambda row: (-row[0].errors / max(1, row[0].length), row[2]))
     return [
         f"{100 * counts.errors / max(1, counts.length):6.2f}  {counts.errors}  {counts.length}  {number}  {speaker}"

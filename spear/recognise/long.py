@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spear.manifest.recordings import Recording, batches_of, cut_into_pieces, read_batches
+from spear.manifest.recordings import Piece, Recording, by_recording, cut_into_pieces
 from spear.recognise.decoding import Decoder
 from spear.recognise.words import TimedWord, timed_words
 
-WINDOW_SECONDS, OVERLAP_SECONDS, BATCH_SECONDS = 30.0, 2.0, 120.0
 _GROUP_SECONDS = 3600.0  # of recordings whose frames are in memory together
 
 
@@ -24,9 +23,9 @@ def transcribe(
     frame_rate_hz: float,
     recordings: Sequence[Recording],
     refuse: Callable[[int, str], None],
-    window_seconds: float = WINDOW_SECONDS,
-    overlap_seconds: float = OVERLAP_SECONDS,
-    batch_seconds: float = BATCH_SECONDS,
+    window_seconds: float = 30.0,
+    overlap_seconds: float = 2.0,
+    batch_seconds: float = 120.0,
 ) -> Iterator[tuple[int, list[TimedWord]]]:
     """The words of every recording.
 
@@ -45,37 +44,33 @@ def transcribe(
     Raises:
         ConfigError: windows that are no longer than their overlaps.
     """
+
+    def hear(batch: Sequence[Piece], waves_BS: Tensor, lengths_B: Tensor) -> Iterator[Tensor]:
+        encoded = encode(waves_BS, lengths_B)
+        hidden_BTD = decoder.head.read(encoded).float()
+        for piece, hidden_TD, count in zip(batch, hidden_BTD, encoded.lens_B.tolist()):
+            yield hidden_TD[:count][piece.kept(count, frame_rate_hz)].cpu()
+
     start = 0
     while start < len(recordings):
         stop, seconds = start, 0.0
         while stop < len(recordings) and (stop == start or seconds < _GROUP_SECONDS):
             seconds += recordings[stop].duration_seconds
             stop += 1
-        group, bad = recordings[start:stop], set()
 
-        def leave_out(number: int, reason: str, first: int = start, bad: set = bad) -> None:
-            if number not in bad:
-                refuse(first + number, reason)
-            bad.add(number)
+        def leave_out(number: int, reason: str, first: int = start) -> None:
+            refuse(first + number, reason)
 
-        parts: dict[int, list[tuple[float, Tensor]]] = {}
-        batches = batches_of(cut_into_pieces(group, window_seconds, overlap_seconds), batch_seconds)
-        for batch, waves_BS, lengths_B in read_batches(group, batches, leave_out):
-            encoded = encode(waves_BS, lengths_B)
-            hidden_BTD = decoder.head.read(encoded).float()
-            for piece, hidden_TD, count in zip(batch, hidden_BTD, encoded.lens_B.tolist()):
-                kept_TD = hidden_TD[:count][piece.kept(count, frame_rate_hz)].cpu()
-                parts.setdefault(piece.recording, []).append((piece.start_seconds, kept_TD))
-        for number in range(len(group)):
-            if number not in bad:
-                yield start + number, _decode(decoder, parts.pop(number, []), frame_rate_hz)
+        group = recordings[start:stop]
+        pieces = cut_into_pieces(group, window_seconds, overlap_seconds)
+        found = by_recording(group, pieces, hear, leave_out, "transcribing", batch_seconds)
+        for number in list(found):
+            yield start + number, _decode(decoder, [hidden_TD for _, hidden_TD in found.pop(number)], frame_rate_hz)
         start = stop
 
 
-def _decode(decoder: Decoder, parts: list[tuple[float, Tensor]], frame_rate_hz: float) -> list[TimedWord]:
-    if not parts:
-        return []
-    hidden_TD = torch.cat([hidden for _, hidden in sorted(parts, key=lambda part: part[0])])
+def _decode(decoder: Decoder, parts: list[Tensor], frame_rate_hz: float) -> list[TimedWord]:
+    hidden_TD = torch.cat(parts)
     if not len(hidden_TD):
         return []
     device = next(decoder.head.parameters()).device

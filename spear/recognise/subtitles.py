@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from spear import fs
 from spear.recognise.words import TimedWord
 
-FORMATS = ("txt", "json", "srt", "vtt")
 PAUSE_SECONDS, MOST_SECONDS, MOST_CHARACTERS = 0.8, 6.0, 84
 
 
@@ -28,11 +27,11 @@ def segments(words: Sequence[TimedWord]) -> list[list[TimedWord]]:
 
 
 def written(words: Sequence[TimedWord], format: str, path: str = "") -> str:
-    """A transcript in one of `FORMATS`.
+    """A transcript as a file.
 
     Args:
         words: of a recording.
-        format: of the file.
+        format: `txt`, `json`, `srt` or `vtt`.
         path: of the recording, which JSON names.
     """
     text = " ".join(word.text for word in words)

@@ -10,17 +10,17 @@ import os
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 import spear
-from spear import errors, fs, log
+from spear import errors, fs
 from spear.errors import CardError, ConfigError, DataError
-from spear.manifest.recordings import Recording, batches_of, cut_into_pieces, read_batches
+from spear.manifest.recordings import Piece, Recording, by_recording, cut_into_pieces
 from spear.teachers.base import IDENTITY_KEYS, Teacher
 
 SUFFIXES = (".npz", ".parquet")
@@ -89,52 +89,30 @@ def embed_recordings(
         ConfigError: windows that are no longer than their overlaps.
     """
     pieces = cut_into_pieces(recordings, window_seconds, overlap_seconds)
-    bad: set[int] = set()
-
-    def leave_out(recording: int, reason: str) -> None:
-        if recording not in bad:
-            refuse(recording, reason)
-        bad.add(recording)
-
     # From before they are read: what changes meanwhile is then another file than the one that was embedded.
-    states = [_state_of(recording.path) for recording in recordings]
-    sums_ND = np.zeros((len(recordings), teacher.dim))
-    counts_N = np.zeros(len(recordings), dtype=np.int64)
-    frames: dict[int, list[tuple[float, np.ndarray]]] = {}
-    progress = log.Progress(len(pieces), "embedding", "pieces")
-    for batch, waves_BS, lengths_B in read_batches(
-        recordings, batches_of(pieces, batch_seconds), leave_out, teacher.sample_rate
-    ):
+    states = [fs.state_of(recording.path) for recording in recordings]
+
+    def hear(batch: Sequence[Piece], waves_BS: Tensor, lengths_B: Tensor) -> Iterator[tuple]:
         x_BTD, lens_B = teacher.embed(waves_BS.to(teacher.device), lengths_B)
         for piece, x_TD, count in zip(batch, x_BTD.cpu().numpy(), lens_B.tolist()):
             kept_TD = x_TD[:count][piece.kept(count, teacher.frame_rate)]
-            sums_ND[piece.recording] += kept_TD.sum(0, dtype=np.float64)
-            counts_N[piece.recording] += len(kept_TD)
-            if with_frames:
-                frames.setdefault(piece.recording, []).append((piece.start_seconds, kept_TD.copy()))
-        progress.update(len(batch))
-    good = [number for number in range(len(recordings)) if number not in bad and counts_N[number]]
+            yield kept_TD.sum(0, dtype=np.float64), len(kept_TD), kept_TD.copy() if with_frames else None
+
+    found = by_recording(recordings, pieces, hear, refuse, "embedding", batch_seconds, teacher.sample_rate)
+    parts = {number: [answer for _, answer in answers] for number, answers in found.items()}
+    counts = {number: sum(count for _, count, _ in answers) for number, answers in parts.items()}
+    good = [number for number, count in counts.items() if count]
+    means = [sum(total_D for total_D, _, _ in parts[number]) / counts[number] for number in good]
     windows = {"window_seconds": window_seconds, "overlap_seconds": overlap_seconds}
     return Vectors(
         paths=np.array([str(recordings[number].path) for number in good], dtype=np.str_),
-        vectors_ND=(sums_ND[good] / counts_N[good, None]).astype(np.float32),
+        vectors_ND=np.array(means, dtype=np.float32).reshape(-1, teacher.dim),
         seconds=np.array([recordings[number].duration_seconds for number in good]),
-        frame_counts=counts_N[good],
+        frame_counts=np.array([counts[number] for number in good], dtype=np.int64),
         states=np.array([states[number] for number in good], dtype=np.int64).reshape(-1, 2),
         card={**teacher.fingerprint(), **windows, "spear_version": spear.__version__},
-        frames=[np.concatenate([x for _, x in sorted(frames[n], key=itemgetter(0))]) for n in good]
-        if with_frames
-        else None,
+        frames=[np.concatenate([x_TD for *_, x_TD in parts[n]]) for n in good] if with_frames else None,
     )
-
-
-def _state_of(path: Path) -> tuple[int, int]:
-    """Bytes and time of change; zeros where there is no such file (any more), which is told when it is read."""
-    try:
-        state = os.stat(path)
-    except OSError:
-        return 0, 0
-    return state.st_size, state.st_mtime_ns
 
 
 def check_output(path: str | Path) -> None:

@@ -13,7 +13,7 @@ import spear
 from spear.audio import load_audio, save_audio
 from spear.bin import embed_files, similar
 from spear.errors import CardError, ConfigError, DataError, MissingPackageError
-from spear.manifest.recordings import Recording, batches_of, cut_into_pieces
+from spear.manifest.recordings import Recording, batches_of, by_recording, cut_into_pieces
 from spear.teachers.vectors import check_output, embed_recordings, load_vectors, nearest
 
 
@@ -137,6 +137,25 @@ def test_similar_keeps_vectors_in_exp_dir_alone_and_embeds_what_changed(encoder,
         kept = load_vectors(next((tmp_path / "exp" / "vectors").iterdir()))
         assert [path.rsplit("/", 1)[1] for path in kept.paths] == sorted(path.name for path in folder.iterdir())
         assert len(capsys.readouterr().out.splitlines()) == len(kept.paths)
+
+
+def test_a_folder_is_no_query(encoder, recordings, embedded):
+    with pytest.raises(ConfigError, match="high, a folder"):
+        similar.main([str(recordings / "high"), str(embedded[0]), "--checkpoint", str(encoder), "--device", "cpu"])
+
+
+def test_a_recording_of_which_several_pieces_fail_is_told_once_and_the_others_come_in_order(recordings):
+    files = [Recording(recordings / "low/long.wav", 7.0), Recording(recordings / "low/text.mp3", 7.0)]
+    pieces, refused = cut_into_pieces(files, 2.0, 0.16), []
+    found = by_recording(
+        files,
+        pieces[::-1],
+        lambda batch, *_: [piece.start_seconds for piece in batch],
+        lambda *bad: refused.append(bad),
+        "x",
+    )
+    assert [number for number, _ in refused] == [1] and list(found) == [0]
+    assert [said for _, said in found[0]] == [piece.start_seconds for piece in pieces if piece.recording == 0]
 
 
 def test_vectors_of_another_layer_are_refused(encoder, recordings, embedded):

@@ -86,6 +86,18 @@ def test_a_split_of_the_table_is_used_and_what_cannot_be_used_is_listed(clips, t
     assert any("second time" in row["reason"] for row in run["skipped"])
 
 
+def test_a_path_that_no_file_can_have_is_listed(clips):
+    folder, rows = clips
+    fs.write_jsonl(folder / "nul.jsonl", [*rows, {"id": "nul", "path": "low/0\0.wav", "tone": "low"}])
+    suite = OwnLabels(folder / "nul.jsonl", target="tone")
+    table = suite.table(suite.find(["all"])[0])
+    assert (
+        len(table.rows) == 20
+        and [row["id"] for row in table.skipped] == ["nul"]
+        and "NUL" in table.skipped[0]["reason"]
+    )
+
+
 def test_a_line_that_is_no_json_is_listed_and_nothing_is_written_beside_the_audio(clips, tmp_path):
     folder, rows = clips
     fs.write_jsonl(folder / "damaged.jsonl", rows)
