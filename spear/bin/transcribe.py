@@ -4,15 +4,15 @@
     spear transcribe talk.mp3 --checkpoint exp/asr --format srt --output subtitles
 
 Files of any length, rate and format; long ones are heard in windows that overlap, and their frames are put together
-before they are decoded. Without --output, transcripts are printed. Files that cannot be used are listed with the
-reason, and the rest goes on.
+before they are decoded. Without --output, transcripts are printed; a file that is there with another content is never
+replaced. Files that cannot be used are listed with the reason, and the rest goes on.
 """
 
 import argparse
 from pathlib import Path
 
-from spear.bin.embed_files import tell_refused
-from spear.errors import ConfigError, DataError
+from spear.bin.embed_files import require_some, tell_refused
+from spear.errors import ConfigError
 
 OBJECTIVES = ("ctc", "transducer")
 
@@ -41,18 +41,22 @@ def main(argv: list[str] | None = None) -> int:
         refused.append({"path": str(recordings[number].path), "reason": reason})
 
     lengths = arguments.window_seconds, arguments.overlap_seconds, arguments.batch_seconds
-    count = 0
+    done = []
     for number, words in transcribe(model.encode, decoder, model.model.frame_rate_hz, recordings, refuse, *lengths):
-        path, count = str(recordings[number].path), count + 1
+        path = str(recordings[number].path)
         text = written(words, arguments.format, path)
-        if files:
+        if not files:
+            print(f"{path}: {text}" if arguments.format == "txt" else text, end="", flush=True)
+        elif _is_another(files[number], text):
+            refuse(
+                number, f"{files[number]} is there with another content, and stays as it is (choose another --output)"
+            )
+            continue
+        else:
             fs.write_text(files[number], text)
             print(f"{path}: {len(words)} words, in {files[number]}")
-        else:
-            print(f"{path}: {text}" if arguments.format == "txt" else text, end="", flush=True)
-    if not count:
-        reasons = "; ".join(sorted({bad["reason"] for bad in refused})[:3])
-        raise DataError(f"no recording that can be decoded: {reasons}", "at least one", "correct the paths")
+        done.append(path)
+    require_some(done, refused)
     tell_refused(refused)
     return 0
 
@@ -89,6 +93,11 @@ def _stream(model, arguments: argparse.Namespace) -> str:
         f"one of {', '.join(known)}" if known else "a run that was fine-tuned for transcripts",
         "name it with --stream" if known else "spear finetune --task ctc makes one",
     )
+
+
+def _is_another(path: Path, text: str) -> bool:
+    """Whether something is there that is not this very transcript, as the same call writes it again."""
+    return path.exists() and not (path.is_file() and path.read_bytes() == text.encode())
 
 
 def _outputs(recordings: list, folder: Path, suffix: str) -> list[Path]:

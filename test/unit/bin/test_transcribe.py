@@ -52,6 +52,22 @@ def test_files_of_any_length_become_transcripts_and_bad_ones_are_named(recognise
     assert capsys.readouterr().out.startswith(f"{recordings}/low/a.wav: ")
 
 
+def test_a_file_that_is_there_with_another_content_stays_as_it_is(recogniser, recordings, tmp_path, capsys):
+    flags = [str(recordings / "low/a.wav"), str(recordings / "high/c.wav"), "--checkpoint", str(recogniser)]
+    flags += ["--device", "cpu", "--output", str(tmp_path)]
+    (tmp_path / "a.txt").write_text("notes of somebody\n")
+    assert transcribe.main(flags) == 0
+    said, first = capsys.readouterr().out, (tmp_path / "c.txt").read_bytes()
+    assert (tmp_path / "a.txt").read_text() == "notes of somebody\n"
+    assert f"left out {recordings}/low/a.wav: {tmp_path}/a.txt is there with another content" in said
+    (tmp_path / "a.txt").unlink()
+    assert transcribe.main(flags) == 0 and "left out" not in capsys.readouterr().out  # its own are no others
+    assert (tmp_path / "c.txt").read_bytes() == first and (tmp_path / "a.txt").exists()
+    (tmp_path / "a.txt").write_text("corrected by hand\n")
+    with pytest.raises(DataError, match="no recording that can be used: .*a.txt is there"):
+        transcribe.main([flags[0], *flags[2:]])
+
+
 def test_bad_calls_are_refused(recogniser, recordings):
     flags = [str(recordings / "low/a.wav"), "--checkpoint", str(recogniser), "--device", "cpu"]
     with pytest.raises(ConfigError, match="0 heads for words of the name 'other'"):
