@@ -4,11 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import spear
 from spear import config as configuration
 from spear import dist, fs, locks, log
 from spear.errors import CheckpointError
-from spear.finetuning.score import Scored, score
+from spear.finetuning.score import Scored, read_trials, score
 from spear.finetuning.settings import train_settings
 from spear.finetuning.tables import SPLITS, TableSettings, prepare
 from spear.finetuning.tasks import TASKS
@@ -60,6 +59,8 @@ def finetune(settings: FinetuneSettings) -> int:
         SpearError: what preparing, training and scoring refuse.
     """
     exp_dir, tables = settings.exp_dir.absolute(), settings.tables
+    if settings.trials:
+        read_trials(settings.trials)  # refused before anything is trained
     with locks.hold(exp_dir / "data", "spear finetune"):
         counts = prepare(tables, exp_dir / "data")
     for split in SPLITS:
@@ -114,9 +115,8 @@ def score_run(
     fs.write_jsonl(exp_dir / f"predictions-{cuts.stem}.jsonl", found.predictions)
     if task.is_text:
         write_report(exp_dir, cuts.stem, [Utterance(**row) for row in found.predictions])
-    values = {"metric": found.metric, "value": found.value, "interval_95": found.interval, "items": found.num_items}
-    values |= {"of": found.what, "step": model.step, "cuts": cuts.name, "not_scored": found.refused}
-    fs.write_json(exp_dir / f"score-{cuts.stem}.json", values | {"spear_version": spear.__version__})
+    values = found.summary() | {"step": model.step, "cuts": cuts.name}
+    fs.write_json(exp_dir / f"score-{cuts.stem}.json", values)
     return found
 
 
@@ -125,22 +125,8 @@ def _write(settings: FinetuneSettings, counts: dict[str, Any], step: int, found:
     fs.write_jsonl(exp_dir / "predictions.jsonl", found.predictions)
     if TASKS[tables.task].is_text:
         write_report(exp_dir, "test", [Utterance(**row) for row in found.predictions])
-    summary = {
-        "task": tables.task,
-        "target": tables.target,
-        "metric": found.metric,
-        "value": found.value,
-        "interval_95": found.interval,
-        "items": found.num_items,
-        "of": found.what,
-        "step": step,
-        "init_from": settings.init_from,
-        "seed": settings.seed,
-        "counts": counts,
-        "not_scored": found.refused,
-        "spear_version": spear.__version__,
-    }
-    fs.write_json(exp_dir / "score.json", summary)
+    run = {"task": tables.task, "target": tables.target, "init_from": settings.init_from, "seed": settings.seed}
+    fs.write_json(exp_dir / "score.json", found.summary() | run | {"step": step, "counts": counts})
     rows = [f"| {split} | {' | '.join(str(value) for value in counts[split].values())} |" for split in SPLITS]
     lines = [
         f"# {tables.task} of {tables.target}",

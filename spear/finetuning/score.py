@@ -1,26 +1,26 @@
 """The score of a fine-tuned run on held-out recordings, with the number of items and an interval."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from spear import fs, log
-from spear.errors import DataError, SpearError
-from spear.evaluate.average_precision import macro_average_precision
+import spear
+from spear import fs
+from spear.errors import ConfigError, DataError, SpearError
+from spear.evaluate.corpora.writing import random_trials
 from spear.evaluate.metrics import interval_of_folds, score_folds
 from spear.finetuning.tasks import Task
 from spear.manifest.item import Item, to_item
-from spear.manifest.recordings import Recording, batches_of, cut_into_pieces, read_batches
-from spear.seeds import numpy_rng
+from spear.manifest.recordings import Piece, Recording, by_recording, cut_into_pieces
 from spear.train.finetuned import FineTuned
 
 MOST_TRIALS = 5000
 """Of each kind (one speaker, two speakers), where no list of trials is given."""
-_ROUNDS = 300
 
 
 @dataclass
@@ -44,6 +44,11 @@ class Scored:
     what: str
     refused: list[dict]
     predictions: list[dict]
+
+    def summary(self) -> dict[str, Any]:
+        """What files of scores hold of it."""
+        values = {"metric": self.metric, "value": self.value, "interval_95": self.interval, "items": self.num_items}
+        return values | {"of": self.what, "not_scored": self.refused, "spear_version": spear.__version__}
 
     def text(self) -> str:
         """One line."""
@@ -75,12 +80,14 @@ def score(
 
     Raises:
         DataError: no recording that can be scored.
+        ConfigError, DataError: see `read_trials`; before the model runs.
     """
     refused: list[dict] = []
+    listed = read_trials(trials) if trials else None
     items, rows = _read(cuts, refused, "" if task.is_text or task.open_set else target)
-    answers = dict(answer(model, model.stream(task.name), items, refused, batch_seconds))
+    answers = answer(model, model.stream(task.name), items, refused, batch_seconds)
     by_row: dict[str, list[int]] = {}
-    for number in sorted(answers):
+    for number in answers:
         by_row.setdefault(rows[number], []).append(number)
     if not by_row:
         raise DataError(f"no recording of {cuts} that can be scored", "held-out recordings", "see the reasons given")
@@ -88,14 +95,14 @@ def score(
     if task.is_text:
         return _of_texts(model, task, found, refused)
     if task.open_set:
-        return _of_pairs(found, refused, trials)
+        return _of_pairs(found, refused, listed)
     return (_of_tags if task.several else _of_classes)(task, found, refused, target, separator)
 
 
 def answer(
     model: FineTuned, stream: str, items: Sequence[Item], refused: list[dict], batch_seconds: float = 80.0
-) -> Iterator[tuple[int, Any]]:
-    """(number, what the stream's head says) of items, each heard in one piece; bad ones are appended to `refused`."""
+) -> dict[int, Any]:
+    """What the stream's head says of items by their numbers, each heard in one piece; bad ones go to `refused`."""
     recordings = [
         Recording(item.path, item.duration_seconds, item.start_seconds, item.speed, item.channel, item.gain)
         for item in items
@@ -106,11 +113,11 @@ def answer(
     def refuse(number: int, reason: str) -> None:
         refused.append({"id": items[number].id, "reason": reason})
 
-    progress = log.Progress(len(pieces), "scoring", "cuts")
-    for batch, waves_BS, lengths_B in read_batches(recordings, batches_of(pieces, batch_seconds), refuse):
-        for piece, said in zip(batch, model.decode(stream, model.encode(waves_BS, lengths_B))):
-            yield piece.recording, said
-        progress.update(len(batch))
+    def hear(batch: Sequence[Piece], waves_BS: Tensor, lengths_B: Tensor) -> list[Any]:
+        return model.decode(stream, model.encode(waves_BS, lengths_B))
+
+    said = by_recording(recordings, pieces, hear, refuse, "scoring", batch_seconds)
+    return {number: only for number, [(_, only)] in said.items()}
 
 
 def _read(cuts: Path, refused: list[dict], label: str) -> tuple[list[Item], list[str]]:
@@ -134,6 +141,8 @@ def _of_rows(metric: str, rows: list[dict], what: str, refused: list[dict], pred
     value = score_folds(metric, rows)
     known = np.isfinite(value)
     interval = interval_of_folds(metric, rows) if known else None
+    if known and not np.isfinite(interval[0]):  # of a single item there is nothing to resample
+        interval = (value, value)
     return Scored(metric, value if known else None, interval, len(rows), what, refused, predictions)
 
 
@@ -167,27 +176,21 @@ def _of_classes(task: Task, found: list, refused: list[dict], target: str, separ
 
 def _of_tags(task: Task, found: list, refused: list[dict], target: str, separator: str) -> Scored:
     names = sorted(found[0][2][0])
-    scores_NC, present_NC = np.zeros((len(found), len(names))), np.zeros((len(found), len(names)))
-    predictions = []
-    for number, (row_id, item, said) in enumerate(found):
+    rows, predictions = [], []
+    for row_id, item, said in found:
         probabilities, own = mean_of(said), {name.strip() for name in item.labels[target].split(separator)}
-        scores_NC[number] = [probabilities[name] for name in names]
-        present_NC[number] = [name in own for name in names]
+        there = [place for place, name in enumerate(names) if name in own]
+        rows.append({"reference": there, "hypotheses": [[probabilities[name] for name in names]]})
         predictions.append({"id": row_id, "reference": sorted(own), "probabilities": probabilities})
-    value = macro_average_precision(scores_NC, present_NC)
-    draws = numpy_rng(0, "bootstrap", len(found)).integers(len(found), size=(_ROUNDS, len(found)))
-    means = [macro_average_precision(scores_NC[rows], present_NC[rows]) for rows in draws]
-    means = [mean for mean in means if mean is not None]
-    interval = tuple(np.quantile(means, [0.025, 0.975]).tolist()) if means else None
-    return Scored(task.metric, value, interval, len(found), "recordings", refused, predictions)
+    return _of_rows(task.metric, rows, "recordings", refused, predictions)
 
 
-def _of_pairs(found: list, refused: list[dict], trials: Path | None) -> Scored:
+def _of_pairs(found: list, refused: list[dict], trials: list[tuple[str, str, bool]] | None) -> Scored:
     vectors, speakers = {}, {}
     for row_id, item, said in found:
         mean_D = torch.stack(list(said)).mean(0).double()
         vectors[row_id], speakers[row_id] = (mean_D / mean_D.norm().clamp(min=1e-12)).numpy(), item.speaker or ""
-    pairs = _listed(trials, vectors, refused) if trials else _drawn(speakers)
+    pairs = _drawn(speakers) if trials is None else _among(trials, vectors, refused)
     rows = [
         {"reference": same, "hypotheses": [float(vectors[first] @ vectors[second])]} for first, second, same in pairs
     ]
@@ -199,34 +202,38 @@ def _of_pairs(found: list, refused: list[dict], trials: Path | None) -> Scored:
     return _of_rows("eer", rows, what, refused, predictions)
 
 
-def _drawn(speakers: dict[str, str]) -> list[tuple[str, str, bool]]:
-    """All pairs, or so many of each kind, drawn with a fixed seed."""
-    names = list(speakers)
-    known = {speaker: number for number, speaker in enumerate(sorted(set(speakers.values())))}
-    numbers_N = np.array([known[speakers[name]] for name in names])
-    pairs = []
-    for place, number in enumerate(numbers_N):
-        others = np.arange(place + 1, len(names))
-        pairs.append(np.stack([np.full(len(others), place), others, numbers_N[others] == number]))
-    table = np.concatenate(pairs, axis=1)
-    chosen = []
-    for same in (1, 0):
-        columns = np.flatnonzero(table[2] == same)
-        rng = numpy_rng(0, "trials", same)
-        chosen.append(np.sort(rng.permutation(columns)[:MOST_TRIALS]))
-    return [(names[a], names[b], bool(same)) for a, b, same in table[:, np.concatenate(chosen)].T.tolist()]
+def read_trials(path: Path) -> list[tuple[str, str, bool]]:
+    """(first, second, whether they are of one speaker) of a list of trials.
 
-
-def _listed(path: Path, vectors: dict, refused: list[dict]) -> list[tuple[str, str, bool]]:
-    pairs = []
+    Raises:
+        ConfigError: no such file; a pipe is none, since the same call again would find it empty.
+        DataError: a line that is no trial.
+    """
+    if not path.is_file():
+        raise ConfigError(f"no {path}, or no file", "lines 1 ID ID and 0 ID ID", "correct --trials")
+    trials = []
     for number, line in fs.iter_lines(path):
         words = line.split()
         if not words:
             continue
         if len(words) != 3 or words[0] not in ("0", "1"):
             raise DataError(f"line {number} of {path}: {line[:60]!r}", "1 ID ID or 0 ID ID", "correct that line")
-        if absent := [name for name in words[1:] if name not in vectors]:
-            refused.append({"id": " ".join(words[1:]), "reason": f"trial without {absent[0]}"})
+        trials.append((words[1], words[2], words[0] == "1"))
+    return trials
+
+
+def _among(trials: Sequence[tuple[str, str, bool]], vectors: dict, refused: list[dict]) -> list[tuple[str, str, bool]]:
+    """The trials of recordings that have vectors; the others are refused."""
+    pairs = []
+    for first, second, same in trials:
+        if absent := [name for name in (first, second) if name not in vectors]:
+            refused.append({"id": f"{first} {second}", "reason": f"trial without {absent[0]}"})
         else:
-            pairs.append((words[1], words[2], words[0] == "1"))
+            pairs.append((first, second, same))
     return pairs
+
+
+def _drawn(speakers: dict[str, str]) -> list[tuple[str, str, bool]]:
+    """All pairs, or so many of each kind, drawn with a fixed seed."""
+    found = random_trials(speakers, "test", MOST_TRIALS)
+    return [(trial["first"], trial["second"], trial["same"]) for trial in found]

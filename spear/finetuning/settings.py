@@ -9,6 +9,7 @@ from spear.models import encoders
 from spear.models.loading import load_model
 
 RANDOM = "random:"
+_EPOCHS = 30  # so often small data is seen, unless steps are stated
 _STEPS = (200, 30_000)
 _LAST_VALUES = 100_000.0  # of the schedules of dropout and the like
 _FROZEN_SHARE, _FROZEN_STEPS = 0.1, 2000  # of the steps, the encoder stands still
@@ -35,7 +36,7 @@ def train_settings(
         counts: see `spear.finetuning.tables.prepare`.
         exp_dir: of the run; data lie in `exp_dir`/data.
         init_from: what `spear.load_model` reads, or `random:` and that, for an untrained encoder of its sizes.
-        num_steps: optimizer steps; 0: so many that training sees the data as often as the task says, in bounds.
+        num_steps: optimizer steps; 0: so many that training sees the data thirty times, in bounds.
         batch_seconds: audio of a batch.
         seed: of the run.
         device: of the trainer.
@@ -46,7 +47,7 @@ def train_settings(
     task, is_random = TASKS[tables.task], init_from.startswith(RANDOM)
     encoder = load_model(init_from.removeprefix(RANDOM)).config
     seconds = 3600 * counts["train"]["hours"]
-    steps = num_steps or min(max(round(task.epochs * seconds / batch_seconds), _STEPS[0]), _STEPS[1])
+    steps = num_steps or min(max(round(_EPOCHS * seconds / batch_seconds), _STEPS[0]), _STEPS[1])
     stream: dict[str, Any] = {"objective": task.name, "domain_weights": {"speech": 1.0, "audio": 1.0}}
     stream |= {"layers": task.layers}
     if not task.is_text and not task.open_set:

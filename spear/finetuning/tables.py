@@ -17,10 +17,9 @@ from spear.executor import run_units
 from spear.finetuning.tasks import TASKS, Task
 from spear.manifest.examine import examine_unit
 from spear.manifest.item import to_item
-from spear.manifest.labelled import PATHS, labelled_records, path_of, text_of
+from spear.manifest.labelled import group_in, labelled_records, named, no_usable_row, path_of, text_of
 from spear.manifest.scan import READABLE, Entry, Scan, files_below
 from spear.manifest.words import split_of
-from spear.names import id_problem
 
 SPLITS = ("train", "dev", "test")
 _FILES_PER_UNIT = 128
@@ -184,24 +183,12 @@ def read_rows(settings: TableSettings, data_dir: Path) -> tuple[list[Row], list[
         refused += [{"id": bad["id"], "reason": bad["reason"]} for bad in found.refused]
     rows += _decoded(candidates, settings, task, data_dir, refused)
     if not rows:
-        reasons = "; ".join(sorted({bad["reason"] for bad in refused})[:3])
-        raise DataError(
-            f"no usable row in {', '.join(map(str, settings.manifests))}" + (f": {reasons}" if reasons else ""),
-            f"paths (a column {', '.join(PATHS[:3])}...) and {settings.target}",
-            "correct the table, or --target",
-        )
+        raise no_usable_row(", ".join(map(str, settings.manifests)), settings.target, refused)
     return rows, refused
 
 
 def _of_table(record: dict[str, Any], table: Path, settings: TableSettings, task: Task) -> _Candidate:
-    name, fix = path_of(record), "correct that row"
-    if "\0" in name:
-        raise DataError("a path with a NUL", "the name of a file", fix)
-    if not name:
-        raise DataError(f"no path in a row with {', '.join(map(str, record))[:200]}", f"one of {PATHS}", fix)
-    row_id = str(record.get("id") or name)
-    if problem := id_problem(row_id, separators=""):
-        raise DataError(f"id {row_id[:200]!r}: {problem}", "an id of its own", fix)
+    row_id, name = named(record)
     value = record.get(settings.target)
     values = [text_of(each) for each in (value if isinstance(value, list) else [value])]
     if len(values) > 1 and task.several and any(settings.separator in each for each in values):
@@ -240,10 +227,7 @@ def _checked(target: str | None, settings: TableSettings) -> str:
 
 def _group(record: dict[str, Any], settings: TableSettings, path: str) -> str:
     column = settings.group or TASKS[settings.task].group_of(settings.target)
-    group = text_of(record.get(column)) if column else path
-    if not group:
-        raise DataError(f"no {column}", "a group in every row", "correct that row")
-    return group
+    return group_in(record, column, path)
 
 
 def _split(named: Any) -> str:
@@ -267,7 +251,11 @@ def _decoded(
     """The rows whose recordings can be decoded, with their cuts."""
     from spear.manifest.cuts import make_cuts  # imports lhotse, which takes seconds
 
-    files = [{"id": each.row.id, "path": str(each.path), "declared": None} for each in candidates]
+    # A recording that changed since an interrupted call is another one.
+    files = [
+        {"id": each.row.id, "path": str(each.path), "declared": None, "state": fs.state_of(each.path)}
+        for each in candidates
+    ]
     limits = {"root": "/", "min_seconds": 0.1, "max_seconds": settings.max_seconds}
     starts = range(0, len(files), _FILES_PER_UNIT)
     units = [{"name": f"examine-{n:07d}", "files": files[n : n + _FILES_PER_UNIT], **limits} for n in starts]

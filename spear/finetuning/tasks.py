@@ -17,7 +17,6 @@ class Task:
         is_text: the target is a transcript.
         several: a recording may have several labels.
         open_set: test labels need not be known to training (speakers).
-        epochs: how often small data is seen, unless steps are stated.
         layers: what the head reads.
         judged_by: the number of the validation by which checkpoints are averaged.
     """
@@ -28,7 +27,6 @@ class Task:
     is_text: bool = False
     several: bool = False
     open_set: bool = False
-    epochs: int = 30
     layers: str = "last"
     judged_by: str = "loss/{}/unmasked"
 

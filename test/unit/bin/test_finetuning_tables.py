@@ -56,6 +56,20 @@ def test_labels_that_training_lacks_are_listed_and_not_scored(tmp_path):
     assert any("no training recording has" in each for each in reasons) and any("sometimes" in r for r in reasons)
 
 
+def test_a_recording_that_changes_after_an_interrupted_call_is_decoded_again(tmp_path):
+    noise = 0.1 * np.random.default_rng(0).standard_normal(32000)
+    for name, count in (("a", 8000), ("b", 8000), ("c", 8000)):
+        save_audio(tmp_path / f"{name}.wav", noise[:count], 16000)
+    (tmp_path / "t.csv").write_text("path,class,split\na.wav,x,train\nb.wav,x,test\nc.wav,x,train\nno.wav,x,train\n")
+    settings = TableSettings([tmp_path / "t.csv"], "classification", "class", num_jobs=1)
+    assert prepare(settings, tmp_path / "data")["train"]["hours"] == pytest.approx(1 / 3600, abs=1e-5)
+    (tmp_path / "data" / "prepared.json").unlink()  # as after a call that was killed before it had written this
+    save_audio(tmp_path / "a.wav", noise, 16000)
+    assert prepare(settings, tmp_path / "data")["train"]["hours"] == pytest.approx(2.5 / 3600, abs=1e-5)
+    cuts = {cut["id"]: cut for cut in fs.read_jsonl(tmp_path / "data/manifests/train.jsonl")}
+    assert cuts["a.wav"]["duration"] == 2.0
+
+
 def test_long_recordings_become_windows_of_labels_but_have_one_transcript(tmp_path):
     rng = np.random.default_rng(0)
     for name, seconds in (("long", 3.0), ("a", 0.5), ("b", 0.6)):
@@ -186,7 +200,7 @@ def test_cuts_that_cannot_be_scored_are_listed_and_the_others_are_scored(tmp_pat
     fs.write_jsonl(path, [{"id": "none"}, cut, bare])
     model = SimpleNamespace(stream=str, encode=lambda *_: None, decode=lambda *_: [{"dog": 0.9, "cat": 0.1}])
     found = score.score(model, TASKS["tagging"], path, "tags")
-    assert found.num_items == 1 and found.value == 1.0
+    assert found.num_items == 1 and found.value == 1.0 and found.interval == (1.0, 1.0)
     assert [bad["id"] for bad in found.refused] == ["none", "bare"]
 
 
@@ -205,8 +219,39 @@ def test_pairs_are_all_there_are_or_those_of_the_list(tmp_path):
     assert {(row["first"], row["second"]): row["cosine"] for row in drawn.predictions}["a", "b"] == pytest.approx(0.8)
     (tmp_path / "trials").write_text("1 a b\n0 b c\n0 a nobody\n")
     refused = []
-    listed = score._of_pairs(found, refused, tmp_path / "trials")
+    listed = score._of_pairs(found, refused, score.read_trials(tmp_path / "trials"))
     assert listed.num_items == 2 and refused == [{"id": "a nobody", "reason": "trial without nobody"}]
     (tmp_path / "trials").write_text("a b 1\n")
     with pytest.raises(DataError, match="line 1"):
-        score._of_pairs(found, [], tmp_path / "trials")
+        score.read_trials(tmp_path / "trials")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_list_of_trials_that_cannot_be_read_is_refused_before_anything_is_done(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "bad").write_text("1 a\n")
+    words = [
+        "--task",
+        "verification",
+        "--manifest",
+        "missing",
+        "--init-from",
+        "missing",
+        "--exp-dir",
+        str(tmp_path / "x"),
+    ]
+    for name, error in (("pipe", ConfigError), ("missing.txt", ConfigError), ("bad", DataError)):
+        with pytest.raises(error, match=name):
+            finetune.main([*words, "--trials", str(tmp_path / name)])
+    assert not (tmp_path / "x").exists()
+
+
+def test_tags_have_the_mean_average_precision_and_an_interval_around_it():
+    found = [
+        (str(n), SimpleNamespace(labels={"tags": tags}), [{"dog": dog, "rain": 1 - dog}])
+        for n, (tags, dog) in enumerate([("dog", 0.9), ("rain", 0.8), ("dog;rain", 0.4), ("rain", 0.1)] * 3)
+    ]
+    result = score._of_tags(TASKS["tagging"], found, [], "tags", ";")
+    # Dogs are found among the first 3 of 12 alone, then among the first 9 with 3 others; rain before all that is none.
+    assert result.value == pytest.approx(((3 * 1 + 3 * 6 / 9) / 6 + 1) / 2)
+    assert 0 <= result.interval[0] < result.value < result.interval[1] <= 1
