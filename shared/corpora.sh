@@ -93,11 +93,6 @@ _bad_fraction() { # of cuts, at extraction: what stage 1 has decoded should be r
   if [[ "$decode" == true ]]; then echo 0.01; else echo "$max_bad_fraction"; fi
 }
 
-_absent() { # FOUND EXPECTED FIX: stops with the three parts of an error
-  printf 'error\n  found: %s\n  expected: %s\n  to fix: %s\n' "$1" "$2" "$3" >&2
-  exit 1
-}
-
 link_corpora() {
   local corpus place raw
   mkdir -p "$data_dir/raw"

@@ -40,6 +40,11 @@ safe_name() { # DIR
   if LC_ALL=C grep -q '[^ -~]' <<<"$name"; then printf '%s' "$name" | cksum | cut -d ' ' -f 1; fi
 }
 
+_absent() { # FOUND EXPECTED FIX: stops with the three parts of an error
+  printf 'error\n  found: %s\n  expected: %s\n  to fix: %s\n' "$1" "$2" "$3" >&2
+  exit 1
+}
+
 # The absolute path of a directory; $CDPATH has no say in it.
 absolute_dir() { # DIR
   (CDPATH= cd -- "$1" && pwd)

@@ -24,11 +24,8 @@ stage_dir="$data_dir/.stages"
 obtain_data() {
   renew
   mkdir -p "$data_dir"
-  if [[ ! -e "$esc50_dir/meta/esc50.csv" ]]; then
-    printf 'error\n  found: no %s\n  expected: ESC-50 as it is distributed\n  to fix: correct --esc50-dir\n' \
-      "$esc50_dir/meta/esc50.csv" >&2
-    exit 1
-  fi
+  [[ -e "$esc50_dir/meta/esc50.csv" ]] ||
+    _absent "no $esc50_dir/meta/esc50.csv" "ESC-50 as it is distributed" "correct --esc50-dir"
   ln -sfn "$(absolute_dir "$esc50_dir")" "$data_dir/raw"
   echo "licence: CC BY-NC 3.0 (nothing is copied, $data_dir/raw is a link)"
 }

@@ -15,9 +15,6 @@ corpus_options=
 
 here="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/shared/parse_options.sh"
-. "$here/shared/stages.sh"
-. "$here/shared/setup_environment.sh"
-setup_environment
 
 "$here/../spear/prepare.sh" --stage "$stage" --stop-stage "$((stop_stage < 1 ? stop_stage : 1))" \
   --audio-dir "$audio_dir" --data-dir "$data_dir" --num-jobs "$num_jobs" --dry-run "$dry_run" \

@@ -88,8 +88,8 @@ make_table() {
 }
 
 if ((stage <= 1)); then
-  "$here/prepare.sh" --stage "$stage" --stop-stage "$((stop_stage < 1 ? stop_stage : 1))" --audio-dir "$audio_dir" \
-    --data-dir "$data_dir" --num-jobs "$num_jobs" --dry-run "$dry_run" --corpus-options="$corpus_options"
+  "$here/prepare.sh" --stage "$stage" --stop-stage "$stop_stage" --audio-dir "$audio_dir" --data-dir "$data_dir" \
+    --num-jobs "$num_jobs" --dry-run "$dry_run" --corpus-options="$corpus_options"
 fi
 stage_dir="$exp_dir/.stages"
 run_stage 2 "fine-tune" "five kinds, from $init_from and from random weights; about 10 minutes on 2 cores" \

@@ -31,11 +31,7 @@ obtain_data() {
   mkdir -p "$data_dir/raw"
   for corpus in voxceleb1 voxceleb2; do
     place="${corpus}_dir"
-    if [[ ! -d "${!place}" ]]; then
-      printf 'error\n  found: no directory %s\n  expected: %s\n  to fix: correct --%s-dir\n' "${!place}" "$corpus" \
-        "$corpus" >&2
-      exit 1
-    fi
+    [[ -d "${!place}" ]] || _absent "no directory ${!place}" "$corpus" "correct --$corpus-dir"
     ln -sfn "$(absolute_dir "${!place}")" "$data_dir/raw/$corpus"
   done
   echo "licence: CC BY 4.0 for the lists; the audio belongs to the videos' owners (nothing is copied)"
