@@ -12,7 +12,7 @@ from torch import Tensor
 import spear
 from spear import fs
 from spear.errors import ConfigError, DataError, SpearError
-from spear.evaluate.corpora.writing import random_trials
+from spear.evaluate.corpora import writing
 from spear.evaluate.metrics import interval_of_folds, score_folds
 from spear.finetuning.tasks import Task
 from spear.manifest.item import Item, to_item
@@ -235,5 +235,5 @@ def _among(trials: Sequence[tuple[str, str, bool]], vectors: dict, refused: list
 
 def _drawn(speakers: dict[str, str]) -> list[tuple[str, str, bool]]:
     """All pairs, or so many of each kind, drawn with a fixed seed."""
-    found = random_trials(speakers, "test", MOST_TRIALS)
+    found = writing.random_trials(speakers, "test", MOST_TRIALS)
     return [(trial["first"], trial["second"], trial["same"]) for trial in found]
