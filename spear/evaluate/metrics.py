@@ -12,13 +12,14 @@ scikit-learn and pyannote.metrics, which take seconds to import, are what tests 
 """
 
 import itertools
-import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from spear.evaluate import matching, ranking
+from spear.evaluate.average_precision import mean_average_precision
+from spear.evaluate.matching import Segments
+from spear.evaluate.ranking import Weighted
 from spear.seeds import numpy_rng
 
 HIGHER_IS_BETTER = {"accuracy": True, "per": False, "wer": False, "cer": False}
@@ -112,10 +113,7 @@ MISS_FALSE_ALARM_WEIGHT = 12.49
 
 _ROUNDS = 300
 
-Segments = Sequence[tuple[str, float, float]]
 Slots = Sequence[tuple[str, str]]
-Weighted = Callable[[np.ndarray | None], float]
-"""The score of rows that count so many times each, (N,); once by default."""
 
 
 def score_rows(metric: str, rows: Sequence[dict]) -> float:
@@ -155,14 +153,12 @@ def row_counts(metric: str, reference, hypothesis) -> tuple[float, float]:
         return abs(reference - hypothesis), 1
     if metric in ("map_at_r", "recall_at_1"):
         return neighbour_counts(metric, reference, hypothesis)
-    if metric == "event_f1":
-        return 2 * matching_onsets(reference, hypothesis), len(reference) + len(hypothesis)
-    if metric in matching.NEAR:
+    if metric in matching.EVENTS:
         return matching.event_counts(metric, reference, hypothesis)
     if metric in ranking.CHOICES:
         return int(ranking.is_right(metric, reference, hypothesis)), 1
     if metric == "segment_er":
-        return segment_errors(reference, hypothesis)
+        return matching.segment_errors(reference, hypothesis)
     return item_counts(metric, reference, hypothesis)
 
 
@@ -236,37 +232,7 @@ def interval_of_folds(metric: str, rows: Sequence[dict], seed: int = 0, level: f
     return float(low), float(high)
 
 
-# Tags and numbers ----------------------------------------
-
-
-def mean_average_precision(scores_NC: np.ndarray, positive_NC: np.ndarray) -> Weighted:
-    """Prepares the mean over classes of the average precision; classes without any positive item do not count.
-
-    Items of one score are found together, as scikit-learn has it.
-
-    Args:
-        scores_NC: of items and classes, higher where a class is more likely.
-        positive_NC: where it is there.
-
-    Returns:
-        The score by weights (N,) of the items; nan when no class counts.
-    """
-    order_NC = np.argsort(-scores_NC, axis=0, kind="stable")
-    sorted_NC, hits_NC = (np.take_along_axis(values, order_NC, axis=0) for values in (scores_NC, positive_NC))
-    # For each place the last one of the same score.
-    places_N1 = np.arange(len(scores_NC))[:, None]
-    ends_NC = np.where(np.diff(sorted_NC, axis=0, append=-np.inf) != 0, places_N1, len(scores_NC))
-    ends_NC = np.minimum.accumulate(ends_NC[::-1], axis=0)[::-1]
-
-    def score_of(weights_N: np.ndarray | None) -> float:
-        weights_NC = np.ones(order_NC.shape) if weights_N is None else np.asarray(weights_N, np.float64)[order_NC]
-        found_NC = weights_NC * hits_NC
-        precision_NC = found_NC.cumsum(axis=0) / np.maximum(weights_NC.cumsum(axis=0), 1e-12)
-        totals_C = found_NC.sum(axis=0)
-        sums_C = (found_NC * np.take_along_axis(precision_NC, ends_NC, axis=0)).sum(axis=0)
-        return float(np.mean(sums_C[totals_C > 0] / totals_C[totals_C > 0])) if totals_C.any() else float("nan")
-
-    return score_of
+# Numbers -------------------------------------------------
 
 
 def correlation(expected_N: np.ndarray, found_N: np.ndarray, weights_N: np.ndarray | None = None) -> float:
@@ -305,43 +271,6 @@ def neighbour_counts(metric: str, label: str, neighbours: Sequence[str]) -> tupl
         return float(right_R[0]), 1
     precision_R = right_R.cumsum() / np.arange(1, len(right_R) + 1)
     return float((precision_R * right_R).mean()), 1
-
-
-# Events --------------------------------------------------
-
-ONSET_SECONDS, SEGMENT_SECONDS = 0.2, 1.0
-"""How far the onset of an event may be off, and how long a segment is (DCASE 2016, sed_eval)."""
-
-
-def matching_onsets(reference: Segments, hypothesis: Segments, within_seconds: float = ONSET_SECONDS) -> int:
-    """The most pairs of events of one name whose onsets are near one another; ends do not matter."""
-    matches = 0
-    for name in {event[0] for event in reference}:
-        first, second = (sorted(e[1] for e in side if e[0] == name) for side in (reference, hypothesis))
-        a = b = 0
-        while a < len(first) and b < len(second):  # in order of time this gives as many pairs as any other way
-            gap = first[a] - second[b]
-            near = abs(gap) <= within_seconds + 1e-9
-            matches, a, b = matches + near, a + (near or gap < 0), b + (near or gap > 0)
-    return matches
-
-
-def segment_errors(
-    reference: Segments, hypothesis: Segments, segment_seconds: float = SEGMENT_SECONDS
-) -> tuple[int, int]:
-    """(substitutions + deletions + insertions, active classes of the reference), over segments of equal length.
-
-    A class is active in every segment that an event of it touches.
-    """
-    sides = []
-    for events in (reference, hypothesis):
-        spans = (
-            (name, range(int(start / segment_seconds + 1e-9), math.ceil(end / segment_seconds - 1e-9)))
-            for name, start, end in events
-        )
-        sides.append({(name, segment) for name, span in spans for segment in span})
-    missed, added = (Counter(segment for _, segment in one) for one in (sides[0] - sides[1], sides[1] - sides[0]))
-    return sum(max(missed[segment], added[segment]) for segment in missed | added), len(sides[0])
 
 
 # Slot filling ------------------------------------------------------------------------------------------------------

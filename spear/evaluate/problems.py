@@ -149,11 +149,15 @@ class MeanProblem:
 def pooled_states(splits: Splits, store: FeatureStore, standardise: bool) -> dict[str, Tensor]:
     """Time means of the hidden states of each split, (L, N, D); standardised by those of train where asked for."""
     means = {name: store.means([row.key for row in rows]) for name, rows in splits.items()}
-    if not standardise:
-        return means
-    train = means["train"].double()
-    mean_LD, deviation_LD = standardise_stats(train.sum(dim=1), train.square().sum(dim=1), train.shape[1])
-    return {name: (values - mean_LD[:, None]) / deviation_LD[:, None] for name, values in means.items()}
+    return standardised(means) if standardise else means
+
+
+def standardised(splits: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every dimension of (L, N, D) by its mean and deviation on train, in float32."""
+    train_LND = splits["train"].double()
+    sums_LD, squares_LD = train_LND.sum(dim=1), train_LND.square().sum(dim=1)
+    mean_LD, deviation_LD = standardise_stats(sums_LD, squares_LD, train_LND.shape[1])
+    return {name: (x_LND.float() - mean_LD[:, None]) / deviation_LD[:, None] for name, x_LND in splits.items()}
 
 
 class LabelProblem(MeanProblem):

@@ -6,6 +6,17 @@ from statistics import NormalDist
 
 import numpy as np
 
+Weighted = Callable[[np.ndarray | None], float]
+"""The score of rows that count so many times each, (N,); once by default."""
+
+
+def lasts_of_ties(sorted_NC: np.ndarray) -> np.ndarray:
+    """For each place of sorted columns the last one of the same score."""
+    lasts_NC = np.where(
+        np.diff(sorted_NC, axis=0, append=np.nan) != 0, np.arange(len(sorted_NC))[:, None], len(sorted_NC)
+    )
+    return np.minimum.accumulate(lasts_NC[::-1], axis=0)[::-1]
+
 
 def areas(scores_NC: np.ndarray, positive_NC: np.ndarray) -> Callable[[np.ndarray | None], np.ndarray]:
     """Prepares the area under the ROC curve of every class: how often a positive item is above a negative one.
@@ -21,12 +32,8 @@ def areas(scores_NC: np.ndarray, positive_NC: np.ndarray) -> Callable[[np.ndarra
     """
     order_NC = np.argsort(scores_NC, axis=0, kind="stable")
     sorted_NC, hits_NC = (np.take_along_axis(values, order_NC, axis=0) for values in (scores_NC, positive_NC))
-    count = len(scores_NC)
-    places_N1 = np.arange(count)[:, None]
-    new_NC = np.diff(sorted_NC, axis=0, prepend=np.inf) != 0
-    firsts_NC = np.maximum.accumulate(np.where(new_NC, places_N1, 0), axis=0)
-    lasts_NC = np.where(np.roll(new_NC, -1, axis=0) | (places_N1 == count - 1), places_N1, count)
-    lasts_NC = np.minimum.accumulate(lasts_NC[::-1], axis=0)[::-1]
+    lasts_NC = lasts_of_ties(sorted_NC)
+    firsts_NC = len(scores_NC) - 1 - lasts_of_ties(sorted_NC[::-1])[::-1]
 
     def areas_of(weights_N: np.ndarray | None) -> np.ndarray:
         weights_NC = np.ones(order_NC.shape) if weights_N is None else np.asarray(weights_N, np.float64)[order_NC]
@@ -42,13 +49,13 @@ def areas(scores_NC: np.ndarray, positive_NC: np.ndarray) -> Callable[[np.ndarra
     return areas_of
 
 
-def mean_area(scores_NC: np.ndarray, positive_NC: np.ndarray) -> Callable[[np.ndarray | None], float]:
+def mean_area(scores_NC: np.ndarray, positive_NC: np.ndarray) -> Weighted:
     """The mean of `areas`; nan when one of them is, as HEAR has it."""
     areas_of = areas(scores_NC, positive_NC)
     return lambda weights_N: float(np.mean(areas_of(weights_N)))
 
 
-def mean_sensitivity(scores_NC: np.ndarray, positive_NC: np.ndarray) -> Callable[[np.ndarray | None], float]:
+def mean_sensitivity(scores_NC: np.ndarray, positive_NC: np.ndarray) -> Weighted:
     """d': the mean over classes of sqrt 2 times the standard normal quantile of the area; nan as in `mean_area`.
 
     Infinite when a class is ranked without a fault.

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spear.evaluate.activity import covered, smoothed, stretches_on
 from spear.evaluate.cache import FeatureStore
 from spear.evaluate.hear.layout import Metadata
 from spear.evaluate.hear.problem import HearProblem, embedded
@@ -31,23 +32,7 @@ _END_MS = 1e-4
 
 def frame_labels(events: Sequence[tuple[str, float, float]], centres_T: np.ndarray, labels: list[str]) -> np.ndarray:
     """(T, C), 1 where an event of a label (start and end in seconds) is on at a frame's centre (in seconds)."""
-    found_TC = np.zeros((len(centres_T), len(labels)), dtype=np.uint8)
-    for label, start, end in events:
-        found_TC[(centres_T >= start) & (centres_T < end + _END_MS / 1000), labels.index(label)] = 1
-    return found_TC
-
-
-def smoothed(active_TC: np.ndarray, width: int) -> np.ndarray:
-    """The median over `width` frames of what is on or off, mirrored at the ends, as scipy's `median_filter` has it.
-
-    To cut the median of probabilities at a threshold and to take the median of what is above it is the same.
-    """
-    if width < 2 or not len(active_TC):
-        return active_TC
-    before = width // 2
-    wide_TC = np.pad(active_TC.astype(np.int64), ((before, width - 1 - before), (0, 0)), mode="symmetric")
-    sums_TC = np.concatenate([np.zeros((1, wide_TC.shape[1]), np.int64), wide_TC.cumsum(axis=0)])
-    return sums_TC[width:] - sums_TC[:-width] >= width - before
+    return covered(events, centres_T, labels, _END_MS / 1000)
 
 
 def events_of(
@@ -63,11 +48,9 @@ def events_of(
     """
     step_ms = 1000 * float(np.mean(np.diff(centres_T))) if len(centres_T) > 1 else 1.0
     active_TC = smoothed(probabilities_TC > THRESHOLD, round(median_ms / step_ms))
-    edges_TC = np.diff(active_TC.astype(np.int8), axis=0, prepend=0, append=0)
     found = []
-    for number, label in enumerate(labels):
-        starts, stops = np.flatnonzero(edges_TC[:, number] == 1), np.flatnonzero(edges_TC[:, number] == -1) - 1
-        times = zip(centres_T[starts].tolist(), centres_T[stops].tolist())
+    for label, active_T in zip(labels, active_TC.T):
+        times = ((float(centres_T[first]), float(centres_T[stop - 1])) for first, stop in stretches_on(active_T))
         found += [[label, start, end] for start, end in times if 1000 * (end - start) >= least_ms - 1e-6]
     return sorted(found, key=lambda event: event[1])
 
@@ -101,9 +84,9 @@ class EventProblem(HearProblem):
     def _numbers(self, row: Row) -> list[int]:
         return [self._labels.index(label) for label, _, _ in row.target]
 
-    def _targets(self, rows: list[Row]) -> Tensor:
-        lengths = next(self._lengths[name] for name, mine in self._splits.items() if mine is rows)
-        found = [frame_labels(r.target, self._centres(n), self._labels) for r, n in zip(rows, lengths)]
+    def _targets(self, split: str) -> Tensor:
+        pairs = zip(self._splits[split], self._lengths[split])
+        found = [frame_labels(row.target, self._centres(frames), self._labels) for row, frames in pairs]
         return torch.from_numpy(np.concatenate(found))
 
     def _read(self, split: str, logits_NC: Tensor) -> dict[str, list[Any]]:

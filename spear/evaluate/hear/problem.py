@@ -12,10 +12,9 @@ from torch.nn import functional
 
 from spear.errors import DataError
 from spear.evaluate.cache import FeatureStore
-from spear.evaluate.heads import standardise_stats
 from spear.evaluate.hear.layout import Metadata
 from spear.evaluate.perceptrons import PerceptronBank
-from spear.evaluate.problems import Splits
+from spear.evaluate.problems import Splits, standardised
 from spear.evaluate.protocol import PerceptronSettings
 from spear.evaluate.table import Row
 from spear.seeds import numpy_rng
@@ -50,8 +49,9 @@ class HearProblem:
         self._splits, self._metadata, self._labels = splits, metadata, labels
         self.dev_accuracies: list[float] | None = None
         embeddings = {name: self._embeddings(store, rows, settings.states) for name, rows in splits.items()}
-        self._x = _standardised(embeddings) if settings.standardise else embeddings
-        self._y = {name: self._targets(rows) for name, rows in splits.items()}
+        # What batch normalisation remembers lags behind large offsets.
+        self._x = standardised(embeddings) if settings.standardise else embeddings
+        self._y = {name: self._targets(name) for name in splits}
         self.settings = self._in_steps(settings)
         held = {n for row in splits["train"] for n in self._numbers(row)}
         absent = sorted({labels[n] for row in splits["test"] for n in self._numbers(row) if n not in held})
@@ -65,8 +65,9 @@ class HearProblem:
     def _numbers(self, row: Row) -> list[int]:
         return row.target
 
-    def _targets(self, rows: list[Row]) -> Tensor:
+    def _targets(self, split: str) -> Tensor:
         """(N,) class numbers, or (N, C) indicators."""
+        rows = self._splits[split]
         if self._metadata.prediction_type == "multiclass":
             return torch.tensor([row.target[0] for row in rows])
         found_NC = torch.zeros(len(rows), len(self._labels), dtype=torch.uint8)
@@ -142,14 +143,6 @@ class HearProblem:
     def rows(self, split: str) -> list[dict]:
         """See `Problem`: the numbers of the classes, or events."""
         return [{"id": row.id, "reference": row.target} for row in self._splits[split]]
-
-
-def _standardised(embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Every dimension by its mean and deviation on train: what batch normalisation remembers lags behind offsets."""
-    train_LND = embeddings["train"].double()
-    sums_LD, squares_LD = train_LND.sum(dim=1), train_LND.square().sum(dim=1)
-    mean_LD, deviation_LD = standardise_stats(sums_LD, squares_LD, train_LND.shape[1])
-    return {n: (x.float() - mean_LD[:, None]) / deviation_LD[:, None] for n, x in embeddings.items()}
 
 
 def _whole_numbers(values: Any, key: str) -> list[int]:

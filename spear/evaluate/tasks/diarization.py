@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from spear.evaluate.activity import covered, smoothed, stretches_on
 from spear.evaluate.banks import Bank, ModuleBank
 from spear.evaluate.cache import FeatureStore
 from spear.evaluate.modules import RecurrentHead
@@ -30,12 +31,8 @@ _FILTERS = (1, 11)
 
 def frame_labels(segments: Sequence[tuple[str, float, float]], frames: int, frame_rate_hz: float) -> np.ndarray:
     """Activity of each speaker, (T, speakers of the recording), 1 where a segment covers a frame's centre."""
-    names = sorted({name for name, _, _ in segments})
-    labels = np.zeros((frames, len(names)), dtype=np.float32)
-    centres = (np.arange(frames) + 0.5) / frame_rate_hz
-    for name, start, end in segments:
-        labels[(centres >= start) & (centres < end), names.index(name)] = 1
-    return labels
+    centres_T = (np.arange(frames) + 0.5) / frame_rate_hz
+    return covered(segments, centres_T, sorted({name for name, _, _ in segments})).astype(np.float32)
 
 
 def permutation_free_loss(logits_BTS: Tensor, labels_BTS: Tensor, lens_B: Tensor) -> Tensor:
@@ -60,17 +57,12 @@ def frame_accuracy(logits_TS: Tensor, labels_TS: Tensor) -> float:
 
 def read_segments(posteriors_TS: np.ndarray, threshold: float, width: int, frame_rate_hz: float) -> list[list]:
     """[speaker, start, end] where the median-filtered decisions are on."""
-    segments = []
-    for speaker, values_T in enumerate(posteriors_TS.T):
-        active = values_T > threshold
-        if width > 1:
-            padded_T = np.pad(active, width // 2)
-            windows = np.lib.stride_tricks.sliding_window_view(padded_T, width)
-            active = windows.sum(axis=1) > width // 2
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], active.astype(np.int8), [0]])))
-        for start, end in zip(edges[::2], edges[1::2]):
-            segments.append([str(speaker), round(start / frame_rate_hz, 4), round(end / frame_rate_hz, 4)])
-    return segments
+    active_TS = smoothed(posteriors_TS > threshold, width, beyond="constant")
+    return [
+        [str(speaker), round(start / frame_rate_hz, 4), round(end / frame_rate_hz, 4)]
+        for speaker, active_T in enumerate(active_TS.T)
+        for start, end in stretches_on(active_T)
+    ]
 
 
 class DiarizationProblem(FrameProblem):

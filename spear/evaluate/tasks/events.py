@@ -6,7 +6,7 @@ and a least duration, all chosen on dev.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spear.errors import DataError
+from spear.evaluate.activity import covered
 from spear.evaluate.banks import Bank, LinearBank
 from spear.evaluate.cache import FeatureStore
 from spear.evaluate.problems import FrameProblem, Splits
@@ -34,7 +35,7 @@ class EventProblem(FrameProblem):
         if not self._classes:
             raise DataError("no event in any training recording", "some, with times", "check the targets")
         choices = itertools.product(_THRESHOLDS, _MEDIAN_SECONDS, _LEAST_SECONDS)
-        self._variants = {f"threshold {t:g}, median {m:g} s, at least {d:g} s": (t, m, d) for t, m, d in choices}
+        self._variants = [f"threshold {t:g}, median {m:g} s, at least {d:g} s" for t, m, d in choices]
         unseen = {name for row in splits["test"] for name, _, _ in row.target} - set(self._classes)
         self.details = {"classes": self._classes, "test_labels_unseen_in_training": sorted(unseen)}
 
@@ -49,10 +50,7 @@ class EventProblem(FrameProblem):
         for number, place in enumerate(places):
             length = int(self.lengths[split][place])
             centres_T = (np.arange(length) + 0.5) / self.frame_rate_hz
-            found_BTC[number, :length] = 0
-            for name, start, end in self._splits[split][place].target:
-                if name in self._classes:
-                    found_BTC[number, :length, self._classes.index(name)][(centres_T >= start) & (centres_T < end)] = 1
+            found_BTC[number, :length] = covered(self._splits[split][place].target, centres_T, self._classes)
         return torch.from_numpy(found_BTC)
 
     def _loss(self, logits_BTC: Tensor, labels_BTC: Tensor) -> Tensor:
@@ -78,14 +76,19 @@ class EventProblem(FrameProblem):
                 losses[head] += float(self._loss(logits_BTC, labels_BTC).sum()) / max(1, total)
                 for row, place in enumerate(places):
                     posteriors_TC = logits_BTC[row, : int(self.lengths[split][place])].sigmoid().numpy()
-                    for variant, choice in self._variants.items():
-                        found[head][variant][place] = self._events(posteriors_TC, *choice)
+                    for variant, events in zip(self._variants, self._events(posteriors_TC)):
+                        found[head][variant][place] = events
         return found, losses
 
-    def _events(self, posteriors_TC: np.ndarray, threshold: float, median: float, least: float) -> list[list]:
-        width = 2 * int(median * self.frame_rate_hz / 2) + 1
-        segments = read_segments(posteriors_TC, threshold, width, self.frame_rate_hz)
-        return [[self._classes[int(place)], start, end] for place, start, end in segments if end - start >= least]
+    def _events(self, posteriors_TC: np.ndarray) -> Iterator[list[list]]:
+        """Those of every variant, in their order."""
+        for threshold, median in itertools.product(_THRESHOLDS, _MEDIAN_SECONDS):
+            width = 2 * int(median * self.frame_rate_hz / 2) + 1
+            segments = read_segments(posteriors_TC, threshold, width, self.frame_rate_hz)
+            for least in _LEAST_SECONDS:
+                yield [
+                    [self._classes[int(place)], start, end] for place, start, end in segments if end - start >= least
+                ]
 
 
 class EventDetection(Diarization):

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from spear.errors import ConfigError, DataError
+from spear.evaluate.activity import smoothed
 from spear.evaluate.cache import FeatureStore
-from spear.evaluate.hear.events import _numbers, events_of, frame_labels, smoothed
+from spear.evaluate.hear.events import _numbers, events_of, frame_labels
 from spear.evaluate.hear.layout import read_layout, read_rows
 from spear.evaluate.hear.problem import embedded
 from spear.evaluate.hear.suite import HearTasks
@@ -213,7 +214,7 @@ def test_events_are_matched_as_many_as_can_be():
             allowed = max(0.05, 0.2 * (one[2] - one[1]))
             near[i, j] = one[0] == two[0] and abs(one[1] - two[1]) <= 0.05 and abs(one[2] - two[2]) <= allowed
         rows, columns = optimize.linear_sum_assignment(near, maximize=True)
-        assert matching_events(*sides) == near[rows, columns].sum()
+        assert matching_events(*sides, 0.05) == near[rows, columns].sum()
 
 
 def test_early_stopping_by_the_loss_where_the_metadata_say_so(data_dir, tmp_path):

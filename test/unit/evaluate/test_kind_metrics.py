@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from spear.evaluate import metrics
+from spear.evaluate import matching, metrics
+from spear.evaluate.average_precision import mean_average_precision
 
 
 def tagged(reference, *hypotheses):
@@ -32,7 +33,7 @@ def test_average_precision_is_that_of_scikit_learn_with_weights():
     rng = np.random.default_rng(0)
     scores_NC, positive_NC = rng.integers(0, 12, (60, 5)) / 12, rng.random((60, 5)) < 0.3
     weights_N = rng.integers(0, 4, 60).astype(float)
-    ours = metrics.mean_average_precision(scores_NC, positive_NC)
+    ours = mean_average_precision(scores_NC, positive_NC)
     for weights in (None, weights_N):
         theirs = sklearn.average_precision_score(positive_NC, scores_NC, average="macro", sample_weight=weights)
         assert ours(weights) == pytest.approx(theirs)
@@ -101,13 +102,13 @@ DOG, CAT = ["dog", 1.0, 2.0], ["cat", 3.0, 5.5]
     ],
 )
 def test_onsets_match_by_hand(hypothesis, matches):
-    assert metrics.matching_onsets([DOG, CAT], hypothesis) == matches
+    assert matching.matching_onsets([DOG, CAT], hypothesis, 0.2) == matches
 
 
 def test_as_many_onsets_match_as_can():
     # Nearest first would pair 1.15 with 1.1 and leave 1.0 and 1.3 alone.
     first = [["dog", 1.0, 2.0], ["dog", 1.15, 2.0]]
-    assert metrics.matching_onsets(first, [["dog", 1.1, 2.0], ["dog", 1.3, 2.0]]) == 2
+    assert matching.matching_onsets(first, [["dog", 1.1, 2.0], ["dog", 1.3, 2.0]], 0.2) == 2
 
 
 def test_event_scores_over_a_corpus_by_hand():
@@ -115,13 +116,13 @@ def test_event_scores_over_a_corpus_by_hand():
     # One of two events, three said: F1 = 2 * 1 / (2 + 3).
     assert metrics.score_rows("event_f1", rows) == pytest.approx(2 / 5)
     # dog is active in second 1, cat in 3, 4 and 5 (ends at 5.5): 4. Missed: cat in 3; added: cow in 0: 1 + 1.
-    assert metrics.segment_errors([DOG, CAT], rows[0]["hypotheses"][0]) == (2, 4)
+    assert matching.segment_errors([DOG, CAT], rows[0]["hypotheses"][0]) == (2, 4)
     assert metrics.score_rows("segment_er", rows) == pytest.approx(2 / 4)
 
 
 def test_a_wrong_class_in_a_segment_is_one_substitution():
-    assert metrics.segment_errors([["dog", 0.0, 2.0]], [["cat", 0.0, 2.0]]) == (2, 2)
-    assert metrics.segment_errors([], [["cat", 0.0, 2.0]]) == (2, 0)
+    assert matching.segment_errors([["dog", 0.0, 2.0]], [["cat", 0.0, 2.0]]) == (2, 2)
+    assert matching.segment_errors([], [["cat", 0.0, 2.0]]) == (2, 0)
 
 
 def test_intervals_hold_the_score():
