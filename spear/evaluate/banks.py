@@ -70,13 +70,28 @@ def arithmetic(settings: Settings) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = others
 
 
-class LinearBank:
+class SharedBank:
+    """Base of the banks whose heads share their products, forward and back."""
+
+    _training = True
+
+    def backward(self, losses: Iterable[Tensor], scale: float) -> Tensor:
+        """See `Bank`."""
+        losses_H = torch.stack(list(losses))
+        (losses_H.sum() * scale).backward()
+        return losses_H.detach()
+
+    def train(self, mode: bool) -> None:
+        """See `Bank`."""
+        self._training = mode
+
+
+class LinearBank(SharedBank):
     """Heads without anything non-linear: weighted sum, Linear, Linear (utterances: T = 1, the time mean)."""
 
     def __init__(self, num_layers: int, dim: int, num_outputs: int, settings: Settings):
         self.settings = settings
         self._heads = Heads(num_layers, dim, num_outputs, settings, settings.device)
-        self._training = True
 
     def outputs(self, features_LBTD: Tensor, lens_B: Tensor) -> list[Tensor]:
         """(B, T, C) of each head."""
@@ -87,27 +102,17 @@ class LinearBank:
         logits_HNC = logits_HNC if self._training else logits_HNC.cpu()
         return list(logits_HNC.unflatten(1, (batch, frames)))
 
-    def backward(self, losses: Iterable[Tensor], scale: float) -> Tensor:
-        """See `Bank`; the heads share their products, forward and back."""
-        losses_H = torch.stack(list(losses))
-        (losses_H.sum() * scale).backward()
-        return losses_H.detach()
-
     def step(self, scale: float) -> None:
         """See `Bank`."""
         self._heads.optimizer.step(scale)
 
-    def train(self, mode: bool) -> None:
-        """See `Bank`."""
-        self._training = mode
-
     def keep_best(self, improved_H: Tensor) -> None:
         """See `Bank`."""
-        self._heads.keep_best(improved_H)
+        self._heads.best.keep(improved_H)
 
     def restore_best(self) -> None:
         """See `Bank`."""
-        self._heads.restore_best()
+        self._heads.best.restore()
 
     def layer_weights(self) -> list[list[float]]:
         """See `Bank`."""

@@ -39,7 +39,7 @@ class Heads:
         for parameter in self.parameters():
             parameter.requires_grad_(True)
         self.optimizer = HeadwiseAdam(self.parameters(), [rate for rate, _ in config.heads], config.max_gradient_norm)
-        self._best = [parameter.detach().clone() for parameter in self.parameters()]
+        self.best = Remembered(self.parameters())
 
     def parameters(self) -> list[Tensor]:
         """All parameters, each with the axis H first."""
@@ -58,17 +58,6 @@ class Heads:
         bias_H1C = self.down_bias_H1P @ self.out_HPC + self.out_bias_H1C
         return torch.baddbmm(bias_H1C, mixed_HND, self.down_HDP @ self.out_HPC)
 
-    def keep_best(self, improved_H: Tensor) -> None:
-        """Remembers the present parameters of the heads that are marked."""
-        for best, parameter in zip(self._best, self.parameters()):
-            improved_H = improved_H.to(best.device)
-            best[improved_H] = parameter.detach()[improved_H]
-
-    def restore_best(self) -> None:
-        """Goes back to the remembered parameters."""
-        for best, parameter in zip(self._best, self.parameters()):
-            parameter.data.copy_(best)
-
     def layer_weights(self) -> list[list[float]]:
         """The softmax weights of every head."""
         return [[round(w, 5) for w in row] for row in self.layer_HL.detach().softmax(dim=-1).tolist()]
@@ -78,6 +67,28 @@ def _uniform(seed: int, name: str, shape: Sequence[int], fan_in: int) -> Tensor:
     """The initial distribution of `nn.Linear`, from the head's own random stream."""
     bound = 1 / math.sqrt(fan_in)
     return torch.empty(*shape).uniform_(-bound, bound, generator=torch_rng(seed, "probe-init", name, *shape))
+
+
+class Remembered:
+    """Copies of what heads are, to which they can go back.
+
+    Args:
+        tensors: each with the axis H first; they are changed in place, never replaced.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]):
+        self._tensors, self._copies = list(tensors), [tensor.detach().clone() for tensor in tensors]
+
+    def keep(self, marked_H: Tensor) -> None:
+        """Copies the heads that are marked anew."""
+        marked_H = marked_H.to(self._copies[0].device)
+        for copy, tensor in zip(self._copies, self._tensors):
+            copy[marked_H] = tensor.detach()[marked_H]
+
+    def restore(self) -> None:
+        """All heads become what was copied last."""
+        for copy, tensor in zip(self._copies, self._tensors):
+            tensor.data.copy_(copy)
 
 
 _BLOCK_NUMBERS = 1 << 18

@@ -5,19 +5,20 @@ input, and those of one seed what dropout takes away, so that a head is the same
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from spear.evaluate.heads import HeadwiseAdam
+from spear.evaluate.banks import SharedBank
+from spear.evaluate.heads import HeadwiseAdam, Remembered
 from spear.evaluate.protocol import PerceptronPoint, PerceptronSettings
 from spear.seeds import torch_rng
 
 _MOMENTUM, _EPSILON = 0.1, 1e-5  # of batch normalisation, as torch has them
 
 
-class PerceptronBank:
+class PerceptronBank(SharedBank):
     """See the module's docstring, and `Bank`.
 
     Args:
@@ -33,7 +34,7 @@ class PerceptronBank:
         # The places of the heads of each depth, and those heads.
         self._places = [[n for n, (point, _) in enumerate(heads) if point.hidden_layers == d] for d in depths]
         self._groups = [_Group(num_layers, dim, num_outputs, [heads[n] for n in p], settings) for p in self._places]
-        self._count, self._calls, self._training = len(heads), 0, True
+        self._count, self._calls = len(heads), 0
 
     def outputs(self, features_LBTD: Tensor, lens_B: Tensor) -> list[Tensor]:
         """(B, T, C) of each head."""
@@ -49,33 +50,20 @@ class PerceptronBank:
                 found[place] = logits_NC.unflatten(0, (batch, frames))
         return found
 
-    def backward(self, losses: Iterable[Tensor], scale: float) -> Tensor:
-        """See `Bank`."""
-        losses_H = torch.stack(list(losses))
-        (losses_H.sum() * scale).backward()
-        return losses_H.detach()
-
     def step(self, scale: float) -> None:
         """See `Bank`."""
         for group in self._groups:
             group.optimizer.step(scale)
 
-    def train(self, mode: bool) -> None:
-        """See `Bank`."""
-        self._training = mode
-
     def keep_best(self, improved_H: Tensor) -> None:
         """See `Bank`."""
         for places, group in zip(self._places, self._groups):
-            marked_H = improved_H[places].to(group.layer_HL.device)
-            for best, value in zip(group.best, group.state()):
-                best[marked_H] = value.detach()[marked_H]
+            group.best.keep(improved_H[places])
 
     def restore_best(self) -> None:
         """See `Bank`."""
         for group in self._groups:
-            for best, value in zip(group.best, group.state()):
-                value.data.copy_(best)
+            group.best.restore()
 
     def layer_weights(self) -> list[list[float]]:
         """The softmax weights of every head; nothing where there is but one layer."""
@@ -125,11 +113,7 @@ class _Group:
             parameter.requires_grad_(True)
         rates = [point.learning_rate for point, _ in heads]
         self.optimizer = HeadwiseAdam(trained, rates, settings.max_gradient_norm)
-        self.best = [value.detach().clone() for value in self.state()]
-
-    def state(self) -> list[Tensor]:
-        """All that a head is: parameters, and the means and variances of its batch normalisation."""
-        return [*self.optimizer.parameters, *(value for pair in self._running for value in pair)]
+        self.best = Remembered([*trained, *(value for pair in self._running for value in pair)])
 
     def logits(self, x_LND: Tensor, call: int | None) -> Tensor:
         """(H, N, C).
