@@ -14,6 +14,7 @@ from typing import Any
 
 from spear import fs
 from spear.evaluate.cache import file_size
+from spear.evaluate.matching import EVENTS
 from spear.evaluate.protocol import PROTOCOLS
 from spear.manifest import Item
 
@@ -59,8 +60,9 @@ def find_doubts(splits: Mapping[str, Sequence[Judged]], metric: str) -> list[str
         doubts += _of_one_label(train, test)
     if train and metric == "accuracy":
         doubts += _of_classes(train, test)
-    elif train and metric == "map":
-        doubts += _of_tags(train, test)
+    elif train and metric in ("map", *EVENTS):
+        # Heads of tags have the classes of training alone; an event that is not found is an error.
+        doubts += _of_tags(train, test, "do not count" if metric == "map" else "cannot be found")
     elif train and metric in ("per", "wer", "cer"):
         doubts += _of_symbols(train, test)
     texts = [example.text for example in test if example.text]
@@ -78,13 +80,13 @@ def _of_one_label(train: Sequence[Judged], test: Sequence[Judged]) -> list[str]:
     return []
 
 
-def _of_tags(train: Sequence[Judged], test: Sequence[Judged]) -> list[str]:
+def _of_tags(train: Sequence[Judged], test: Sequence[Judged], and_so: str) -> list[str]:
     known = {label for example in train for label in example.labels}
     unseen = Counter(label for example in test for label in example.labels if label not in known)
     if not unseen:
         return []
     return [
-        f"{len(unseen)} labels of test were never in training, such as {_some(unseen)}, and do not count"
+        f"{len(unseen)} labels of test were never in training, such as {_some(unseen)}, and {and_so}"
         f"{_other_case(unseen, known)}"
     ]
 
@@ -186,7 +188,8 @@ def cut_short(run: dict) -> list[str]:
 
 
 def _skipped_steps(run: dict) -> list[str]:
-    chosen = [head for head in run.get("grid") or () if head.get("learning_rate") == run.get("learning_rate")]
+    key = "point" if "point" in run else "learning_rate"  # several points of a grid may have one rate
+    chosen = [head for head in run.get("grid") or () if head.get(key) == run.get(key)]
     most = max((head.get("skipped_steps") or 0 for head in chosen), default=0)
     if not run.get("steps") or most < _LEAST_SHARE * run["steps"]:
         return []

@@ -189,7 +189,7 @@ def endless_batches(problem: Problem) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class Choice:
-    """A candidate, its score on the split it was chosen on, and the standard error of the best candidate there."""
+    """A candidate, its score on dev, and the standard error of the best candidate there."""
 
     learning_rate: float
     variant: str
@@ -203,14 +203,24 @@ def gather(grids: Sequence[Grid], split: str, point: Point, variant: str) -> lis
     return [row for grid in grids for row in grid.predictions(split, point, variant)]
 
 
-def select(
-    grids: Sequence[Grid],
-    metric: str,
-    default_rate: float | None,
-    split: str = "dev",
-    points: Sequence[Point] | None = None,
-) -> Choice:
-    """Chooses the candidate on a split.
+def best_variant(grids: Sequence[Grid], metric: str, point: Point, split: str = "dev") -> tuple[str, float, list[dict]]:
+    """The best variant of a point on a split, its score there (nan where none is finite), and its prediction rows."""
+    found = []
+    for variant in grids[0].variants:
+        rows = gather(grids, split, point, variant)
+        score = score_folds(metric, rows)
+        found.append((variant, score if np.isfinite(score) else float("nan"), rows))
+    return max(found, key=lambda candidate: _value(metric, candidate[1]))
+
+
+def _value(metric: str, score: float) -> float:
+    """The higher, the better."""
+    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
+    return sign * score if np.isfinite(score) else -float("inf")
+
+
+def select(grids: Sequence[Grid], metric: str, default_rate: float | None) -> Choice:
+    """Chooses the candidate on dev.
 
     With a default it is the learning rate nearest (in ratio) to the declared default among those whose score is
     within one standard error (bootstrap over items) of the best: a small dev set cannot rank rates, a large one has a
@@ -219,30 +229,20 @@ def select(
 
     Args:
         default_rate: for grids whose points are learning rates.
-        points: that can be chosen; by default all of the grid.
     """
     rate_of = {point_of(head): head["learning_rate"] for grid in grids for head in grid.heads}
-    points = sorted(points or rate_of)
-    points = [point for point in points if _is_trained(grids, point)] or points
-    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
-    tops: dict[Point, tuple[float, str, list[dict]]] = {}
-    for point in points:
-        for variant in grids[0].variants:
-            rows = gather(grids, split, point, variant)
-            score = score_folds(metric, rows)
-            value = sign * score if np.isfinite(score) else -float("inf")
-            if point not in tops or value > tops[point][0]:
-                tops[point] = (value, variant, rows)
-    best = max(tops, key=lambda point: tops[point][0])
+    points = [point for point in sorted(rate_of) if _is_trained(grids, point)] or sorted(rate_of)
+    tops = {point: best_variant(grids, metric, point) for point in points}
+    values = {point: _value(metric, score) for point, (_, score, _) in tops.items()}
+    best = max(values, key=values.__getitem__)
     low, high = interval_of_folds(metric, tops[best][2])
     error = (high - low) / (2 * 1.96) if np.isfinite(high - low) else 0.0
     chosen = best
     if default_rate and len(points) > 1:
-        close = [point for point in points if tops[point][0] >= tops[best][0] - error - 1e-9]
-        chosen = min(close, key=lambda rate: (round(abs(np.log(rate / default_rate)), 6), -tops[rate][0]))
-    value = tops[chosen][0]
-    score = sign * value if np.isfinite(value) else float("nan")
-    return Choice(rate_of[chosen], tops[chosen][1], score, error, chosen)
+        close = [point for point in points if values[point] >= values[best] - error - 1e-9]
+        chosen = min(close, key=lambda rate: (round(abs(np.log(rate / default_rate)), 6), -values[rate]))
+    variant, score, _ = tops[chosen]
+    return Choice(rate_of[chosen], variant, score, error, chosen)
 
 
 def _is_trained(grids: Sequence[Grid], point: Point) -> bool:

@@ -37,13 +37,14 @@ def near_legacy(
         problems = task.problems(table, store, settings, legacy=True)
         grids = engine.run_grids(problems, metric, settings, f"{label}, {NAME}")
         choice = engine.select(grids, metric, None)
+        learning_rate, variant = choice.learning_rate, choice.variant
+        rows = engine.gather(grids, "test", learning_rate, variant)
     else:
-        choice = engine.select(grids, metric, None, "test", points=[learning_rate])
-    rows = engine.gather(grids, "test", choice.learning_rate, choice.variant)
+        variant, _, rows = engine.best_variant(grids, metric, learning_rate, "test")
     return {
         "rule": task.legacy_rule,
         "differences": list(task.legacy_differences),
-        "learning_rate": choice.learning_rate,
-        "variant": choice.variant,
+        "learning_rate": learning_rate,
+        "variant": variant,
         "score": score_folds(metric, rows),
     }

@@ -186,7 +186,7 @@ def learning_rates_part(runs: list[dict]) -> str:
     """Dev scores over the learning rates of the grid."""
     if not runs:
         return _missing("No scores yet. Run: spear evaluate")
-    note = "Dev score of every learning rate of the grid (mean over head seeds); the ring marks the selected one."
+    note = "Dev score of every learning rate of the grid (mean over all heads of it); the ring marks the selected one."
     return f'<p class="note">{note}</p>' + _figure(figures.learning_rates_figure(runs))
 
 

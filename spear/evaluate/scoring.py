@@ -30,7 +30,7 @@ def score_task(
 
     Returns:
         score, interval, scores, extra_scores, dev_score, learning_rate, variant, layer_weights, grid, counts, details,
-        and `rows`, the predictions on test.
+        `point` where points are more than learning rates, and `rows`, the predictions on test.
     """
     metric = task.metrics[0]
     problems = task.problems(table, store, settings)
@@ -75,7 +75,7 @@ def score_task(
         "folds": {fold: {n: len(rows) for n, rows in s.items()} for fold, s in task.folds(table).items()},
         "details": {fold: problem.details for fold, problem in problems.items()},
         "rows": rows,
-    }
+    } | ({"point": choice.point} if settings.point_names else {})
 
 
 def _grid_on_the_first_fold(
@@ -94,10 +94,7 @@ def _test_rows(grids: list[engine.Grid], choice: engine.Choice, metric: str, set
     """Predictions of the chosen candidate; where each fold has heads of its own, under the best variant of its dev."""
     if not settings.patience:
         return engine.gather(grids, "test", choice.point, choice.variant)
-    variants = [
-        engine.select([grid], metric, None, points=[choice.point]).variant if len(grid.variants) > 1 else choice.variant
-        for grid in grids
-    ]
+    variants = [engine.best_variant([grid], metric, choice.point)[0] for grid in grids]
     return [row for grid, name in zip(grids, variants) for row in grid.predictions("test", choice.point, name)]
 
 
@@ -123,10 +120,11 @@ def _grid_rows(grids: list, deciding: list, metric: str) -> list[dict]:
         for number, head in enumerate(grid.heads):
             own = _one_head(grid, number)
             judges = [own] if deciding is grids else [_one_head(other, number) for other in deciding]
-            choice = engine.select(judges, metric, None)
-            test = own.predictions("test", engine.point_of(head), choice.variant)
+            point = engine.point_of(head)
+            variant, dev_score, _ = engine.best_variant(judges, metric, point)
+            test = own.predictions("test", point, variant)
             rows.append(
-                {**head, "fold": grid.fold, "variant": choice.variant, "dev_score": choice.score}
+                {**head, "fold": grid.fold, "variant": variant, "dev_score": dev_score}
                 | {"test_score": score_folds(metric, test)}
             )
     return rows

@@ -86,6 +86,11 @@ class Task:
             return tuple(map(str, values)), ""
         return (), ""
 
+    @property
+    def judged_by(self) -> str:
+        """The metric whose rules say what labels that training lacks do to a score, for `find_doubts`."""
+        return self.metrics[0]
+
     def doubts(self, table: Table) -> list[str]:
         """What makes the score of these rows mean little, a sentence each, each once over the folds."""
         if not self.trained_splits:
@@ -95,7 +100,7 @@ class Task:
             judged = {
                 name: [Judged(row.item, *self.judged(row.target)) for row in rows] for name, rows in splits.items()
             }
-            found |= dict.fromkeys((f"fold {fold}: " if fold else "") + d for d in find_doubts(judged, self.metrics[0]))
+            found |= dict.fromkeys((f"fold {fold}: " if fold else "") + d for d in find_doubts(judged, self.judged_by))
         return list(found)
 
     def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: Settings) -> Problem:

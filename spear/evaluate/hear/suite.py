@@ -7,7 +7,6 @@ from typing import Any
 
 from spear.errors import ConfigError, DataError
 from spear.evaluate.cache import FeatureStore
-from spear.evaluate.doubts import Judged, find_doubts
 from spear.evaluate.hear.events import EventProblem
 from spear.evaluate.hear.layout import METADATA, METRICS, Layout, read_layout, read_rows
 from spear.evaluate.hear.problem import HearProblem
@@ -15,7 +14,7 @@ from spear.evaluate.metrics import HIGHER_IS_BETTER
 from spear.evaluate.problems import Splits
 from spear.evaluate.protocol import PerceptronSettings
 from spear.evaluate.suite import Refuse, Suite
-from spear.evaluate.table import Row, Table, settled
+from spear.evaluate.table import Table, settled
 from spear.evaluate.task import Task
 from spear.log import get_logger
 
@@ -63,15 +62,16 @@ class HearTask(Task):
         """See `Task`; a partial copy is told, and so are labels of test that training lacks."""
         gone = sum(row["reason"].startswith(_ABSENT) for row in table.skipped)
         found = [f"a partial copy: {gone} of {gone + len(table.rows)} recordings are not there"] if gone else []
-        of_classes = "accuracy" if self.metadata.prediction_type == "multiclass" else self.metrics[0]
-        for fold, splits in self.folds(table).items():
-            judged = {name: [self._judged(row) for row in rows] for name, rows in splits.items()}
-            found += [(f"fold {fold}: " if fold else "") + doubt for doubt in find_doubts(judged, of_classes)]
-        return list(dict.fromkeys(found))
+        return found + super().doubts(table)
 
-    def _judged(self, row: Row) -> Judged:
-        names = [event[0] if self.needs_frames else self.layout.labels[event] for event in row.target]
-        return Judged(row.item, tuple(names))
+    @property
+    def judged_by(self) -> str:
+        """See `Task`: every label of the vocabulary counts, as events do, whether it is in training or not."""
+        return "accuracy" if self.metadata.prediction_type == "multiclass" else "event_f1"
+
+    def judged(self, target: list) -> tuple[tuple[str, ...], str]:
+        """See `Task`."""
+        return tuple(part[0] if self.needs_frames else self.layout.labels[part] for part in target), ""
 
     def problem(self, splits: Splits, table: Table, store: FeatureStore, settings: PerceptronSettings) -> HearProblem:
         """See `Task`."""

@@ -11,6 +11,7 @@ import torch
 from spear.errors import ConfigError, DataError
 from spear.evaluate.activity import smoothed
 from spear.evaluate.cache import FeatureStore
+from spear.evaluate.doubts import doubts_of
 from spear.evaluate.hear.events import _numbers, events_of, frame_labels
 from spear.evaluate.hear.layout import read_layout, read_rows
 from spear.evaluate.hear.problem import embedded
@@ -106,8 +107,36 @@ def test_bad_files_are_left_out_by_name(tmp_path):
     suite = HearTasks(tmp_path)
     (task,) = suite.find(["animals-v1.0-full"])
     doubts = task.doubts(suite.table(task))
-    assert "a partial copy: 1 of 14 recordings are not there" in doubts
-    assert any("'cat'" in doubt or "labels that training never had" in doubt for doubt in doubts) or len(doubts) == 1
+    assert doubts == [
+        "a partial copy: 1 of 14 recordings are not there",
+        "every training item has the label 'cat': one answer is always right",
+        "4 of 6 test items have labels that training never had, such as 'ape', 'bee', and cannot be right",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name, split, prefix", [("beeps-hear2021-full", "train", ""), ("chords-v1-full", "fold02", "fold fold00: ")]
+)
+def test_a_label_of_test_that_training_lacks_is_said_beside_the_score(tmp_path, name, split, prefix):
+    path = hear_corpus.make(tmp_path, each=2) / "tasks" / name / f"{split}.json"
+    files = json.loads(path.read_text())
+    kept = {file: [t for t in ts if (t["label"] if isinstance(t, dict) else t) != "cat"] for file, ts in files.items()}
+    path.write_text(json.dumps(kept))
+    suite = HearTasks(tmp_path)
+    (task,) = suite.find([name])
+    said = f"{prefix}1 labels of test were never in training, such as 'cat', and cannot be found"
+    assert said in task.doubts(suite.table(task))
+
+
+def test_steps_left_out_are_those_of_the_chosen_point_and_not_of_others_of_its_rate(runs):
+    run = runs["animals"]
+    assert run["point"] in {head["point"] for head in run["grid"]} and run["steps"] > 0
+    others = [head | {"skipped_steps": run["steps"]} for head in run["grid"] if head["point"] != run["point"]]
+    assert {head["learning_rate"] for head in others} == {run["learning_rate"]}
+    chosen = [head for head in run["grid"] if head["point"] == run["point"]]
+    assert not doubts_of(run | {"grid": others + chosen, "doubts": []})
+    broken = [head | {"skipped_steps": run["steps"]} for head in chosen]
+    assert "steps of the chosen heads were left out" in doubts_of(run | {"grid": broken, "doubts": []})[0]
 
 
 def test_damaged_metadata_refuses_that_task_alone(tmp_path):
