@@ -33,7 +33,7 @@ from spear.errors import ConfigError, DataError, SpearError
 from spear.evaluate.contents import Contents
 from spear.evaluate.excerpt import Excerpt
 from spear.evaluate.upstream import MIN_SAMPLES, Upstream, upstream_hash
-from spear.evaluate.windows import WHOLE_SECONDS, first_centre_seconds, stretches
+from spear.evaluate.windows import WHOLE_SECONDS, first_centre_seconds, padded_samples, stretches
 from spear.log import Progress, get_logger
 from spear.manifest import Item
 from spear.shards import ShardStore, ShardWriter
@@ -226,9 +226,8 @@ class FeatureCache(FeatureStore):
     def _describe(self) -> None:
         layout = {"sample_rate": self.upstream.sample_rate, "stride_samples": self.upstream.stride_samples}
         path = self.directory / "layout.json"
-        known = fs.read_json(path).get("first_centre_seconds") if path.exists() else None
-        layout |= {} if known is None else {"first_centre_seconds": known}
-        fs.write_json(self.directory / "layout.json", layout)
+        known = fs.read_json(path) if path.exists() else {}  # the centres, where they are measured
+        fs.write_json(path, known | layout)
         fs.write_json(self.directory / "upstream.json", self.upstream.fingerprint())
 
     def _refuse_if_most(self, failed: dict[str, str], good: int) -> None:
@@ -348,8 +347,7 @@ class FeatureCache(FeatureStore):
 
     def _grid(self, wave: np.ndarray) -> int:
         """Samples of the wave after padding to the grid."""
-        step = max(1, round(self.config.grid_seconds * self.upstream.sample_rate))
-        return -(-max(len(wave), MIN_SAMPLES) // step) * step
+        return padded_samples(len(wave), self.upstream.sample_rate, self.config.grid_seconds)
 
     def _extract(self, waves: list[np.ndarray], in_windows: bool) -> tuple[list[Tensor], Tensor]:
         if in_windows:

@@ -49,10 +49,16 @@ def stretches(
             return
 
 
+def padded_samples(samples: int, sample_rate: int, grid_seconds: float) -> int:
+    """How long a recording is with zeros behind it: long enough for a frame, and a multiple of the grid."""
+    step = max(1, round(grid_seconds * sample_rate))
+    return -(-max(samples, MIN_SAMPLES) // step) * step
+
+
 def _batched(upstream: Upstream, waves_BS: Tensor, grid_seconds: float) -> list[Tensor]:
     samples = max(waves_BS.shape[1], MIN_SAMPLES)
-    grid = max(1, round(grid_seconds * upstream.sample_rate))
-    padded_BS = functional.pad(waves_BS, (0, -(-samples // grid) * grid - waves_BS.shape[1]))
+    wanted = padded_samples(samples, upstream.sample_rate, grid_seconds)
+    padded_BS = functional.pad(waves_BS, (0, wanted - waves_BS.shape[1]))
     size = max(1, int(_BATCH_SECONDS * upstream.sample_rate / padded_BS.shape[1]))
     parts = []
     for part_BS in padded_BS.split(size):

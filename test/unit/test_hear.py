@@ -86,7 +86,7 @@ def test_the_first_frame_of_convolutions_of_25_ms_is_at_half_of_them():
     assert windows.first_centre_seconds(CallableUpstream(Convolutions(), "c")) == pytest.approx(0.0125)
 
 
-def test_twenty_minutes_take_bounded_memory_and_equal_the_whole(monkeypatch):
+def test_twenty_minutes_take_bounded_memory_and_equal_the_whole():
     encoder = Convolutions()
     upstream = CallableUpstream(encoder, "c")
     wave_1S = 0.1 * torch.randn(1, 20 * 60 * 16000)

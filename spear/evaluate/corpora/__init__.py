@@ -1,4 +1,4 @@
-"""Corpora: from a folder as it is distributed to the manifests of the SUPERB tasks that it serves."""
+"""Corpora: from a folder as it is distributed to the manifests of the tasks that it serves."""
 
 import importlib
 import inspect
@@ -10,7 +10,9 @@ CORPORA = ("synthetic", "real_mini", "hear_mini", "librispeech", "speech_command
 
 
 def prepare_corpus(corpus: str, raw: str | Path, data_dir: str | Path, **options) -> dict[str, dict[str, int]]:
-    """Writes `DATA_DIR/superb/<TASK>.jsonl` for the tasks of a corpus; returns the rows by task and split.
+    """Writes the tasks of a corpus (`DATA_DIR/superb/<TASK>.jsonl`; those of HEAR's kinds into `DATA_DIR/tasks`).
+
+    Returns the rows by task and split.
 
     Args:
         corpus: a name of `CORPORA`; its module lists the options. `seed` and `num_jobs` may always be given; where
