@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spear.evaluate.protocol import Settings
 from spear.seeds import torch_rng
@@ -91,50 +91,44 @@ class Remembered:
             tensor.data.copy_(copy)
 
 
-_BLOCK_NUMBERS = 1 << 18
-
-
 class HeadwiseAdam:
     """Adam (betas 0.9, 0.999) in which each head has its own learning rate and its own gradient clipping.
 
     A step in which a head's gradient is not finite leaves that head alone and is counted.
+
+    Args:
+        parameters: each with the axis H first; they are changed in place.
+        learning_rates: of each head.
+        max_gradient_norm: of each head.
     """
 
     def __init__(self, parameters: list[Tensor], learning_rates: Sequence[float], max_gradient_norm: float):
         self.parameters, self.max_gradient_norm = parameters, max_gradient_norm
-        device = parameters[0].device
-        self.rate_H = torch.tensor(learning_rates, device=device)
-        self.skipped_H = torch.zeros(len(learning_rates), dtype=torch.int64, device=device)
-        self._first = [torch.zeros_like(p) for p in parameters]
-        self._second = [torch.zeros_like(p) for p in parameters]
-        self._steps = 0
+        self.rates = list(learning_rates)
+        self.skipped_H = torch.zeros(len(self.rates), dtype=torch.int64)
+        # A head's parameters are views: one kernel reads and writes each of its numbers once.
+        heads = [[nn.Parameter(p.detach()[number]) for p in parameters] for number in range(len(self.rates))]
+        groups = [{"params": head, "lr": rate} for head, rate in zip(heads, self.rates)]
+        self._optimizer = torch.optim.Adam(groups, fused=True)
 
     @torch.no_grad()
     def step(self, scale: float) -> None:
         """One update with every learning rate times `scale`; clears the gradients."""
-        self._steps += 1
-        squares_H = sum(p.grad.square().flatten(1).sum(dim=1) for p in self.parameters)
-        finite_H = torch.isfinite(squares_H)
-        self.skipped_H += ~finite_H
-        clip_H = (self.max_gradient_norm / squares_H.sqrt().clamp(min=1e-12)).clamp(max=1.0)
-        correction = math.sqrt(1 - 0.999**self._steps) / (1 - 0.9**self._steps)
-        size_H = torch.where(finite_H, self.rate_H * (scale * correction), 0.0)
-        some_broken = finite_H.is_cuda or not finite_H.all()  # to look first would wait for a GPU
-        for parameter, *moments in zip(self.parameters, self._first, self._second):
-            shape = (-1,) + (1,) * (parameter.dim() - 1)
-            # A few heads at a time, so that what one pass writes is still in the cache for the next: half the time.
-            count = len(parameter) if parameter.is_cuda else max(1, _BLOCK_NUMBERS // parameter[0].numel())
-            for start in range(0, len(parameter), count):
-                block = slice(start, start + count)
-                gradient = parameter.grad[block].mul_(clip_H[block].view(shape))
-                if some_broken:
-                    gradient = torch.where(finite_H[block].view(shape), gradient, 0.0)
-                first, second = (moment[block] for moment in moments)
-                first.lerp_(gradient, 0.1)
-                second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-                parameter[block].addcdiv_(
-                    first * -size_H[block].view(shape), second.sqrt().add_(1e-8 * math.sqrt(1 - 0.999**self._steps))
-                )
+        gradients = [p.grad for p in self.parameters]
+        norms_H = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients]).norm(dim=0)
+        clip_H = (self.max_gradient_norm / norms_H.clamp(min=1e-12)).clamp(max=1.0)
+        clips = clip_H.tolist()  # waits for a GPU once, not for every head
+        if any(clip < 1.0 for clip in clips):
+            for gradient in gradients:
+                gradient.mul_(clip_H.view((-1,) + (1,) * (gradient.dim() - 1)))
+        for number, (group, clip) in enumerate(zip(self._optimizer.param_groups, clips)):
+            is_finite = 0.0 < clip  # 0 where the norm is infinite, and no comparison holds where it is not a number
+            self.skipped_H[number] += not is_finite
+            group["lr"] = self.rates[number] * scale
+            for view, gradient in zip(group["params"], gradients):
+                view.grad = gradient[number] if is_finite else None
+        self._optimizer.step()
+        for parameter in self.parameters:
             parameter.grad = None
 
 
