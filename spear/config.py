@@ -442,7 +442,8 @@ class Setting(typing.NamedTuple):
 
 def dotted_names(config_class: type, prefix: str = "") -> Iterator[Setting]:
     """Every setting of a configuration class; entries of mappings appear as ``<name>``, of lists as ``<item>``."""
-    docs = "\n".join(described.__doc__ or "" for described in (*reversed(_options_of(config_class)), config_class))
+    owners = (*reversed(_options_of(config_class)), config_class)
+    docs = "\n".join(base.__doc__ or "" for owner in owners for base in reversed(owner.__mro__))
     described = re.findall(r"^ {4,8}([\w, ]+): (.+(?:\n {12}.*)*)", docs, re.MULTILINE)
     texts = {name: text for names, text in described for name in names.replace(",", " ").split()}
     for name, (hint, field) in _fields(config_class).items():

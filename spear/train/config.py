@@ -32,8 +32,8 @@ class StreamConfig(Choice):
     Attributes:
         objective: `tokens` (of a teacher, from the token store), `random_projection` (BEST-RQ: codes of the unmasked
             features; needs no teacher), `labels` (one class a frame: k-means clusters), `features` (a teacher's frames:
-            USAD), `tagging`, `classification` and `verification` (labels of the cuts: fine-tuning), or one that an
-            installed package brings.
+            USAD), for fine-tuning `ctc` and `transducer` (transcripts of the cuts), `tagging`, `classification` and
+            `verification` (their labels and speakers), or one that an installed package brings.
         domain_weights: weight of this stream's loss per domain; None takes the strategy's.
         settings: of the objective's class; nested plain values are converted, None means its defaults.
     """

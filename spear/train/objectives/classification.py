@@ -7,33 +7,27 @@ from spear import ranges
 from spear.data.supervisions import SupervisionStreamConfig
 from spear.errors import ConfigError
 from spear.models.heads import Encoded
-from spear.models.layers import check_layers
 from spear.models.utterance_heads import POOLINGS, ClassificationHead, UtteranceHeadSpec
-from spear.train.objectives.base import Context, Settings
-from spear.train.objectives.supervised import SupervisedObjective, labels_of
+from spear.train.objectives.base import Context
+from spear.train.objectives.supervised import SupervisedObjective, SupervisedSettings, labels_of
 
 
 @dataclass
-class ClassificationSettings(Settings):
+class ClassificationSettings(SupervisedSettings):
     """Settings of `classification`.
 
     Attributes:
         key: of the cuts' labels.
-        vocabulary: file with the classes, below the data directory; empty: those of the training cuts.
-        layers: `last`, or `weighted`: a learned weighted sum of all states.
         pooling: over time: `mean`, or `attentive`: mean and deviation weighted by what is learned.
         dropout: of what is pooled.
     """
 
     key: str = "class"
-    vocabulary: str = ""
-    layers: str = "last"
     pooling: str = "mean"
     dropout: ranges.Part = 0.1
 
     def __post_init__(self):
         super().__post_init__()
-        check_layers(self.layers, "streams.*.layers")
         if self.pooling not in POOLINGS:
             raise ConfigError(
                 f"streams.*.pooling: '{self.pooling}'", "one of " + ", ".join(POOLINGS), "correct streams.*.pooling"

@@ -14,33 +14,26 @@ from spear.manifest.vocabulary import Normalisation
 from spear.models.ctc_head import CtcHeadSpec
 from spear.models.greedy import ctc_greedy
 from spear.models.heads import IGNORE, Encoded
-from spear.models.layers import check_layers
-from spear.train.objectives.base import Context, Settings
-from spear.train.objectives.supervised import SupervisedObjective
+from spear.train.objectives.base import Context
+from spear.train.objectives.supervised import SupervisedObjective, SupervisedSettings
 
 
 @dataclass
-class TextSettings(Settings):
+class TextSettings(SupervisedSettings):
     """Settings of objectives of transcripts.
 
     Attributes:
         units: `chars`, or `bpe:SIZE`, made from the training cuts alone.
-        vocabulary: a file below the data directory to use instead: one that an earlier run wrote, or a sentencepiece
-            model.
         case: of transcripts: `upper`, `lower` or `keep`.
         punctuation: whether it stays in transcripts.
-        layers: what the head reads: the `last` layer, or a `weighted` sum of all.
     """
 
     units: str = "chars"
-    vocabulary: str = ""
     case: str = "upper"
     punctuation: bool = True
-    layers: str = "last"
 
     def __post_init__(self):
         super().__post_init__()
-        check_layers(self.layers, "streams.*.layers")
         Normalisation(self.case, self.punctuation)
 
     def stream(self, name: str, data_dir: Path, domains: tuple[str, ...], **limits) -> SupervisionStreamConfig:

@@ -1,5 +1,6 @@
-"""What objectives on labels of utterances have in common: a vocabulary, and targets from a stream of supervisions."""
+"""What objectives on transcripts and labels have in common: a vocabulary, and targets from a stream of supervisions."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -7,11 +8,30 @@ from torch import Tensor
 from spear.data.collate import Batch
 from spear.data.supervisions import SupervisionStreamConfig
 from spear.errors import ConfigError
-from spear.train.objectives.base import Context, Objective
+from spear.models.layers import check_layers
+from spear.train.objectives.base import Context, Objective, Settings
+
+
+@dataclass
+class SupervisedSettings(Settings):
+    """What the settings of all these objectives have.
+
+    Attributes:
+        vocabulary: a file below the data directory instead of the vocabulary of the training cuts: what an earlier run
+            wrote; of transcripts also a sentencepiece model, of labels also a text file with a name on each line.
+        layers: what the head reads: the `last` layer, or `weighted`: a learned weighted sum of all states.
+    """
+
+    vocabulary: str = ""
+    layers: str = "last"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_layers(self.layers, "streams.*.layers")
 
 
 class SupervisedObjective(Objective):
-    """Base of `tagging`, `classification` and `verification`.
+    """Base of `ctc`, `transducer`, `tagging`, `classification` and `verification`.
 
     Nothing is masked: `spec_augment` and `mixing` are what makes the input harder.
 
@@ -54,11 +74,13 @@ class SupervisedObjective(Objective):
         return {self.vocabulary.units[number]: values[number] for number in order}
 
 
-def labels_of(settings, name: str, data_dir: Path, domains: tuple[str, ...], kind: str) -> SupervisionStreamConfig:
+def labels_of(
+    settings: SupervisedSettings, name: str, data_dir: Path, domains: tuple[str, ...], kind: str
+) -> SupervisionStreamConfig:
     """The stream of labels that an objective's settings ask for.
 
     Args:
-        settings: with `vocabulary`, and with `key` and `separator` where its kind has them.
+        settings: with `key` and `separator` where its kind has them.
         name: of the stream.
         data_dir: that a vocabulary's path is relative to.
         domains: of the cuts.

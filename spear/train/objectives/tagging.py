@@ -10,33 +10,24 @@ from spear import ranges
 from spear.data.supervisions import SupervisionStreamConfig
 from spear.evaluate.average_precision import macro_average_precision
 from spear.models.heads import Encoded
-from spear.models.layers import check_layers
 from spear.models.utterance_heads import TaggingHead, UtteranceHeadSpec
-from spear.train.objectives.base import Context, Settings
-from spear.train.objectives.supervised import SupervisedObjective, labels_of
+from spear.train.objectives.base import Context
+from spear.train.objectives.supervised import SupervisedObjective, SupervisedSettings, labels_of
 
 
 @dataclass
-class TaggingSettings(Settings):
+class TaggingSettings(SupervisedSettings):
     """Settings of `tagging`.
 
     Attributes:
         key: of the cuts' labels.
         separator: between the tags of a cut.
-        vocabulary: file with the tags, below the data directory; empty: those of the training cuts.
-        layers: `last`, or `weighted`: a learned weighted sum of all states.
         dropout: of the encoder's frames.
     """
 
     key: str = "labels"
     separator: str = ","
-    vocabulary: str = ""
-    layers: str = "last"
     dropout: ranges.Part = 0.1
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_layers(self.layers, "streams.*.layers")
 
 
 class TaggingObjective(SupervisedObjective):

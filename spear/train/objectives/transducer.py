@@ -1,6 +1,6 @@
 """Transcripts by a pruned transducer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from torch import nn
@@ -55,19 +55,8 @@ class TransducerObjective(TextObjective):
 
     def __init__(self, context: Context):
         super().__init__(context)
-        s = self.settings
-        self.head = TransducerHeadSpec(
-            self.vocabulary.size,
-            s.prediction_dim,
-            s.joiner_dim,
-            s.context,
-            s.prune_range,
-            s.simple_scale,
-            s.lm_scale,
-            s.am_scale,
-            s.warmup_batches,
-            s.layers,
-        )
+        sizes = {size.name: getattr(self.settings, size.name) for size in fields(TransducerHeadSpec)[1:]}
+        self.head = TransducerHeadSpec(self.vocabulary.size, **sizes)
 
     @classmethod
     def reads(cls, settings: TransducerSettings, name: str, data_dir: Path, domains: tuple[str, ...]) -> StreamConfig:

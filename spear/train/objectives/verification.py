@@ -12,30 +12,26 @@ from spear.data.supervisions import SupervisionStreamConfig
 from spear.errors import ConfigError
 from spear.evaluate.metrics import equal_error_rate
 from spear.models.heads import Encoded
-from spear.models.layers import check_layers
 from spear.models.speaker_head import SpeakerHead
 from spear.models.utterance_heads import UtteranceHeadSpec
-from spear.train.objectives.base import Context, Settings
-from spear.train.objectives.supervised import SupervisedObjective, labels_of
+from spear.train.objectives.base import Context
+from spear.train.objectives.supervised import SupervisedObjective, SupervisedSettings, labels_of
 
 # Held-out cuts whose pairs are the trials of the validation; of more, as many at equal distances.
 MOST_TRIED = 2000
 
 
 @dataclass
-class VerificationSettings(Settings):
+class VerificationSettings(SupervisedSettings):
     """Settings of `verification`.
 
     Attributes:
-        vocabulary: file with the training speakers, below the data directory; empty: those of the training cuts.
-        layers: `weighted`: a learned weighted sum of all states, or `last`.
         channels: of the ECAPA-TDNN, a multiple of 8.
         embedding_dim: of what it gives.
         margin: of the angle to the right speaker, in radians.
         scale: of the cosines in the softmax.
     """
 
-    vocabulary: str = ""
     layers: str = "weighted"
     channels: records.PositiveCount = 512
     embedding_dim: records.PositiveCount = 192
@@ -44,7 +40,6 @@ class VerificationSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        check_layers(self.layers, "streams.*.layers")
         if self.channels % 8:
             raise ConfigError(f"streams.*.channels: {self.channels}", "a multiple of 8", "correct streams.*.channels")
 

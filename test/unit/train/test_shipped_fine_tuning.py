@@ -1,11 +1,13 @@
-"""The settings of fine-tuning that are shipped are the published ones, and settings of the trainer."""
+"""The settings of fine-tuning that are shipped: published ones (ESC-50's are our own), and settings of the trainer."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from spear.config import parse
 from spear.train.config import ALIASES, TrainConfig
+from spear.train.objectives import names
 
 CONF = Path(__file__).resolve().parents[3] / "shared" / "conf" / "finetune"
 
@@ -71,3 +73,16 @@ def test_what_makes_speakers_harder():
     settings = config.streams["speaker"].settings
     assert (settings.margin, settings.scale, settings.layers) == (0.2, 30, "weighted")
     assert config.mixing.noise_share("speech") == 0.6 and config.mixing.reverb_probability == 0.5
+
+
+def test_the_page_on_objectives_has_them_all():
+    page = (CONF.parents[2] / "docs" / "objectives.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == names()
+
+
+def test_the_help_explains_settings_that_several_objectives_share(capsys):
+    with pytest.raises(SystemExit):
+        parse(TrainConfig, ["--help"], ALIASES)
+    text = capsys.readouterr().out
+    for name, said in (("layers", "what the head reads"), ("vocabulary", "a file below"), ("case", "of transcripts")):
+        assert re.search(rf"streams\.<name>\.{name} .*\n +{said}", text), name
