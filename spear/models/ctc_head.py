@@ -44,14 +44,10 @@ class CtcHead(nn.Module):
     def __init__(self, mix: LayerMix, spec: CtcHeadSpec, initial_scale: float = 1.0):
         super().__init__()
         self.mix, self.dropout = mix, nn.Dropout(spec.dropout)
+        self.wants_layers = mix.wants_layers
         self.output = nn.Linear(mix.dim, spec.num_outputs)
         with torch.no_grad():
             self.output.weight.mul_(initial_scale)
-
-    @property
-    def wants_layers(self) -> bool:
-        """Whether it reads more than the encoder's output."""
-        return self.mix.wants_layers
 
     def read(self, encoded: Encoded) -> Tensor:
         """(B, T, D) what `log_probs` takes."""

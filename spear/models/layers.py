@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from spear.errors import ConfigError
 from spear.models.heads import Encoded
+from spear.models.pooling import valid_frames
 from spear.nn.resample import with_channels
 
 LAYERS = ("last", "weighted")
@@ -49,10 +50,6 @@ class LayerMix(nn.Module):
             # Equal numbers are equal weights. Zeros would not move: ScaledAdam's steps are as large as the numbers are.
             self.logits_L = nn.Parameter(torch.ones(1 + len(encoder.config.layer_dims)))
 
-    def weights(self) -> Tensor:
-        """(L,) weights of the states, first the input to the first layer; empty for the output alone."""
-        return self.logits_L.detach().softmax(0) if self.wants_layers else torch.zeros(0)
-
     def forward(self, encoded: Encoded) -> Tensor:
         """(B, T', dim) at the output's rate; `encoded.lens_B` are its valid frames. Padded frames mean nothing."""
         if not self.wants_layers:
@@ -68,7 +65,7 @@ class LayerMix(nn.Module):
     def _grouped(self, x_BTD: Tensor, lens_B: Tensor, num_frames: int) -> Tensor:
         """The mean over the valid frames of each `factor` successive ones."""
         missing = num_frames * self.factor - x_BTD.shape[1]
-        valid_BT1 = (torch.arange(x_BTD.shape[1], device=lens_B.device) < lens_B[:, None])[:, :, None]
+        valid_BT1 = valid_frames(x_BTD, lens_B)
         x_BTD = nn.functional.pad(torch.where(valid_BT1, x_BTD, 0.0), (0, 0, 0, missing))
         counts_BT1 = nn.functional.pad(valid_BT1, (0, 0, 0, missing)).unflatten(1, (-1, self.factor)).sum(2)
         return x_BTD.unflatten(1, (-1, self.factor)).sum(2) / counts_BT1.clamp(min=1)

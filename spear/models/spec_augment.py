@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spear import ranges, records
+from spear.models.pooling import valid_frames
 
 
 @dataclass
@@ -57,9 +58,9 @@ def spec_augment(features_BTF: Tensor, lens_B: Tensor, config: SpecAugmentConfig
             masked_BTF[row, :length, start : start + width] = True
         for start, width in _spans(length, config.time_masks, config.time_frames, config.max_time_share, rng):
             masked_BTF[row, start : start + width] = True
-    valid_BT1 = (torch.arange(frames, device=features_BTF.device) < lens_B[:, None].to(features_BTF.device))[:, :, None]
-    totals_B = torch.where(valid_BT1, features_BTF, 0.0).sum(dim=(1, 2))
-    means_B11 = (totals_B / (lens_B.to(totals_B.device).clamp(min=1) * bins))[:, None, None]
+    lens_B = lens_B.to(features_BTF.device)
+    totals_B = torch.where(valid_frames(features_BTF, lens_B), features_BTF, 0.0).sum(dim=(1, 2))
+    means_B11 = (totals_B / (lens_B.clamp(min=1) * bins))[:, None, None]
     return torch.where(torch.from_numpy(masked_BTF).to(features_BTF.device), means_B11, features_BTF)
 
 

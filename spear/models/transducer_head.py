@@ -87,7 +87,7 @@ class TransducerHead(nn.Module):
 
     def __init__(self, mix: LayerMix, spec: TransducerHeadSpec, initial_scale: float = 1.0):
         super().__init__()
-        self.mix, self.spec = mix, spec
+        self.mix, self.spec, self.wants_layers = mix, spec, mix.wants_layers
         self.prediction = PredictionNetwork(spec.num_outputs, spec.prediction_dim, spec.context)
         self.from_encoder = nn.Linear(mix.dim, spec.joiner_dim)
         self.from_prediction = nn.Linear(spec.prediction_dim, spec.joiner_dim)
@@ -101,11 +101,6 @@ class TransducerHead(nn.Module):
         last = max(spec.warmup_batches, 1e-3)
         self.simple_scale = ScheduledFloat((0.0, 1.0), (last, spec.simple_scale), default=spec.simple_scale)
         self.pruned_scale = ScheduledFloat((0.0, 0.1), (last, 1.0), default=1.0)
-
-    @property
-    def wants_layers(self) -> bool:
-        """Whether it reads more than the encoder's output."""
-        return self.mix.wants_layers
 
     def read(self, encoded: Encoded) -> Tensor:
         """(B, T, D) what `from_encoder` takes."""
