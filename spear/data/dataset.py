@@ -62,7 +62,8 @@ class PretrainDataset:
         plan_dir: str | Path | None = None,
     ):
         self.cuts, self.streams, self.weights = sources.cuts, sources.streams, sources.weights
-        self.seed, self.mixing, self.plan_dir = seed, mixing, Path(plan_dir) if plan_dir else None
+        self.seed, self.plan_dir = seed, Path(plan_dir) if plan_dir else None
+        self.mixing = mixing or MixingConfig(probability=0.0, audio_noise_probability=0.0)
         limits = limits or PlanLimits()
         headroom = max(limits.headroom_seconds, mixing.headroom_seconds if mixing else 0.0)
         self.limits = dataclasses.replace(limits, headroom_seconds=headroom)
@@ -148,11 +149,10 @@ class PretrainDataset:
         """Decides the mixing, then reads what it needs: tokens, stored features or samples, and noise."""
         count = len(work.cuts)
         is_speech_B = np.asarray([cut.domain == "speech" for cut in work.cuts])
-        plain = MixingConfig(probability=0.0, audio_noise_probability=0.0)
         rng = numpy_rng(self.seed, "mixing", work.epoch, work.number)
-        decisions = mixing.decide(self.mixing or plain, is_speech_B, self.num_noises, rng)
+        decisions = mixing.decide(self.mixing, is_speech_B, self.num_noises, rng)
         rng = numpy_rng(self.seed, "mixup", work.epoch, work.number)
-        work.decisions = mixing.with_mixup(self.mixing or plain, decisions, rng)
+        work.decisions = mixing.with_mixup(self.mixing, decisions, rng)
         kinds, partners = work.decisions.kinds_B, work.decisions.partners_B
         rooms = self._rooms(work)
         needs_wave = set(rooms) | set(np.flatnonzero(kinds > 0)) | set(partners[partners >= 0].tolist())
@@ -180,7 +180,7 @@ class PretrainDataset:
     def _rooms(self, work: "_Work") -> dict[int, int]:
         """The index of an impulse response by row, for cuts that are heard in a room."""
         count = 0 if self.impulse_responses is None else len(self.impulse_responses)
-        if not count or not self.mixing or not self.mixing.reverb_probability:
+        if not count or not self.mixing.reverb_probability:
             return {}
         rng = numpy_rng(self.seed, "reverb", work.epoch, work.number)
         chosen_B = rng.random(len(work.cuts)) < self.mixing.reverb_probability
@@ -263,7 +263,7 @@ class PretrainDataset:
                 else:
                     missing = stream.num_rows(len(mixture.wave)) - len(own_TN)
                     own_TN = np.pad(own_TN, ((0, max(missing, 0)), (0, 0)), constant_values=stream.nothing)
-            if stream.mixes_labels and self.mixing and self.mixing.mixup_probability:
+            if stream.mixes_labels and self.mixing.mixup_probability:
                 is_sum = bool(mixture) and mixture.kind == "mixup"
                 other_TN = work.tokens[mixture.partner][stream.name] if is_sum else None
                 own_TN = mixing.mix_labels(own_TN, other_TN, mixture.share if is_sum else 1.0)

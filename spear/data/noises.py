@@ -1,6 +1,6 @@
 """What is mixed in as noise: lists of its own, in which nobody speaks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +26,7 @@ def load_impulse_responses(paths: Sequence[str | Path]) -> CutTable:
                 "cuts that are impulse responses",
                 "correct the path, or set mixing.reverb_probability to 0",
             )
-    columns = {number: read_columns(path) for number, path in enumerate(paths)}
-    rows = {number: np.flatnonzero(np.asarray(columns[number].duration) > 0) for number in columns}
-    if not any(map(len, rows.values())):
-        return CutTable([])
-    return CutTable.chosen(columns, rows, {number: columns[number].domain[rows[number]] for number in columns})
+    return _table(paths, lambda path, columns: np.flatnonzero(np.asarray(columns.duration) > 0))
 
 
 def load_noises(paths: Sequence[str | Path], trained_on: Sequence[str | Path] = ()) -> CutTable:
@@ -58,13 +54,19 @@ def load_noises(paths: Sequence[str | Path], trained_on: Sequence[str | Path] = 
                 "run the manifests stage again (prepare.sh --stage 1 --stop-stage 1), or set mixing.noises to [] for "
                 "training without noise",
             )
+    table = _table(paths, _without_people)
+    if len(table):
+        logger.info("noise: %d cuts, %.2f h", len(table), table.durations_seconds.sum() / 3600)
+    return table
+
+
+def _table(paths: Sequence[str | Path], choose: Callable[[str | Path, Columns], np.ndarray]) -> CutTable:
+    """The cuts of some manifests, of each the rows that are chosen."""
     columns = {number: read_columns(path) for number, path in enumerate(paths)}
-    rows = {number: _without_people(paths[number], columns[number]) for number in columns}
+    rows = {number: choose(paths[number], columns[number]) for number in columns}
     if not any(map(len, rows.values())):
         return CutTable([])
-    table = CutTable.chosen(columns, rows, {number: columns[number].domain[rows[number]] for number in columns})
-    logger.info("noise: %d cuts, %.2f h", len(table), table.durations_seconds.sum() / 3600)
-    return table
+    return CutTable.chosen(columns, rows, {number: columns[number].domain[rows[number]] for number in columns})
 
 
 def _without_people(path: str | Path, columns: Columns) -> np.ndarray:

@@ -21,7 +21,7 @@ from spear.data.cuts import Columns, Cut
 from spear.data.streams import IGNORE, StreamConfig, TargetStream
 from spear.errors import ConfigError, DataError
 from spear.log import get_logger
-from spear.manifest import Item
+from spear.manifest import Item, iter_items
 from spear.manifest.vocabulary import Normalisation, Vocabulary, of_texts
 from spear.models.encoders.base import EncoderConfig
 from spear.shards import id_key
@@ -80,8 +80,6 @@ class SupervisionStreamConfig(StreamConfig):
 
     def _read(self, sources, items, chosen) -> Iterator[tuple[Item, bool]]:
         """Items of the stream's domains, and whether they are trained on."""
-        from spear.manifest import iter_items
-
         for source in sources:
             given = items.get(source.name)
             if given is None or isinstance(given, Columns):
@@ -254,9 +252,7 @@ class SupervisionStream(TargetStream):
 
     def has_keys(self, keys: np.ndarray, source: int) -> np.ndarray:
         """See `TargetStream`."""
-        places = np.searchsorted(self._keys, keys)
-        places[places == len(self._keys)] = 0
-        return self._keys[places] == keys if len(self._keys) else np.zeros(len(keys), dtype=bool)
+        return self._places(keys)[1]
 
     def num_rows(self, num_samples: int) -> int:
         """See `TargetStream`; of texts as many as it takes, which no length says."""
@@ -293,26 +289,26 @@ class SupervisionStream(TargetStream):
         Args:
             keys: `spear.shards.id_key` of the cuts.
         """
-        return self._summed(keys, 1.0 / np.maximum(self.counts, 1))
+        owners, numbers = self._labels(keys)
+        return np.bincount(owners, 1.0 / self.counts.clip(min=1)[numbers], len(keys))
 
     def expected_counts(self, keys: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """(vocabulary.size,) how often each label is met when the cuts with these keys occur so often each."""
-        places, known = self._places(keys)
-        sizes = (self._ends - self._starts)[places[known]]
-        numbers = self._all[_ranges(self._starts[places[known]], sizes)]
-        return np.bincount(numbers, np.repeat(weights[known], sizes), self.vocabulary.size)
+        owners, numbers = self._labels(keys)
+        return np.bincount(numbers, weights[owners], self.vocabulary.size)
 
-    def _summed(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+    def _labels(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Every label of the cuts with these keys: which of the keys has it, and its number."""
         places, known = self._places(keys)
-        sizes = (self._ends - self._starts)[places[known]]
-        owners = np.repeat(np.flatnonzero(known), sizes)
-        numbers = self._all[_ranges(self._starts[places[known]], sizes)]
-        return np.bincount(owners, values[numbers], len(keys))
+        starts, ends = self._starts[places[known]], self._ends[places[known]]
+        return np.repeat(np.flatnonzero(known), ends - starts), self._all[_ranges(starts, ends - starts)]
 
     def _places(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where keys stand, and whether they do."""
-        places = np.minimum(np.searchsorted(self._keys, keys), max(len(self._keys) - 1, 0))
-        return places, self.has_keys(keys, 0)
+        if not len(self._keys):
+            return np.zeros(len(keys), dtype=np.int64), np.zeros(len(keys), dtype=bool)
+        places = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
+        return places, self._keys[places] == keys
 
     def save(self, directory: str | Path) -> None:
         """Writes the vocabulary, and the list of what is left out, beside a run."""
