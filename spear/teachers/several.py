@@ -39,14 +39,14 @@ def load_layers(specs: Sequence[str], device: str | torch.device = "cpu") -> lis
     groups: dict[str, list[int]] = {}
     parsed = [TeacherSpec.parse(spec) for spec in specs]
     for place, spec in enumerate(parsed):
-        # Without a number, the adapter decides which layer it is.
-        alone = spec if spec.layer is None else replace(spec, layer=None, options=dict(sorted(spec.options.items())))
-        groups.setdefault(f"{spec.layer is None} {alone}", []).append(place)
+        # Without a number the adapter decides which layer it is: such a spec has a pass of its own.
+        rest = replace(spec, layer=None, options=dict(sorted(spec.options.items())))
+        groups.setdefault(str(place) if spec.layer is None else str(rest), []).append(place)
     loaded = []
     for places in groups.values():
         layers = [parsed[place].layer for place in places]
-        highest = -1 if -1 in layers else max(layer or 0 for layer in layers)
-        first = parsed[places[0]] if len(places) == 1 else replace(parsed[places[0]], layer=highest)
+        highest = -1 if -1 in layers else max(layers)
+        first = replace(parsed[places[0]], layer=highest)
         teacher = load_teacher(first.name, first.path, first.layer, device, **first.options)
         if len(places) == 1:
             loaded.append(TeacherLayers(teacher, places, [teacher.dim], [teacher.fingerprint()]))

@@ -85,6 +85,25 @@ def test_a_layer_is_that_of_transformers(saved, layer):
         close(x_BTD, out.last_hidden_state)
 
 
+def feed_forward(module, run):
+    """What a module gave in a run."""
+    found = []
+    handle = module.register_forward_hook(lambda _, inputs, output: found.append(output))
+    with torch.no_grad():
+        run()
+    handle.remove()
+    return found[0]
+
+
+def test_the_feed_forward_part_is_that_of_transformers(saved):
+    spec, model, normalise = saved
+    waves_BS, lengths_B = waves(16000)
+    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=normalise)
+    inputs = extractor(waves_BS[0].numpy(), sampling_rate=16000, return_tensors="pt").input_values
+    expected_BTD = feed_forward(model.encoder.layers[1].feed_forward, lambda: model(inputs))
+    close(load_teacher(f"{spec}@2,part=ffn").embed(waves_BS, lengths_B)[0], expected_BTD)
+
+
 @pytest.mark.parametrize("layer", [-1, 2])
 def test_alone_equals_in_a_padded_batch(saved, layer):
     teacher = load_teacher(f"{saved[0]}@{layer}")
@@ -172,6 +191,13 @@ def test_whisper_encoder(tmp_path, layer):
             close(x_BTD[row, :count], expected[row, :count])
         alone, _ = teacher.embed(waves_BS[row : row + 1, : lengths_B[row]], lengths_B[row : row + 1])
         close(alone[0], x_BTD[row, :count])
+
+
+def test_the_feed_forward_part_of_whisper(tmp_path):
+    model, (waves_BS, lengths_B) = whisper(tmp_path), waves(16000)
+    features = transformers.WhisperFeatureExtractor()(waves_BS[0].numpy(), sampling_rate=16000, return_tensors="pt")
+    expected_BTD = feed_forward(model.encoder.layers[1].fc2, lambda: model.get_encoder()(features.input_features))
+    close(load_teacher(f"whisper:{tmp_path}@2,part=ffn").embed(waves_BS, lengths_B)[0], expected_BTD[:, :50])
 
 
 def test_whisper_counts_and_windows(tmp_path):

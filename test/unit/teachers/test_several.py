@@ -61,6 +61,11 @@ def test_specs_with_other_settings_have_a_teacher_of_their_own(folders):
     assert [of.places for of in found] == [[0, 2], [1], [3]]
 
 
+def test_the_same_spec_without_a_layer_may_stand_twice(folders):
+    found = load_layers([f"wavlm:{folders['wavlm']}"] * 2)
+    assert [(of.places, of.teacher.layer) for of in found] == [([0], -1), ([1], -1)]
+
+
 def test_the_feed_forward_part_is_what_a_block_adds_last(folders, waves):
     teacher = load_teacher(f"wavlm:{folders['wavlm']}@1,part=ffn")
     found, block = {}, teacher._model.encoder.layers[0]
