@@ -9,7 +9,15 @@ from pathlib import Path
 from spear.bin.main import guard
 from spear.errors import CheckpointError
 
-_TITLES = {"mini": "Frozen encoders", "superb": "SUPERB", "own": "Own labels", "hear": "HEAR 2021"}
+_TITLES = {
+    "mini": "Frozen encoders",
+    "superb": "SUPERB",
+    "own": "Own labels",
+    "hear": "HEAR 2021",
+    "esc50": "ESC-50",
+    "arch": "ARCH",
+}
+_TITLES |= {"arch_legacy": "ARCH as published", "tags": "Tags: AudioSet-20k and FSD50K"}
 
 
 def parser(here: Path | None = None, tasks: str = "all", suite: str = "mini", protocol: str = ""):
@@ -30,14 +38,16 @@ def parser(here: Path | None = None, tasks: str = "all", suite: str = "mini", pr
     result.add_argument(
         "--suite",
         default=suite,
-        help="mini (the tasks that a recipe states), superb (DATA_DIR/superb/<TASK>.jsonl), hear (DATA_DIR/tasks/...); "
-        "several joined by commas",
+        help="mini (the tasks that a recipe states), superb (DATA_DIR/superb/<TASK>.jsonl), hear (DATA_DIR/tasks/...), "
+        "esc50, arch, arch_legacy, tags (DATA_DIR/corpora/...); several joined by commas",
     )
     result.add_argument(
         "--tasks", "--task", default=tasks, help="all, or names joined by commas (superb: PR,ASR,KS,..., or sg)"
     )
     result.add_argument(
-        "--protocol", default=protocol, help="superb, hear, mini (small heads); default: the suite's own"
+        "--protocol",
+        default=protocol,
+        help="superb, hear, esc50, arch, arch_legacy, tags, mini (small heads); default: the suite's own",
     )
     result.add_argument("--states", default="last", help="hear: last, mean, weighted or concat: what an embedding is")
     result.add_argument("--hear-grid", default="published", help="hear: published (8 points of 16) or all")

@@ -86,7 +86,9 @@ def item_key(item: Item, contents: Contents | None = None) -> str:
         contents: what is known of files already; by default what this process has read.
     """
     content = (contents or _in_memory).digest(item.path)
-    changes = [item.gain_db, item.kept] if isinstance(item, Excerpt) else []
+    is_changed = isinstance(item, Excerpt)
+    changes = [item.gain_db, item.kept] if is_changed else []
+    changes += ["padded", item.padded_seconds] if is_changed and item.padded_seconds else []
     changes += [] if item.channel is None else ["channel", item.channel]
     changes += [] if item.speed == 1 else ["speed", item.speed]
     changes += [] if item.gain == 1 else ["gain", item.gain]

@@ -117,7 +117,7 @@ def _fit(
         for _ in range(settings.accumulate):
             losses_H = bank.backward(problem.losses(bank, next(batches)), 1 / settings.accumulate)
             running_H += losses_H.double() / settings.accumulate
-        bank.step(1 - (step - 1) / settings.max_steps if settings.schedule == "linear" else 1.0)
+        bank.step(_rate_share(settings, step))
         progress.update()
         if step % settings.eval_every and step < settings.max_steps:
             continue
@@ -155,6 +155,14 @@ def _fit(
         if settings.patience and min(waiting) >= settings.patience:
             return step
     return settings.max_steps
+
+
+def _rate_share(settings: Settings, step: int) -> float:
+    """What a learning rate is multiplied with at a step, from 1 on."""
+    if settings.schedule == "constant":
+        return 1.0
+    up = settings.max_steps // 10 if settings.schedule == "warm-up" else 0
+    return step / up if step <= up else 1 - (step - up - 1) / (settings.max_steps - up)
 
 
 def _dev_score(problem: Problem, metric: str, found: dict[str, list[Any]]) -> float:

@@ -20,16 +20,19 @@ class Excerpt(Item):
         gain_db: added to the level.
         kept: stretches [start, stop) of the recording that remain, in samples at 16 kHz; none: all of it. The item's
             duration is then theirs together, and its start is 0.
+        padded_seconds: shorter audio is filled up with zeros to so much; 0: it is not.
     """
 
     gain_db: float = 0.0
     kept: tuple[tuple[int, int], ...] = ()
+    padded_seconds: float = 0.0
 
     def change(self, wave_S: np.ndarray, sample_rate: int) -> np.ndarray:
         """The excerpt's audio from that of the recording (or, where nothing is cut, of the item), at any rate."""
         if self.kept:
             scale = sample_rate / _RATE_HZ
             wave_S = np.concatenate([wave_S[round(a * scale) : round(b * scale)] for a, b in self.kept])
+        wave_S = np.pad(wave_S, (0, max(0, round(self.padded_seconds * sample_rate) - len(wave_S))))
         return wave_S * np.float32(10 ** (self.gain_db / 20)) if self.gain_db else wave_S
 
 

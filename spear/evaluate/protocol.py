@@ -29,7 +29,7 @@ class Settings:
         max_steps: optimizer steps.
         batch_size: utterances in a batch.
         accumulate: batches in an optimizer step.
-        schedule: `constant`, or `linear` (to zero over `max_steps`).
+        schedule: `constant`, `linear` (to zero over `max_steps`), or `warm-up` (a tenth of the steps up, then linear).
         least_dev_items: tasks of time means with fewer on dev select the learning rate by folds of train and dev: eight
             items rank no learning rates. 0: always by dev.
         num_folds: see above.
@@ -112,7 +112,7 @@ class PerceptronPoint:
     """A point of the grid of `PerceptronSettings`.
 
     Attributes:
-        hidden_layers: 1 or 2.
+        hidden_layers: 1 or 2; 0: one linear layer.
         initial: distribution of the first weights (Glorot and Bengio), `uniform` or `normal`.
         learning_rate: of Adam.
     """
@@ -124,7 +124,8 @@ class PerceptronPoint:
     @property
     def name(self) -> str:
         """In tables and run files."""
-        layers = "1 hidden layer" if self.hidden_layers == 1 else f"{self.hidden_layers} hidden layers"
+        count = self.hidden_layers
+        layers = "1 hidden layer" if count == 1 else f"{count} hidden layers" if count else "no hidden layer"
         return f"{layers}, {self.initial}, {self.learning_rate:g}"
 
 
@@ -189,6 +190,22 @@ class PerceptronSettings(Settings):
     def at(self, point: str) -> "PerceptronSettings":
         """The settings of one point alone."""
         return dataclasses.replace(self, only=point)
+
+
+@dataclass(frozen=True)
+class LinearProbeSettings(PerceptronSettings):
+    """One linear layer on embeddings, as ARCH trains it (La Quatra et al., 2024): perceptrons without hidden layers.
+
+    Nothing stops early; `early_stopping` says whether the best checkpoint on dev is scored, or the last one.
+    """
+
+    patience: int = 10**9
+
+    @property
+    def points(self) -> list[PerceptronPoint]:
+        """See `PerceptronSettings`."""
+        found = [PerceptronPoint(0, "uniform", rate) for rate in self.learning_rates]
+        return [point for point in found if self.only in ("", point.name)]
 
 
 _GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -318,7 +335,32 @@ _MINI["hear"] = dataclasses.replace(
     patience=10,
     standardise=True,
 )
-PROTOCOLS = {"superb": _SUPERB, "mini": _MINI, "hear": _HEAR}
+# Sixty passes over three of its five folds.
+_ESC50 = {"labels": dataclasses.replace(_FEW, seeds=(0, 1, 2), max_steps=1500, batch_size=48, eval_every=25)}
+_ESC50["labels"] = dataclasses.replace(_ESC50["labels"], early_stopping=True, least_dev_items=0, default_rate=None)
+# Thirty passes over AudioSet-20k.
+_TAGS = dataclasses.replace(_ESC50["labels"], seeds=(0,), max_steps=4000, batch_size=128, eval_every=200)
+_ARCH = LinearProbeSettings(
+    (1e-3,),
+    max_steps=10**9,
+    batch_size=32,
+    eval_every=1,
+    max_gradient_norm=1e30,
+    dropout=0.0,
+    schedule="warm-up",
+    max_epochs=200,
+    epochs_per_evaluation=5,
+)
+_MINI["arch"] = dataclasses.replace(_ARCH, learning_rates=(1e-2,), max_epochs=40, standardise=True)
+PROTOCOLS = {
+    "superb": _SUPERB,
+    "mini": _MINI,
+    "hear": _HEAR,
+    "esc50": _ESC50,
+    "tags": {"labels": _TAGS},
+    "arch": {"arch": _ARCH},
+    "arch_legacy": {"arch": dataclasses.replace(_ARCH, early_stopping=False, epochs_per_evaluation=200)},
+}
 
 
 def settings_of(protocol: str, task: str, changes: Mapping[str, object] | None = None) -> Settings:

@@ -11,8 +11,8 @@ import numpy as np
 from spear import fs, records
 from spear.errors import DataError
 from spear.evaluate.doubts import MARK, doubt_lines, doubts_of
-from spear.evaluate.hear.summary import hear_lines
 from spear.evaluate.metrics import HIGHER_IS_BETTER, is_better, unit, written
+from spear.evaluate.published import published_lines
 from spear.evaluate.runs import FOLDER
 from spear.evaluate.score import overall_lines
 from spear.log import get_logger
@@ -250,12 +250,14 @@ def terminal_text(runs: Sequence[dict]) -> str:
     parts = []
     for suite, mine in by_suite(runs).items():
         title = [f"== {suite}"] if len(by_suite(runs)) > 1 else []
-        lines = [*overall_lines(mine), *hear_lines(mine), *protocol_lines(mine)]
+        lines = [*overall_lines(mine), *published_lines(mine), *protocol_lines(mine)]
         parts.append("\n".join([*title, terminal_table(mine), *lines]))
     return "\n\n".join(parts)
 
 
 def write_section(path: str | Path, runs: Sequence[dict], section: str, title: str, notes: str = "") -> None:
     """Puts the table of a suite and its provenance into a RESULTS.md."""
-    text = "\n\n".join(part for part in (notes, *overall_lines(runs), *hear_lines(runs), *protocol_lines(runs)) if part)
+    text = "\n\n".join(
+        part for part in (notes, *overall_lines(runs), *published_lines(runs), *protocol_lines(runs)) if part
+    )
     write_results(path, section, results_markdown(runs, title, text))

@@ -54,6 +54,7 @@ def score_task(
     legacy = near_legacy(task, table, store, settings, grids, choice.learning_rate, label)
     if legacy is not None:
         extra[f"{LEGACY} {metric}"] = legacy["score"]
+    extra |= task.more_scores(table, store, settings, choice.learning_rate, label)
     chosen = [head for grid in grids for head in grid.heads if engine.point_of(head) == choice.point]
     weights = [head["layer_weights"] for head in chosen if head["layer_weights"]]
     return {

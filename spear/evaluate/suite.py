@@ -5,12 +5,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from spear.errors import ConfigError
+from spear.errors import ConfigError, DataError
 from spear.evaluate import contents
 from spear.evaluate.protocol import PROTOCOLS
-from spear.evaluate.table import Table
+from spear.evaluate.table import Row, Table, settled
 from spear.evaluate.task import Task
+from spear.log import get_logger
 
+logger = get_logger(__name__)
 Refuse = Callable[[str, ConfigError], Any]
 
 
@@ -62,6 +64,23 @@ class Suite:
     def forget_audio(self) -> None:
         """Makes the next table read every audio file again (see `contents`)."""
         contents.forget(self.data_dir / self.manifests)
+
+    def usable(
+        self, task: Task, rows: list[Row], skipped: list[dict], max_items: int | None = None, gain_db: float = 0.0
+    ) -> Table:
+        """The table of rows that were found one by one; tells what was left out.
+
+        Raises:
+            DataError: nothing is left.
+        """
+        for bad in skipped[:5]:
+            logger.warning("%s: left out %s: %s", task.name, bad["id"], bad["reason"])
+        if skipped:
+            logger.warning("%s: %d of %d recordings left out", task.name, len(skipped), len(skipped) + len(rows))
+        if not rows:
+            reason = f": {skipped[0]['reason']}" if skipped else ""
+            raise DataError(f"no recording of {task.name}{reason}", "some of them", "unpack the task's archive again")
+        return Table(settled(rows, self.data_dir / self.manifests, max_items, gain_db), skipped)
 
     def table(self, task: Task, max_items: int | None = None, gain_db: float = 0.0) -> Table:
         """The rows of a task; the caller may change the lists.

@@ -2,7 +2,8 @@
 
 `mini` are the tasks that a recipe states (`DATA_DIR/manifests/tasks.yaml`, which stage 1 writes with the splits into
 the cuts), `superb` those of SUPERB (`DATA_DIR/superb/<TASK>.jsonl`, see `table`), `hear` those of HEAR 2021
-(`DATA_DIR/tasks`). One more suite is a class in `SUITES`.
+(`DATA_DIR/tasks`), `esc50` the folds of ESC-50, `arch` and `arch_legacy` the twelve corpora of ARCH, clean and as
+published, `tags` AudioSet-20k and FSD50K (`DATA_DIR/corpora`). One more suite is a class in `SUITES`.
 """
 
 import functools
@@ -15,11 +16,14 @@ import msgspec
 
 from spear import config, records
 from spear.errors import ConfigError, DataError
+from spear.evaluate.arch.suite import ArchTasks, LegacyArchTasks
+from spear.evaluate.esc50 import Esc50Tasks
 from spear.evaluate.hear.suite import HearTasks
 from spear.evaluate.metrics import HIGHER_IS_BETTER
 from spear.evaluate.own import OwnLabels
 from spear.evaluate.suite import Refuse, Suite
 from spear.evaluate.table import SPLITS, Row, Table, present_tasks, read_table, settled
+from spear.evaluate.tagged import TagTasks
 from spear.evaluate.task import Task
 from spear.evaluate.tasks import TASKS, regression
 from spear.evaluate.tasks.generic import LabelTask, SequenceTask
@@ -230,7 +234,10 @@ def item_target(item: Item, target: str) -> str | list[str] | dict[str, str] | N
     return values[keys[0]] if len(keys) == 1 else values
 
 
-SUITES: dict[str, type[Suite]] = {suite.name: suite for suite in (RecipeTasks, SuperbTasks, HearTasks, OwnLabels)}
+SUITES: dict[str, type[Suite]] = {
+    suite.name: suite
+    for suite in (RecipeTasks, SuperbTasks, HearTasks, Esc50Tasks, ArchTasks, LegacyArchTasks, TagTasks, OwnLabels)
+}
 
 
 def open_suite(place: dict[str, Any]) -> Suite:

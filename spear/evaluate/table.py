@@ -28,6 +28,8 @@ from spear.names import id_problem
 
 SPLITS = ("train", "dev", "test")
 SAMPLE_RATE_HZ = 16000
+ABSENT = "no file "
+"""How reasons begin why a recording that is not there was left out."""
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 # Longer ones are no recordings, and a batch of one would not fit any memory.
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
@@ -108,6 +110,11 @@ class Table:
             self.skipped.append({"id": name, "split": trial["split"], "reason": f"trial without {lost}"})
         self.trials[:] = [t for t in self.trials if t["first"] not in reasons and t["second"] not in reasons]
 
+    def absent(self) -> list[str]:
+        """That recordings are not there, in a sentence; nothing where none is missing."""
+        gone = sum(row["reason"].startswith(ABSENT) for row in self.skipped)
+        return [f"a partial copy: {gone} of {gone + len(self.rows)} recordings are not there"] if gone else []
+
     def content_hash(self) -> str:
         """Depends on ids, audio, splits, targets and trials."""
         extra = ("session", "role", "crop_of", "group")  # what else tasks read
@@ -176,9 +183,9 @@ def _wrong_role(role: str | None) -> str | None:
 
 def _absent(path: Path) -> str | None:
     try:
-        return None if path.is_file() else f"no file {path.name}"
+        return None if path.is_file() else f"{ABSENT}{path.name}"
     except (OSError, ValueError) as error:  # a name that is too long, a folder that may not be read
-        return f"no file {path.name[:80]} ({error.strerror if isinstance(error, OSError) else error})"
+        return f"{ABSENT}{path.name[:80]} ({error.strerror if isinstance(error, OSError) else error})"
 
 
 def settled(rows: list[Row], directory: Path | None, max_items: int | None = None, gain_db: float = 0.0) -> list[Row]:

@@ -1,6 +1,6 @@
 """What a task is: which targets are usable, how rows are divided, which problem is trained, what legacy rule it has."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,16 @@ class Task:
             found[fold] = self.problem(splits, table, store, settings)
         return found
 
+    def more_scores(
+        self, table: Table, store: FeatureStore, settings: Settings, learning_rate: float, label: str
+    ) -> dict[str, float]:
+        """Numbers beside the score, by what they are called, from heads of their own; for information.
+
+        Args:
+            learning_rate: the selected one.
+        """
+        return {}
+
     def selection_problems(self, table: Table, store: FeatureStore, settings: Settings) -> dict[str, Problem]:
         """Folds of train and dev by which the learning rate is selected where dev is small; empty where it is not.
 
@@ -146,6 +156,20 @@ class Task:
                     {"train": train, "dev": dev, "test": dev}, table, store, settings
                 )
         return found
+
+
+def in_turn(rows: Mapping[str, Sequence[Row]]) -> dict[str, Splits]:
+    """Every fold is tested once, selected on the next one and trained on the others.
+
+    Args:
+        rows: of each fold, in their order.
+    """
+    names, found = list(rows), {}
+    for number, test in enumerate(names):
+        dev = names[(number + 1) % len(names)]
+        train = [row for name in names if name not in (test, dev) for row in rows[name]]
+        found[test] = {"train": train, "dev": list(rows[dev]), "test": list(rows[test])}
+    return found
 
 
 def group_of(row: Row) -> Hashable:

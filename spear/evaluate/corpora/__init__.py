@@ -6,7 +6,18 @@ from pathlib import Path
 
 from spear.errors import ConfigError
 
-CORPORA = ("synthetic", "real_mini", "hear_mini", "librispeech", "speech_commands", "voxceleb", "hear")
+CORPORA = (
+    "synthetic",
+    "real_mini",
+    "hear_mini",
+    "librispeech",
+    "speech_commands",
+    "voxceleb",
+    "hear",
+    "esc50",
+    "arch",
+    "tags",
+)
 
 
 def prepare_corpus(corpus: str, raw: str | Path, data_dir: str | Path, **options) -> dict[str, dict[str, int]]:

@@ -66,11 +66,17 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
     ),
     "voxceleb": (),
     "hear": (),
+    "esc50": (),
+    "arch": (),
+    "tags": (),
 }
 LICENCES = {
     "librispeech": "LibriSpeech is CC BY 4.0 (Panayotov et al., 2015); about 7 GB are downloaded",
     "speech_commands": "Speech Commands is CC BY 4.0 (Warden, 2018); about 1.6 GB are downloaded",
     "voxceleb": "VoxCeleb1 is for research alone and needs a form; it is not downloaded here",
+    "arch": "ARCH: each of the twelve corpora has its own licence; none is downloaded here",
+    "tags": "AudioSet's clips are YouTube's, FSD50K's have their own licences; none is downloaded here",
+    "esc50": "ESC-50: CC BY-NC 3.0; it is not downloaded here",
     "hear": "HEAR 2021: each task has its own licence (most CC BY, some for research); it is not downloaded here",
 }
 

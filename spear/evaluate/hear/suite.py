@@ -14,14 +14,10 @@ from spear.evaluate.metrics import HIGHER_IS_BETTER
 from spear.evaluate.problems import Splits
 from spear.evaluate.protocol import PerceptronSettings
 from spear.evaluate.suite import Refuse, Suite
-from spear.evaluate.table import Table, settled
-from spear.evaluate.task import Task
-from spear.log import get_logger
+from spear.evaluate.table import Row, Table
+from spear.evaluate.task import Task, in_turn
 
 _NAME = re.compile(r"[A-Za-z0-9_][\w.+-]{0,199}")
-_ABSENT = "no file "
-
-logger = get_logger(__name__)
 
 
 class HearTask(Task):
@@ -48,21 +44,14 @@ class HearTask(Task):
         """Every fold is tested once, selected on the next one and trained on the others."""
         if not self.metadata.is_folded:
             return super().folds(table)
-        names, rows = self.layout.splits, {name: [] for name in self.layout.splits}
+        rows: dict[str, list[Row]] = {name: [] for name in self.layout.splits}
         for row in table.rows:
             rows[row.extra["fold"]].append(row)
-        found = {}
-        for number, test in enumerate(names):
-            dev = names[(number + 1) % len(names)]
-            train = [row for name in names if name not in (test, dev) for row in rows[name]]
-            found[test] = {"train": train, "dev": rows[dev], "test": rows[test]}
-        return found
+        return in_turn(rows)
 
     def doubts(self, table: Table) -> list[str]:
         """See `Task`; a partial copy is told, and so are labels of test that training lacks."""
-        gone = sum(row["reason"].startswith(_ABSENT) for row in table.skipped)
-        found = [f"a partial copy: {gone} of {gone + len(table.rows)} recordings are not there"] if gone else []
-        return found + super().doubts(table)
+        return table.absent() + super().doubts(table)
 
     @property
     def judged_by(self) -> str:
@@ -141,15 +130,7 @@ class HearTasks(Suite):
 
     def table(self, task: Task, max_items: int | None = None, gain_db: float = 0.0) -> Table:
         """See `Suite`."""
-        rows, skipped = read_rows(task.layout)
-        for bad in skipped[:5]:
-            logger.warning("%s: left out %s: %s", task.name, bad["id"], bad["reason"])
-        if skipped:
-            logger.warning("%s: %d of %d recordings left out", task.name, len(skipped), len(skipped) + len(rows))
-        if not rows:
-            reason = f": {skipped[0]['reason']}" if skipped else ""
-            raise DataError(f"no recording of {task.name}{reason}", "some of them", "unpack the task's archive again")
-        return Table(settled(rows, self.data_dir / self.manifests, max_items, gain_db), skipped)
+        return self.usable(task, *read_rows(task.layout), max_items, gain_db)
 
 
 def _task(path: Path) -> HearTask:

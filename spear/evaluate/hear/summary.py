@@ -39,6 +39,12 @@ def standardised(scores: Mapping[str, float]) -> float:
     return float(np.mean(np.clip(parts, -1, 1))) if parts else float("nan")
 
 
+def is_whole(run: dict, max_steps: int) -> bool:
+    """Whether a run is of all rows and steps, and of a whole corpus: only then others' numbers stand beside it."""
+    partial = any("partial copy" in doubt for doubt in run.get("doubts") or ())
+    return not (run.get("max_items") or partial or run.get("settings", {}).get("max_steps", 0) < max_steps)
+
+
 def hear_lines(runs: Sequence[dict]) -> list[str]:
     """A table of our scores under the published protocol with the published rows below; nothing where there are none.
 
@@ -47,9 +53,7 @@ def hear_lines(runs: Sequence[dict]) -> list[str]:
     ours: dict[str, dict[str, float]] = {}
     for run in runs:
         name = short_name(run["task"])
-        partial = any("partial copy" in doubt for doubt in run.get("doubts") or ())
-        cut = run.get("max_items") or partial or run.get("settings", {}).get("max_steps", 0) < 10**9
-        if run.get("protocol") == "hear" and name and not cut:
+        if run.get("protocol") == "hear" and name and is_whole(run, 10**9):
             row = f"{run['upstream']['name']} ({run['settings'].get('states', 'last')})"
             ours.setdefault(row, {})[name] = 100 * run["score"]
     if not ours:

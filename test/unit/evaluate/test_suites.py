@@ -113,8 +113,8 @@ def test_protocols_lie_beside_one_another(both, calls, tmp_path):
 
 
 def test_unknown_suites_and_superb_names_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="suite 'arch'"):
-        suites_of("mini,arch", tmp_path)
+    with pytest.raises(ConfigError, match="suite 'xares'"):
+        suites_of("mini,xares", tmp_path)
     (tmp_path / "manifests").mkdir()
     for name in ("XX", "QbE", "PR"):  # none, one without training, one of another metric
         entry = {"tasks": [{**TASKS[0], "superb": name}]}

@@ -1,0 +1,15 @@
+"""The corpora of ARCH as they are distributed. They are linked, and nothing is written into them."""
+
+from pathlib import Path
+
+from spear.evaluate.arch.layouts import CORPORA
+from spear.evaluate.listed import link
+
+
+def prepare(raw: Path, data_dir: Path) -> dict[str, dict[str, int]]:
+    """Links `data_dir/corpora/<NAME>`; returns for each the recordings that are there, and those that are not.
+
+    Raises:
+        DataError: `raw`, and what is up to two folders below, has none of them.
+    """
+    return link(raw, data_dir, CORPORA)
