@@ -46,6 +46,7 @@ setup(
         ],
         "superb": ["flashlight-text"],  # decoding with a lexicon and a language model
         "bench": ["multi_quantization", "h5py", "faiss-cpu"],
+        "mteb": ["mteb>=2"],  # spear.runners.MtebEncoder on its leaderboards
         "dask": ["distributed"],
         "slurm": ["submitit"],
         "k2": ["k2"],

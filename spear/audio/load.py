@@ -50,6 +50,15 @@ def num_resampled(num_samples: int, from_hz: int, to_hz: int) -> int:
     return (2 * num_samples * to_hz + from_hz) // (2 * from_hz)
 
 
+def resampled(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
+    """Samples of one channel at another rate, float32."""
+    if from_hz == to_hz:
+        return np.ascontiguousarray(samples, dtype=np.float32)
+    found = soxr.resample(np.ascontiguousarray(samples, dtype=np.float32), from_hz, to_hz, quality="HQ")
+    total = num_resampled(len(samples), from_hz, to_hz)
+    return np.pad(found, (0, max(0, total - len(found))))[:total]
+
+
 def probe(path: str | Path) -> AudioInfo:
     """Reads headers, of frames as well where those are needed to know the length; nothing is decoded.
 

@@ -26,7 +26,7 @@ LAYERS = [
     {"nn", "optim", "quantize", "audio", "manifest"},
     {"teachers", "tokens", "data", "models"},
     {"train", "evaluate", "recognise", "recipe", "finetuning"},
-    {"bench", "hear"},
+    {"bench", "hear", "runners"},
     {"bin"},
 ]
 # Neighbours in one layer that may use each other, in this direction only.
@@ -39,7 +39,7 @@ NEIGHBOURS = {
 }
 NEIGHBOURS |= {("models", "nn"), ("recipe", "train"), ("recipe", "evaluate"), ("train", "evaluate")}
 NEIGHBOURS |= {("finetuning", "train"), ("finetuning", "evaluate"), ("recognise", "evaluate")}
-NEIGHBOURS |= {("finetuning", "recognise")}
+NEIGHBOURS |= {("finetuning", "recognise"), ("runners", "hear")}
 # Third-party modules that only some parts may import.
 PLACES = {
     "lhotse": {"manifest", "data"},
