@@ -109,7 +109,7 @@ class SupervisionStream(TargetStream):
     """Supervisions of the cuts of all sources.
 
     `read` gives int64 (units, 1) for texts, (1, 1) for a class or speaker, and (1, size) of 0 and 1 for tags; -100
-    stands where nothing is known.
+    stands where nothing is known. Held-out speakers who are not trained on have numbers from the vocabulary's size on.
 
     Args:
         config: what is read.
@@ -180,11 +180,11 @@ class SupervisionStream(TargetStream):
 
     def _keep(self, rows: list[_Row]) -> None:
         """Fills the arrays, sorted by key."""
-        numbers, ends, keys, unknown = array("i"), array("q"), array("Q"), Counter()
+        numbers, ends, keys, unknown, strangers = array("i"), array("q"), array("Q"), Counter(), {}
         self.counts = np.zeros(self.vocabulary.size, dtype=np.int64)
         for row in rows:
             try:
-                found = self._numbers(row, unknown)
+                found = self._numbers(row, unknown, strangers)
             except DataError as error:
                 self._refuse(row, error.found)
                 continue
@@ -201,8 +201,8 @@ class SupervisionStream(TargetStream):
         self._starts, self._ends = np.concatenate([[0], ends_N])[:-1][order], ends_N[order]
         self._all = np.asarray(numbers, dtype=np.int32)
 
-    def _numbers(self, row: _Row, unknown: Counter) -> list[int]:
-        """Units or classes of one cut; counts tags that training lacks.
+    def _numbers(self, row: _Row, unknown: Counter, strangers: dict[str, int]) -> list[int]:
+        """Units or classes of one cut; counts tags that training lacks, and numbers held-out speakers whom it lacks.
 
         Raises:
             DataError: they cannot be used; `found` is the reason.
@@ -214,6 +214,8 @@ class SupervisionStream(TargetStream):
         found = {name: self.vocabulary.number(name) for name in self._names(row.text)}
         known = sorted(number for number in found.values() if number is not None)
         unknown.update(name for name, number in found.items() if number is None)
+        if not known and self.config.kind == "speaker" and not row.trained:
+            return [strangers.setdefault(row.text.strip(), self.vocabulary.size + len(strangers))]
         if not known:
             text = row.text.strip()[:60]
             raise DataError(

@@ -23,6 +23,7 @@ from spear.manifest.words import split_of
 
 SPLITS = ("train", "dev", "test")
 _FILES_PER_UNIT = 128
+_LEAST_SPEAKERS = 8  # to train a verifier on, before some of them are kept for validation
 logger = log.get_logger(__name__)
 
 
@@ -278,8 +279,8 @@ def divide(rows: list[Row], settings: TableSettings) -> None:
     """Gives every row a split, in place: its own, where rows name any; else by groups, every class in every split.
 
     Where a table names no dev or no test rows, they are taken from its training rows (dev: of four groups at least).
-    Speakers that are verified are others than those that are trained on, but dev is of the trained ones: the loss needs
-    to know them.
+    Speakers that are verified are others than those that are trained on; dev, too, has at least two of its own where
+    eight or more are there, else it is of the trained ones.
     """
     task = TASKS[settings.task]
     if any(row.split for row in rows):
@@ -291,9 +292,12 @@ def divide(rows: list[Row], settings: TableSettings) -> None:
         if not fraction or any(row.split == split for row in rows):
             continue
         training = [row for row in rows if row.split == "train"]
-        apart = "recording" if split == "dev" and task.open_set else "group"
-        keys = [(row.id if apart == "recording" else row.group, "" if task.is_text else row.target) for row in training]
+        speakers = len({row.group for row in training}) if split == "dev" and task.open_set else 0
+        shared = 0 < speakers < _LEAST_SPEAKERS
+        keys = [(row.id if shared else row.group, "" if task.is_text else row.target) for row in training]
         folds, least = min(max(2, round(1 / fraction)), len({key for key, _ in keys})), 2 if split == "test" else 4
+        if speakers and not shared:
+            folds = min(folds, speakers // 2)
         for place in fold_places(keys, folds)[0].tolist() if folds >= least else ():
             training[place].split = split
 
@@ -311,7 +315,7 @@ def _with_known_labels(rows: list[Row], settings: TableSettings, refused: list[d
     known = {name for row in rows if row.split == "train" for name in names(row)}
     kept = []
     for row in rows:
-        if names(row) & known or (task.open_set and row.split == "test"):
+        if names(row) & known or (task.open_set and row.split != "train"):
             kept.append(row)
         else:
             reason = f"{settings.target} '{row.target[:60]}' in {row.split}, which no training recording has"

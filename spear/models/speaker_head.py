@@ -103,14 +103,16 @@ class SpeakerHead(nn.Module):
 
         Args:
             encoded: the encoder's output.
-            targets_B11: speakers, -100 where there is none.
+            targets_B11: speakers, -100 where there is none; those from `num_speakers` on have no direction and no loss.
             weights_B: weight of each utterance.
 
         Returns:
-            with one measure, whether the nearest direction is the speaker's; scores are embeddings and speakers.
+            with one measure, whether the nearest direction is the speaker's; scores are embeddings and speakers of all.
         """
-        embedding_BE, targets_B = self.embed(encoded), targets_B11[:, 0, 0]
-        used_B = (targets_B != IGNORE) & (weights_B > 0)
+        embedding_BE, speakers_B = self.embed(encoded), targets_B11[:, 0, 0]
+        said_B = (speakers_B != IGNORE) & (weights_B > 0)
+        used_B = said_B & (speakers_B < len(self.directions))
+        targets_B = speakers_B.where(used_B, IGNORE)
         with compat.disabled_autocast(embedding_BE.device.type):
             cosines_BS = embedding_BE @ F.normalize(self.directions, dim=1).T
             logits_BS = margin_logits(cosines_BS, targets_B.clamp(min=0), self.margin, self.scale)
@@ -118,7 +120,7 @@ class SpeakerHead(nn.Module):
         output = utterance_output(losses_B, used_B, weights_B, [cosines_BS.argmax(1) == targets_B])
         if self.training:
             return output
-        return output._replace(scores=(embedding_BE[used_B], targets_B[used_B]))
+        return output._replace(scores=(embedding_BE[said_B], speakers_B[said_B]))
 
 
 def margin_logits(cosines_BS: Tensor, targets_B: Tensor, margin: float, scale: float) -> Tensor:

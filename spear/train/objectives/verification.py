@@ -64,11 +64,14 @@ class VerificationObjective(SupervisedObjective):
     def judge(self, scores: list[tuple[Tensor, ...]]) -> dict[str, float]:
         """The equal error rate of the cosines of all pairs of held-out cuts, if some are of one speaker and some not.
 
-        Held-out cuts of speakers who are not trained on have no number and are no part of it.
+        Where speakers who are not trained on give pairs of both kinds, theirs alone count.
         """
         if not scores:
             return {}
         embedding_NE, speaker_N = (torch.cat(parts) for parts in zip(*scores))
+        strange_N = speaker_N >= self.vocabulary.size
+        if 1 < len(speaker_N[strange_N].unique()) < strange_N.sum():
+            embedding_NE, speaker_N = embedding_NE[strange_N], speaker_N[strange_N]
         kept = np.unique(np.linspace(0, len(speaker_N) - 1, min(len(speaker_N), MOST_TRIED)).round().astype(np.int64))
         embedding_NE, speaker_N = embedding_NE[kept], speaker_N[kept]
         first, second = np.triu_indices(len(kept), 1)

@@ -38,6 +38,15 @@ def test_every_class_is_in_training_and_in_test_where_recordings_allow():
     assert sum(row.split == "test" for row in found) == 12
 
 
+@pytest.mark.parametrize(("speakers", "dev"), [(20, 2), (9, 2), (6, 0)])
+def test_speakers_of_the_validation_are_strangers_where_there_are_enough(speakers, dev):
+    found = [Row(f"r{n}", f"s{n % speakers}", f"s{n % speakers}", "") for n in range(4 * speakers)]
+    divide(found, TableSettings([], "verification", "speaker"))
+    by_split = {split: {row.group for row in found if row.split == split} for split in ("train", "dev", "test")}
+    assert by_split["dev"] and not by_split["test"] & (by_split["train"] | by_split["dev"])
+    assert len(by_split["dev"] - by_split["train"]) == dev and (len(by_split["dev"]) == dev or not dev)
+
+
 def test_a_column_of_splits_is_kept_and_what_lacks_is_taken_from_training():
     found = [*rows(40, 40, "train"), *[Row(f"t{n}", "class0", f"t{n}", "test") for n in range(5)]]
     divide(found, TableSettings([], "classification", "class"))

@@ -108,6 +108,14 @@ def test_classes_and_speakers(source, caplog):
     }
 
 
+def test_held_out_speakers_who_are_not_trained_on_have_numbers_of_their_own(source):
+    known = {name: {"speaker": speaker} for name, speaker in zip("xyvwz", ("s1", "s2", "s9", "s1", "s3"))}
+    chosen = {"a": np.array([True, True, False, False, False])}
+    [who] = load_sources([source(known)], [SupervisionStreamConfig("who", "", kind="speaker")], chosen=chosen).streams
+    assert who.vocabulary.units == ["s1", "s2"] and who.counts.tolist() == [1, 1] and not who.refused
+    assert [who.read(cut(name)).tolist() for name in "xyvwz"] == [[[0]], [[1]], [[2]], [[0]], [[3]]]
+
+
 def test_tags_are_zeros_and_ones_and_those_of_validation_alone_are_named(source, caplog):
     known = {"x": {"tags": "rain; wind"}, "y": {"tags": "wind;wind"}, "v": {"tags": "wind;hail"}, "w": {"tags": "hail"}}
     config = SupervisionStreamConfig("tagging", "", kind="tags", key="tags")

@@ -220,6 +220,36 @@ def test_one_class_and_sources_that_are_held_out(fine_tuning, labelled):
     assert len(trainer.data.train.cuts) == 30
 
 
+def test_speakers_who_are_not_trained_on_decide_the_equal_error_rate(fine_tuning, labelled, tmp_path):
+    lines = open(f"{fine_tuning('who').config.data_dir}/{labelled}").read().splitlines()[:6]
+    lines = [
+        line.replace('"id": "noise', '"id": "held').replace('"speaker": "speaker', '"speaker": "new') for line in lines
+    ]
+    with open(f"{fine_tuning('who').config.data_dir}/manifests/strangers.jsonl", "w") as handle:
+        handle.write("\n".join(lines) + "\n")
+    sources = [
+        {"name": "noise", "cuts": "manifests/labelled.jsonl", "domain": "speech"},
+        {"name": "dev", "cuts": "manifests/strangers.jsonl", "domain": "speech", "held_out": True},
+    ]
+    trainer = fine_tuning("who", sources=sources, valid_fraction=0.0, average_by="valid/eer/who", average_best=1)
+    trainer.run()
+    last = rows(tmp_path / "exp", "valid/")[-1]
+    assert last["valid/trials/who"] == 15 and 0 <= last["valid/eer/who"] <= 1  # all pairs of six cuts
+    assert "valid/loss/who/unmasked" not in last  # nothing has been learnt of whom they could be
+
+
+def test_the_equal_error_rate_is_of_strangers_where_they_have_pairs_of_both_kinds():
+    judge = load("verification").judge
+    vectors = torch.nn.functional.normalize(
+        torch.tensor([[1.0, 0], [0, 1], [1, 0.1], [0.1, 1], [1, 0], [1, 0.2]]), dim=1
+    )
+    objective = SimpleNamespace(vocabulary=SimpleNamespace(size=2))
+    # Trained speakers are told apart wrongly, strangers rightly.
+    assert judge(objective, [(vectors, torch.tensor([0, 0, 1, 0, 1, 1]))])["trials"] == 15
+    assert judge(objective, [(vectors, torch.tensor([0, 0, 2, 3, 2, 2]))]) == {"eer": 0.0, "trials": 6.0}
+    assert judge(objective, [(vectors, torch.tensor([0, 0, 1, 0, 2, 3]))])["trials"] == 15
+
+
 def test_average_precision_is_that_of_scikit_learn():
     metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
