@@ -49,11 +49,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--num-jobs", type=int, default=0, help="processes that decode; 0: one for each core")
+    parser.add_argument("--nproc-per-node", type=int, default=1, help="processes that train, one for each GPU")
     parser.add_argument("--only-data", action="store_true", help="write EXP_DIR/data/manifests and no more")
     arguments, trainer = parser.parse_known_args(argv)
     lengths = (arguments.batch_seconds, arguments.max_seconds)
-    if not all(0 < length < math.inf for length in lengths) or arguments.num_steps < 0:
-        raise ConfigError("a length or number of steps that is none", "positive numbers", "correct the flags")
+    if (
+        not all(0 < length < math.inf for length in lengths)
+        or min(arguments.num_steps + 1, arguments.nproc_per_node) < 1
+    ):
+        raise ConfigError("a length or number that is none", "positive numbers", "correct the flags")
     if not (arguments.init_from or arguments.only_data):
         raise ConfigError("no --init-from", "what spear.load_model reads, or random:CHECKPOINT", "name an encoder")
     if not (0 < arguments.test_fraction < 1 and 0 <= arguments.dev_fraction < 1):
@@ -69,7 +73,8 @@ def main(argv: list[str] | None = None) -> int:
         arguments.manifest, arguments.task, target, **{name: getattr(arguments, name) for name in names}
     )
     names = ("exp_dir", "init_from", "num_steps", "batch_seconds", "seed", "device", "trials", "only_data")
-    return finetune(FinetuneSettings(tables, **{name: getattr(arguments, name) for name in names}, trainer=trainer))
+    values = {name: getattr(arguments, name) for name in names}
+    return finetune(FinetuneSettings(tables, **values, trainer=trainer, num_processes=arguments.nproc_per_node))
 
 
 def _score(argv: list[str]) -> int:

@@ -1,12 +1,16 @@
 """A fine-tuning from the table to the score; the same call again goes on where it stopped."""
 
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from spear import config as configuration
-from spear import dist, fs, locks, log
-from spear.errors import CheckpointError
+from spear import dist, env, fs, locks, log
+from spear.errors import CheckpointError, ConfigError
 from spear.finetuning.score import Scored, read_trials, score
 from spear.finetuning.settings import train_settings
 from spear.finetuning.tables import SPLITS, TableSettings, prepare
@@ -14,6 +18,7 @@ from spear.finetuning.tasks import TASKS
 from spear.recognise.errors import Utterance, write_report
 from spear.train.finetuned import load_finetuned
 from spear.train.main import main as train
+from spear.train.signals import EXIT_CODE
 
 logger = log.get_logger(__name__)
 
@@ -32,6 +37,7 @@ class FinetuneSettings:
         device: auto, cpu or cuda.
         trials: of verification, see `spear.finetuning.score.score`.
         trainer: further words for the trainer: --config FILE, --some.key VALUE.
+        num_processes: that train, each with batches of its own; one prepares and scores.
         only_data: read, divide and write the manifests, and no more.
     """
 
@@ -44,6 +50,7 @@ class FinetuneSettings:
     device: str = "auto"
     trials: Path | None = None
     trainer: list[str] = field(default_factory=list)
+    num_processes: int = 1
     only_data: bool = False
 
 
@@ -59,6 +66,12 @@ def finetune(settings: FinetuneSettings) -> int:
         SpearError: what preparing, training and scoring refuse.
     """
     exp_dir, tables = settings.exp_dir.absolute(), settings.tables
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ConfigError(
+            "spear finetune in one of several processes",
+            "one, which prepares, starts those that train, and scores",
+            "call it without torchrun, and with --nproc-per-node N",
+        )
     if settings.trials:
         read_trials(settings.trials)  # refused before anything is trained
     with locks.hold(exp_dir / "data", "spear finetune"):
@@ -72,11 +85,11 @@ def finetune(settings: FinetuneSettings) -> int:
         return 0
     values = train_settings(
         *(tables, counts, exp_dir, settings.init_from, settings.num_steps),
-        *(settings.batch_seconds, settings.seed, settings.device),
+        *(settings.batch_seconds, settings.seed, settings.device, settings.num_processes),
     )
     file = exp_dir / "finetune.yaml"
     configuration.dump_yaml(values, file)
-    code = train(["--config", str(file), *settings.trainer])
+    code = _train(["--config", str(file), *settings.trainer], settings.num_processes)
     if code:
         return code
     model = load_finetuned(exp_dir, dist.choose_device(settings.device))
@@ -88,6 +101,34 @@ def finetune(settings: FinetuneSettings) -> int:
     print(found.text())
     print(f"report: {exp_dir / 'report.md'}")
     return 0
+
+
+def _train(argv: list[str], num_processes: int) -> int:
+    """Trains in this process, or in several under torchrun, to which requests to stop are passed on."""
+    if num_processes == 1:
+        return train(argv)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
+    variables = {"OMP_NUM_THREADS": str(max(1, env.num_cores() // num_processes)), **os.environ}
+    # Nothing is imported from the current directory; a Ctrl-C reaches them through this process alone, once.
+    child = subprocess.Popen(
+        [*command, "-m", "spear.bin.main", "train", *argv],
+        env=variables | {"PYTHONSAFEPATH": "1"},
+        start_new_session=True,
+    )
+    stopped = []
+
+    def stop(number: int, _frame: Any) -> None:
+        if not stopped:
+            child.terminate()  # torchrun asks its processes, which save
+        stopped.append(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return EXIT_CODE if code and stopped else code
 
 
 def score_run(

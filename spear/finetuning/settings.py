@@ -24,6 +24,7 @@ def train_settings(
     batch_seconds: float = 80.0,
     seed: int = 42,
     device: str = "auto",
+    num_processes: int = 1,
 ) -> dict[str, Any]:
     """The configuration (`spear.train.config.TrainConfig`) of a fine-tuning, as plain values.
 
@@ -37,9 +38,10 @@ def train_settings(
         exp_dir: of the run; data lie in `exp_dir`/data.
         init_from: what `spear.load_model` reads, or `random:` and that, for an untrained encoder of its sizes.
         num_steps: optimizer steps; 0: so many that training sees the data thirty times, in bounds.
-        batch_seconds: audio of a batch.
+        batch_seconds: audio of a batch of each process.
         seed: of the run.
         device: of the trainer.
+        num_processes: that train together.
 
     Raises:
         CheckpointError: no encoder to start from.
@@ -47,7 +49,7 @@ def train_settings(
     task, is_random = TASKS[tables.task], init_from.startswith(RANDOM)
     encoder = load_model(init_from.removeprefix(RANDOM)).config
     seconds = 3600 * counts["train"]["hours"]
-    steps = num_steps or min(max(round(_EPOCHS * seconds / batch_seconds), _STEPS[0]), _STEPS[1])
+    steps = num_steps or min(max(round(_EPOCHS * seconds / batch_seconds / num_processes), _STEPS[0]), _STEPS[1])
     stream: dict[str, Any] = {"objective": task.name, "domain_weights": {"speech": 1.0, "audio": 1.0}}
     stream |= {"layers": task.layers}
     if not task.is_text and not task.open_set:

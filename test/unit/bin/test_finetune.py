@@ -1,7 +1,9 @@
 """`spear finetune` and `spear tag` from tables to scores, and runs that are read back or refused."""
 
 import json
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from spear.errors import CardError, CheckpointError, ConfigError
 from spear.manifest.item import read_items
 from spear.train import checkpoint
 from spear.train.finetuned import load_finetuned
+from spear.train.signals import EXIT_CODE
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,37 @@ def test_a_table_becomes_a_classifier_with_a_score_and_an_interval(classifier):
     assert f"accuracy {100 * right:.1f} %" in printed and "on 5 recordings" in printed
     assert score["counts"]["train"]["recordings"] + score["counts"]["dev"]["recordings"] == 19
     assert "accuracy" in (exp_dir / "report.md").read_text()
+
+
+def test_several_processes_train_and_one_prepares_and_scores(words, tmp_path, monkeypatch):
+    exp_dir, terminated = tmp_path / "exp", []
+    call = ["--task", "classification", "--exp-dir", str(exp_dir), *words, "--nproc-per-node", "2"]
+    assert finetune.main(call) == 0
+    assert fs.read_json(exp_dir / "score.json")["step"] == 2
+    assert len(fs.read_jsonl(exp_dir / "predictions.jsonl")) == 5
+    assert checkpoint.verify(checkpoint.directory_of(exp_dir, 2))["world_size"] == 2
+
+    class Stopped:
+        """A launcher during whose work a request to stop comes, and comes again."""
+
+        def __init__(self, *_, **__):
+            pass
+
+        def wait(self) -> int:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+            return 1
+
+        def terminate(self) -> None:
+            terminated.append(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("subprocess.Popen", Stopped)
+        assert finetune.main(call) == EXIT_CODE and len(terminated) == 1
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="without torchrun, and with --nproc-per-node"):
+        finetune.main(call)
 
 
 def test_what_cannot_be_used_is_listed_with_the_reason(classifier):
