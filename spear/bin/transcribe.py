@@ -30,7 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     from spear.train.finetuned import load_finetuned
 
     log.setup()
-    decoding = Decoding(arguments.method, arguments.beam, arguments.lexicon, arguments.language_model)
+    model_files = arguments.lexicon, arguments.language_model
+    decoding = Decoding(arguments.method, arguments.beam, *model_files, arguments.language_model_weight)
     model = load_finetuned(arguments.checkpoint, dist.choose_device(arguments.device))
     stream = _stream(model, arguments)
     decoder = Decoder(model.model.heads[stream], model.vocabularies[stream], decoding)
@@ -73,7 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--method", default="greedy", help="greedy, beam, or lexicon (CTC on characters)")
     parser.add_argument("--beam", type=int, default=0, help="sequences that a beam search keeps; 0: its default")
     parser.add_argument("--lexicon", default="", help="file whose lines begin with a word, for --method lexicon")
-    parser.add_argument("--language-model", default="", help="KenLM file, for --method lexicon")
+    parser.add_argument(
+        "--language-model", default="", help="ARPA or KenLM file: of words for --method lexicon, of units for beam"
+    )
+    parser.add_argument("--language-model-weight", type=float, default=0.3, help="of a model of units")
     parser.add_argument("--window-seconds", type=float, default=30.0, help="longer recordings are heard in windows")
     parser.add_argument("--overlap-seconds", type=float, default=2.0, help="what windows give up to their neighbours")
     parser.add_argument("--batch-seconds", type=float, default=120.0, help="audio of a batch, with padding")

@@ -1,7 +1,8 @@
-"""Beam searches: CTC over prefixes, and transducers with one unit a frame."""
+"""Beam searches: CTC over prefixes, and transducers with one unit a frame; a model of units may have a say in both."""
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from spear.models.greedy import Hypothesis
 from spear.nn.transducer import BLANK
+from spear.recognise.unit_model import UnitModel
 
 BEAM = 8
 _SURE = math.log(0.999)  # a blank of this probability lets nothing else through
@@ -16,17 +18,24 @@ _SURE = math.log(0.999)  # a blank of this probability lets nothing else through
 
 @dataclass(eq=False)
 class _Prefix:
-    """A sequence of units: one more than its parent. There is one object for each sequence."""
+    """A sequence of units: one more than its parent, and what a model says of it. There is one object for each."""
 
     unit: int = BLANK
     parent: "_Prefix | None" = None
     frame: int = 0
     log_prob: float = -math.inf
     children: dict[int, "_Prefix"] = field(default_factory=dict)
+    model: UnitModel | None = None
+    state: Any = None
+    said: float = 0.0
 
     def child(self, unit: int) -> "_Prefix":
         if unit not in self.children:
-            self.children[unit] = _Prefix(unit, self)
+            child = self.children[unit] = _Prefix(unit, self)
+            if self.model is not None:
+                child.model = self.model
+                child.state, more = self.model.after(self.state, unit)
+                child.said = self.said + more
         return self.children[unit]
 
     def heard(self, frame: int, log_prob: float) -> None:
@@ -47,24 +56,32 @@ class _Prefix:
 
 
 @torch.no_grad()
-def ctc_prefix_beam(log_probs_BTV: Tensor, lens_B: Tensor, beam: int = BEAM) -> list[Hypothesis]:
+def ctc_prefix_beam(
+    log_probs_BTV: Tensor, lens_B: Tensor, beam: int = BEAM, model: UnitModel | None = None
+) -> list[Hypothesis]:
     """The most likely sequence of units, over all its alignments that stay in the beam.
 
     Args:
         log_probs_BTV: of the units; 0 is the blank.
         lens_B: valid frames.
         beam: sequences that are kept, and units that are looked at in a frame.
+        model: whose opinion is added to that of the head.
     """
     best = log_probs_BTV.float().topk(min(beam, log_probs_BTV.shape[2]), dim=2)
     blanks_BT = log_probs_BTV[:, :, BLANK].float().cpu().numpy()
     values_BTK, units_BTK = best.values.cpu().numpy(), best.indices.cpu().numpy()
     rows = zip(blanks_BT, values_BTK, units_BTK, lens_B.tolist())
-    return [_ctc_beam(blanks_T[:n], values_TK[:n], units_TK[:n], beam) for blanks_T, values_TK, units_TK, n in rows]
+    return [
+        _ctc_beam(blanks_T[:n], values_TK[:n], units_TK[:n], beam, model) for blanks_T, values_TK, units_TK, n in rows
+    ]
 
 
-def _ctc_beam(blanks_T: np.ndarray, values_TK: np.ndarray, units_TK: np.ndarray, beam: int) -> Hypothesis:
+def _ctc_beam(
+    blanks_T: np.ndarray, values_TK: np.ndarray, units_TK: np.ndarray, beam: int, model: UnitModel | None
+) -> Hypothesis:
+    empty = _Prefix(model=model, state=model.start() if model else None)
     # Of each sequence: log-probability of the alignments that end with a blank, and of those that end with its unit.
-    kept: dict[_Prefix, tuple[float, float]] = {_Prefix(): (0.0, -math.inf)}
+    kept: dict[_Prefix, tuple[float, float]] = {empty: (0.0, -math.inf)}
     for frame, (blank, values, units) in enumerate(zip(blanks_T.tolist(), values_TK.tolist(), units_TK.tolist())):
         if blank > _SURE:
             kept = {prefix: (_add(*ends) + blank, -math.inf) for prefix, ends in kept.items()}
@@ -84,10 +101,13 @@ def _ctc_beam(blanks_T: np.ndarray, values_TK: np.ndarray, units_TK: np.ndarray,
                 else:
                     _collect(found, child, 1, total + value)
                 child.heard(frame, value)
-        best = sorted(found.items(), key=lambda entry: -_add(*entry[1]))[:beam]
+        best = sorted(found.items(), key=lambda entry: -_add(*entry[1]) - entry[0].said)[:beam]
         kept = {prefix: (ends[0], ends[1]) for prefix, ends in best}
-    prefix, ends = max(kept.items(), key=lambda entry: _add(*entry[1]))
-    return prefix.hypothesis(_add(*ends))
+    totals = {
+        prefix: _add(*ends) + prefix.said + (model.end(prefix.state) if model else 0.0) for prefix, ends in kept.items()
+    }
+    best = max(totals, key=totals.get)
+    return best.hypothesis(totals[best])
 
 
 def _collect(found: dict[_Prefix, list[float]], prefix: _Prefix, which: int, value: float) -> None:
@@ -102,7 +122,9 @@ def _add(first: float, second: float) -> float:
 
 
 @torch.no_grad()
-def transducer_beam(head: nn.Module, hidden_BTD: Tensor, lens_B: Tensor, beam: int = 4) -> list[Hypothesis]:
+def transducer_beam(
+    head: nn.Module, hidden_BTD: Tensor, lens_B: Tensor, beam: int = 4, model: UnitModel | None = None
+) -> list[Hypothesis]:
     """Modified beam search: at most one unit a frame, and sequences that are equal are added up.
 
     All sequences of all utterances go through the network together.
@@ -112,10 +134,12 @@ def transducer_beam(head: nn.Module, hidden_BTD: Tensor, lens_B: Tensor, beam: i
         hidden_BTD: what its `read` gives.
         lens_B: valid frames.
         beam: sequences of an utterance that are kept.
+        model: whose opinion is added to that of the head, for twice as many sequences as are kept.
 
     Returns:
         for each utterance the sequence of the largest log-probability over its number of units.
     """
+    opinions = _Opinions(model) if model else None
     frames_BTD, device = head.from_encoder(hidden_BTD), hidden_BTD.device
     lens, context = lens_B.tolist(), head.prediction.context
     kept: list[dict[tuple[int, ...], Hypothesis]] = [{(): Hypothesis()} for _ in lens]
@@ -131,16 +155,42 @@ def transducer_beam(head: nn.Module, hidden_BTD: Tensor, lens_B: Tensor, beam: i
         for row in active:
             hypotheses = list(kept[row].values())
             part = totals_NV[start : start + len(hypotheses)].flatten()
-            best = part.topk(min(beam, len(part)))
+            best = part.topk(min(beam if model is None else 2 * beam, len(part)))
             arcs = arcs_NV[start : start + len(hypotheses)].flatten()[best.indices].tolist()
             kept[row] = _extended(
-                hypotheses, best.values.tolist(), best.indices.tolist(), arcs, frame, totals_NV.shape[1]
+                hypotheses, best.values.tolist(), best.indices.tolist(), arcs, frame, totals_NV.shape[1], opinions
             )
+            if model is not None:
+                likely = sorted(kept[row].items(), key=lambda entry: -entry[1].score)
+                kept[row] = dict(likely[:beam])
             start += len(hypotheses)
+    if opinions:
+        for found in kept:
+            for units, each in found.items():
+                each.score += model.end(opinions.state(units))
     return [max(found.values(), key=lambda each: each.score / (len(each.units) + context)) for found in kept]
 
 
-def _extended(hypotheses: list[Hypothesis], scores, places, arcs, frame: int, num_outputs: int) -> dict:
+class _Opinions:
+    """What a model says of sequences, each asked about once."""
+
+    def __init__(self, model: UnitModel):
+        self.model, self._known = model, {(): (model.start(), 0.0)}
+
+    def state(self, units: tuple[int, ...]) -> Any:
+        """Behind a sequence."""
+        return self._known[units][0]
+
+    def of_last(self, units: tuple[int, ...]) -> float:
+        """Of the last unit of a sequence, after those before it."""
+        if units not in self._known:
+            self._known[units] = self.model.after(self.state(units[:-1]), units[-1])
+        return self._known[units][1]
+
+
+def _extended(
+    hypotheses: list[Hypothesis], scores, places, arcs, frame: int, num_outputs: int, opinions: _Opinions | None
+) -> dict:
     """The sequences after a frame; equal ones are added up, and keep the frames of the likelier."""
     found: dict[tuple[int, ...], Hypothesis] = {}
     for score, place, arc in zip(scores, places, arcs):
@@ -148,9 +198,10 @@ def _extended(hypotheses: list[Hypothesis], scores, places, arcs, frame: int, nu
         new = Hypothesis([*old.units], [*old.starts], [*old.ends], [*old.probabilities], score)
         if unit != BLANK:
             new.add(unit, frame, frame, min(1.0, math.exp(arc)))
+            new.score += opinions.of_last(tuple(new.units)) if opinions else 0.0
         same = found.get(key := tuple(new.units))
         if same is not None:
-            same.score = _add(same.score, score)  # the first one was likelier
+            same.score = _add(same.score, new.score)  # the first one was likelier
         else:
             found[key] = new
     return found

@@ -14,6 +14,7 @@ from spear.models.greedy import Hypothesis, ctc_greedy, transducer_greedy
 from spear.models.transducer_head import TransducerHead
 from spear.nn.transducer import BLANK
 from spear.recognise.beam import ctc_prefix_beam, transducer_beam
+from spear.recognise.unit_model import WEIGHT, UnitModel
 
 METHODS = ("greedy", "beam", "lexicon")
 
@@ -27,27 +28,37 @@ class Decoding:
             characters: words of a file by flashlight-text, with a KenLM model where one is given).
         beam: sequences that are kept; 0 for the default.
         lexicon: a file whose lines begin with a word.
-        language_model: a KenLM file; empty for none.
+        language_model: a KenLM file; empty for none. Of words with `lexicon`, of units with `beam`.
+        weight: of a model of units.
 
     Raises:
-        ConfigError: no such method, or a lexicon without the method or the other way round.
+        ConfigError: no such method, a lexicon without the method or the other way round, or a model without a search.
     """
 
     method: str = "greedy"
     beam: int = 0
     lexicon: str = ""
     language_model: str = ""
+    weight: float = WEIGHT
 
     def __post_init__(self):
         if self.method not in METHODS:
             raise ConfigError(f"the method '{self.method}'", "one of " + ", ".join(METHODS), "correct --method")
         if self.beam < 0:
             raise ConfigError(f"a beam of {self.beam}", "1 or more, or 0 for the default", "correct --beam")
-        if (self.method == "lexicon") != bool(self.lexicon) or (self.language_model and not self.lexicon):
+        if not 0 <= self.weight < float("inf"):
+            raise ConfigError(f"a weight of {self.weight:g}", "0 or more", "correct --language-model-weight")
+        if (self.method == "lexicon") != bool(self.lexicon):
             raise ConfigError(
-                f"method {self.method} with lexicon '{self.lexicon}' and language model '{self.language_model}'",
-                "method lexicon with a lexicon, which a language model needs too",
+                f"method {self.method} with lexicon '{self.lexicon}'",
+                "method lexicon with a lexicon",
                 "give --method lexicon and --lexicon FILE, or neither",
+            )
+        if self.language_model and self.method == "greedy":
+            raise ConfigError(
+                f"method {self.method} with language model '{self.language_model}'",
+                "a search: method beam (a model of units) or lexicon (a model of words)",
+                "choose another --method",
             )
 
 
@@ -61,7 +72,7 @@ class Decoder:
 
     Raises:
         ConfigError: a lexicon for a transducer, or for other units than characters.
-        MissingPackageError, DataError: see `LexiconBeam`.
+        MissingPackageError, DataError: see `LexiconBeam` and `UnitModel`.
     """
 
     def __init__(self, head: nn.Module, vocabulary: Vocabulary, decoding: Decoding | None = None):
@@ -70,7 +81,9 @@ class Decoder:
             raise ConfigError(
                 f"a {type(head).__name__}, which says no words", "a head of CTC or of a transducer", "name another run"
             )
-        self._lexicon = None
+        self._lexicon = self._model = None
+        if self.decoding.method == "beam" and self.decoding.language_model:
+            self._model = UnitModel(self.decoding.language_model, vocabulary, self.decoding.weight)
         if self.decoding.method == "lexicon":
             if not isinstance(head, CtcHead) or vocabulary.kind != "chars":
                 raise ConfigError(
@@ -91,6 +104,7 @@ class Decoder:
             lens_B: valid frames.
         """
         greedy, options = self.decoding.method == "greedy", {"beam": self.decoding.beam} if self.decoding.beam else {}
+        options |= {"model": self._model}
         if isinstance(self.head, TransducerHead):
             if greedy:
                 return transducer_greedy(self.head, hidden_BTD, lens_B)
