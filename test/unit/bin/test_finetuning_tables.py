@@ -38,7 +38,7 @@ def test_every_class_is_in_training_and_in_test_where_recordings_allow():
     assert sum(row.split == "test" for row in found) == 12
 
 
-@pytest.mark.parametrize(("speakers", "dev"), [(20, 2), (9, 2), (6, 0)])
+@pytest.mark.parametrize(("speakers", "dev"), [(20, 2), (10, 2), (9, 0), (6, 0)])
 def test_speakers_of_the_validation_are_strangers_where_there_are_enough(speakers, dev):
     found = [Row(f"r{n}", f"s{n % speakers}", f"s{n % speakers}", "") for n in range(4 * speakers)]
     divide(found, TableSettings([], "verification", "speaker"))
