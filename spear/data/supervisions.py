@@ -213,9 +213,9 @@ class SupervisionStream(TargetStream):
             return numbers
         found = {name: self.vocabulary.number(name) for name in self._names(row.text)}
         known = sorted(number for number in found.values() if number is not None)
-        unknown.update(name for name, number in found.items() if number is None)
         if not known and self.config.kind == "speaker" and not row.trained:
             return [strangers.setdefault(row.text.strip(), self.vocabulary.size + len(strangers))]
+        unknown.update(name for name, number in found.items() if number is None)
         if not known:
             text = row.text.strip()[:60]
             raise DataError(
