@@ -50,7 +50,7 @@ setup(
         "dask": ["distributed"],
         "slurm": ["submitit"],
         "k2": ["k2"],
-        # WavLM, HuBERT, wav2vec 2.0, data2vec-audio, MERT, Whisper, USAD; Dasheng and our own need nothing.
+        # WavLM, HuBERT, wav2vec 2.0, data2vec-audio, MERT, Whisper, USAD; the other teachers need nothing.
         "teachers": ["transformers>=4.46"],
         "hdf5": ["h5py>=3"],  # to read tokens that were made elsewhere
     },

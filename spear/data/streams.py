@@ -177,7 +177,6 @@ def _open(config: StreamConfig, path: Path) -> tuple[ShardStore, TokenCard]:
     fbank = FbankConfig()
     expected = {
         "stream": config.name,
-        "sample_rate_hz": fbank.sample_rate_hz,
         "fbank_sha256": fbank.definition_hash(),
         **_nested(config.expect),
     }

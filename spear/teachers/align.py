@@ -1,9 +1,13 @@
 """Frame counts and frame rates: the only place that knows them.
 
 Two questions are answered here: how many frames a teacher makes of so many samples, and how target frames at one rate
-become targets of a student at another. Frames are paired by index from the start; nothing is shifted or interpolated.
+become targets of a student at another. Where one rate is a multiple of the other, frames are paired by index from the
+start; otherwise each frame of the student takes the target frame that its middle lies in (62.5 Hz for a student of 50:
+every fifth target is left out; 5.38 Hz: each stands for nine or ten frames). Nothing is interpolated: tokens cannot be.
 """
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -46,6 +50,16 @@ def _whisper(num_samples: int) -> int:
     return num_samples // 320
 
 
+def _musicnn(num_samples: int) -> int:
+    # Spectra centred on every 256th sample.
+    return -(-num_samples // 256)
+
+
+def _aisfx(num_samples: int) -> int:
+    # Eight spectra of 1024 samples each; the last frame is completed with silence.
+    return -(-num_samples // 8192)
+
+
 FRAME_RULES: dict[str, Callable[[int], int]] = {
     "zipformer-50hz": _zipformer_50hz,
     "zipformer-25hz": _zipformer_25hz,
@@ -55,8 +69,13 @@ FRAME_RULES: dict[str, Callable[[int], int]] = {
     "whisper-50hz": _whisper,
     "usad-50hz": _whisper,  # two rows of 10 ms each
     "kaldi-100hz": _kaldi,
+    "musicnn-62.5hz": _musicnn,
+    "aisfx-5.38hz": _aisfx,  # at 44.1 kHz
 }
 """Frames from samples (at the teacher's own sampling rate), by name; cards carry the name."""
+
+_WINDOWS = re.compile(r"hop([1-9]\d{0,6})-window([1-9]\d{0,6})")
+"""Rules of any teacher: frames of so many samples that lie whole in the audio, so many samples apart."""
 
 
 def register_frame_rule(name: str, rule: Callable[[int], int]) -> None:
@@ -80,10 +99,13 @@ def expected_frames(num_samples: int, teacher) -> int:
         name = teacher.get("frame_rule", "")
     else:
         name = teacher.frame_rule
+    if found := _WINDOWS.fullmatch(name):
+        hop, window = map(int, found.groups())
+        return max(0, (int(num_samples) - window) // hop + 1)
     if name not in FRAME_RULES:
         raise ConfigError(
-            f"frame rule '{name}'",
-            f"one of {', '.join(sorted(FRAME_RULES))}",
+            f"frame rule '{name[:80]}'",
+            f"one of {', '.join(sorted(FRAME_RULES))}, or such as hop320-window400",
             "register it with spear.teachers.align.register_frame_rule before it is used",
         )
     return FRAME_RULES[name](int(num_samples))
@@ -107,28 +129,66 @@ class RateRatio(NamedTuple):
 
 
 def rate_ratio(target_rate_hz: float, student_rate_hz: float) -> RateRatio:
-    """The whole-number relation of two frame rates.
+    """The whole-number relation of two frame rates, of which the first may be one of `matched_rate`.
 
     Raises:
-        ConfigError: neither rate is a multiple of the other (to 2 %, since rates are sometimes rounded).
+        ConfigError: a rate that is none.
     """
-    if target_rate_hz > 0 and student_rate_hz > 0:
-        repeat = max(1, round(student_rate_hz / target_rate_hz))
-        group = max(1, round(target_rate_hz / student_rate_hz))
-        if abs(target_rate_hz * repeat / (student_rate_hz * group) - 1) <= 0.02:
-            return RateRatio(repeat, group)
-    raise ConfigError(
-        f"targets at {target_rate_hz} Hz for a student at {student_rate_hz} Hz",
-        "one rate a multiple of the other",
-        "choose another teacher layer or frame_rate_hz, or the student's output_downsampling_factor",
-    )
+    return _whole_ratio(target_rate_hz, student_rate_hz) or RateRatio(1, max(1, int(target_rate_hz / student_rate_hz)))
+
+
+def _whole_ratio(target_rate_hz: float, student_rate_hz: float) -> RateRatio | None:
+    """None where neither rate is a multiple of the other (to 2 %, since rates are sometimes rounded)."""
+    if not (0 < target_rate_hz < math.inf and 0 < student_rate_hz < math.inf):
+        raise ConfigError(
+            f"targets at {target_rate_hz} Hz for a student at {student_rate_hz} Hz",
+            "two frame rates above 0",
+            "correct frame_rate_hz on the card of the tokens",
+        )
+    repeat = max(1, round(student_rate_hz / target_rate_hz))
+    group = max(1, round(target_rate_hz / student_rate_hz))
+    fits = abs(target_rate_hz * repeat / (student_rate_hz * group) - 1) <= 0.02
+    return RateRatio(repeat, group) if fits else None
+
+
+def matched_rate(target_rate_hz: float, student_rate_hz: float) -> float:
+    """The rate to which targets are resampled before they are paired: their own where that is a multiple or a part of
+    the student's; otherwise the student's, or the largest multiple of it that is not faster than the targets.
+
+    Raises:
+        ConfigError: a rate that is none.
+    """
+    if _whole_ratio(target_rate_hz, student_rate_hz):
+        return target_rate_hz
+    return student_rate_hz * rate_ratio(target_rate_hz, student_rate_hz).group
+
+
+def resample_rows(rows_BTN: Tensor, from_hz: float, to_hz: float) -> Tensor:
+    """Rows at another rate: each is the row that its middle lies in; none goes beyond the last.
+
+    Args:
+        rows_BTN: targets, of any type, from_hz of them a second.
+
+    Returns:
+        (B, T', N) with T' = `resampled_rows` of T; the same tensor where the rates are equal.
+    """
+    if from_hz == to_hz:
+        return rows_BTN
+    count = resampled_rows(rows_BTN.shape[1], from_hz, to_hz)
+    middles_T = (torch.arange(count, device=rows_BTN.device, dtype=torch.float64) + 0.5) * (from_hz / to_hz)
+    return rows_BTN[:, middles_T.long()]
+
+
+def resampled_rows(count: int, from_hz: float, to_hz: float) -> int:
+    """How many rows `resample_rows` makes of so many."""
+    return count if from_hz == to_hz else max(0, math.ceil(count * to_hz / from_hz - 0.5))
 
 
 def aligned_codebooks(num_codebooks: int, target_rate_hz: float, student_rate_hz: float) -> int:
     """Heads that a stream needs: its codebooks times the target frames of one student frame.
 
     Raises:
-        ConfigError: the rates do not divide.
+        ConfigError: a rate that is none.
     """
     return num_codebooks * rate_ratio(target_rate_hz, student_rate_hz).group
 
@@ -145,11 +205,12 @@ def align_targets(
     """Brings tokens to the student's frames.
 
     A faster student gets every target frame repeated; a slower one predicts several target frames at once, which are
-    concatenated on the codebook axis. What exceeds the student's length is cut at the end. An utterance may be short by
-    one frame of the slower of the two rates: that is what pairing and the trimming of one frame at extraction can
-    cost. The reference pads up to 5 frames (0.1 s), but no teacher it uses is ever short by more than one, so a larger
-    gap means tokens of another recording, and those should not be trained on quietly. An utterance without any token
-    (a stream it has no part in) stays ignored throughout.
+    concatenated on the codebook axis. Targets whose rate does not divide are resampled first (`matched_rate`). What
+    exceeds the student's length is cut at the end. An utterance may be short by one frame of the slower of the two
+    rates: that is what pairing and the trimming of one frame at extraction can cost. The reference pads up to 5 frames
+    (0.1 s), but no teacher it uses is ever short by more than one, so a larger gap means tokens of another recording,
+    and those should not be trained on quietly. An utterance without any token (a stream it has no part in) stays
+    ignored throughout.
 
     Args:
         tokens_BTN: int64 token ids at the stream's own rate, -100 after each utterance's end.
@@ -163,7 +224,7 @@ def align_targets(
         int64 (B, T', N x group), -100 at padding.
 
     Raises:
-        ConfigError: the rates do not divide.
+        ConfigError: a rate that is none.
         DataError: an utterance is shorter than its tokens may be; gives its place in the batch and both lengths.
     """
     repeat, group = rate_ratio(target_rate_hz, student_rate_hz)
@@ -174,8 +235,15 @@ def align_targets(
         places = torch.arange(1, num_tokens + 1, device=tokens_BTN.device)
         token_lens_B = ((tokens_BTN != IGNORE).any(dim=2) * places).amax(dim=1) if num_tokens else student_lens_B * 0
     token_lens_B = token_lens_B.to(tokens_BTN.device)
-    have_B, need_B = token_lens_B * repeat, student_lens_B * group
-    short_B = (need_B - have_B > max(repeat, group)) & (token_lens_B > 0)
+    matched_hz = matched_rate(target_rate_hz, student_rate_hz)
+    rows_B = token_lens_B
+    if matched_hz != target_rate_hz:
+        tokens_BTN = resample_rows(tokens_BTN, target_rate_hz, matched_hz)
+        rows = [resampled_rows(count, target_rate_hz, matched_hz) for count in token_lens_B.tolist()]
+        rows_B = torch.tensor(rows, device=token_lens_B.device)
+    have_B, need_B = rows_B * repeat, student_lens_B * group
+    spare = max(repeat, group, math.ceil(matched_hz / target_rate_hz))
+    short_B = (need_B - have_B > spare) & (token_lens_B > 0)
     if bool(short_B.any()):
         place = int(short_B.nonzero()[0])
         raise DataError(

@@ -22,6 +22,8 @@ _FACTORIES: dict[str, str | Callable[..., Teacher]] = {
     "whisper": "spear.teachers.whisper:WhisperTeacher",
     "dasheng": "spear.teachers.dasheng:DashengTeacher",
     "usad": "spear.teachers.usad:UsadTeacher",
+    "musicnn": "spear.teachers.musicnn:MusicnnTeacher",
+    "aisfx": "spear.teachers.aisfx:AisfxTeacher",
 }
 
 

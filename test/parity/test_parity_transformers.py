@@ -209,6 +209,33 @@ def test_whisper_counts_and_windows(tmp_path):
         assert x_BTD.abs().sum(2).min() > 0
 
 
+def test_whisper_window_keeps_the_first_positions(tmp_path):
+    model = whisper(tmp_path)
+    teacher = load_teacher(f"whisper:{tmp_path}@-1,window_seconds=2,overlap_seconds=0.5")
+    waves_BS, lengths_B = waves(16000, 30000)
+    config = transformers.WhisperConfig(**{**model.config.to_dict(), "max_source_positions": 100})
+    short = transformers.WhisperModel(config).eval()
+    state = model.state_dict()
+    state["encoder.embed_positions.weight"] = state["encoder.embed_positions.weight"][:100]
+    short.load_state_dict(state)
+    extractor = transformers.WhisperFeatureExtractor(chunk_length=2)
+    features = extractor([waves_BS[0, :16000].numpy(), waves_BS[1].numpy()], sampling_rate=16000, return_tensors="pt")
+    with torch.no_grad():
+        expected = short.get_encoder()(features.input_features).last_hidden_state
+    x_BTD, lens_B = teacher.embed(waves_BS, lengths_B)
+    assert lens_B.tolist() == [50, 93]
+    for row, count in enumerate(lens_B.tolist()):
+        close(x_BTD[row, :count], expected[row, :count])
+    whole = load_teacher(f"whisper:{tmp_path}")
+    assert teacher.fingerprint()["weights_sha256"] != whole.fingerprint()["weights_sha256"]
+    assert load_teacher(f"whisper:{tmp_path}@-1,window_seconds=30").fingerprint() == whole.fingerprint()
+    x_BTD, lens_B = teacher.embed(*waves(100000))
+    assert int(lens_B[0]) == 312 and x_BTD.abs().sum(2).min() > 0
+    for seconds in ("31", "0.5"):
+        with pytest.raises(ConfigError, match="1 to 30"):
+            load_teacher(f"whisper:{tmp_path}@-1,overlap_seconds=0,window_seconds={seconds}")
+
+
 def test_mert_is_read_as_the_hubert_that_it_is(tmp_path):
     spec, model = save("hubert-base", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

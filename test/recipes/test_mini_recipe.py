@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -188,3 +189,23 @@ def test_recordings_are_trained_on_for_three_times_as_long(long, recordings, fac
     plain = configuration.parse(TrainConfig, ["--config", str(RECIPE / "conf/student.yaml")], ALIASES)
     assert settings.num_steps == factor * plain.num_steps
     assert settings.streams.keys() == plain.streams.keys() and settings.model == plain.model
+
+
+@pytest.mark.parametrize(
+    "teachers, folder, speech, audio",
+    [
+        ("cold", "data", "spear:.*/exp/teacher_speech@-1", "spear:.*/exp/teacher_audio@-1"),
+        ("real", "data_musicnn", "whisper:/all/whisper-tiny.en@-1,window_seconds=10", "musicnn@-1"),
+        ("real-aisfx", "data_aisfx", "whisper:/all/whisper-tiny.en@-1,window_seconds=10", "aisfx@-1"),
+    ],
+)
+def test_teachers_are_made_here_or_pre_trained(teachers, folder, speech, audio, tmp_path):
+    script = (
+        f"set -euo pipefail; here='{RECIPE}'; seed=42; data_dir=; exp_dir=; long=; audio_dir=; teachers='{teachers}'\n"
+        'speech_layer=-1; audio_layer=-1; . "$here/shared/stages.sh"; . "$here/local/paths.sh"\n'
+        'basename "$data_dir"; teacher_of speech; teacher_of audio'
+    )
+    found = succeed("bash", "-c", script, cwd=tmp_path, SPEAR_TEACHERS="/all").splitlines()
+    assert found[0] == folder and re.fullmatch(speech, found[1]) and re.fullmatch(audio, found[2])
+    done = call("bash", "-c", script.replace(f"teachers='{teachers}'", "teachers=warm"), cwd=tmp_path)
+    assert done.returncode == 1 and "cold, real or real-aisfx" in done.stderr

@@ -6,7 +6,7 @@
 #   ./prepare.sh --audio-dir DIR          # real recordings: a folder with manifest.tsv, or any folder of audio files
 # Stages: 0 environment and data, 1 manifests, 2 fbank, 3 teachers and their embeddings, 4 quantizers, 5 tokens.
 # Data goes to data/ and teachers to exp/ beside this script; other audio or another seed uses names of its own, such as
-# data_NAME and exp_NAME. --on-the-fly false stores features. For --long and --speed-perturb see run.sh.
+# data_NAME and exp_NAME. --on-the-fly false stores features. For --long, --speed-perturb, --teachers see run.sh.
 # --executor local|dask|slurm, --num-jobs (0: one per core): of stages 1 and 2; --nproc-per-node: of 3 and 5.
 set -euo pipefail
 
@@ -32,6 +32,7 @@ long=
 speed_perturb=[]
 corpus_options=
 teacher_options=
+teachers=cold
 
 here="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/shared/parse_options.sh"
@@ -68,8 +69,7 @@ make_fbank() {
 }
 
 make_teacher() { # DOMAIN
-  split_words words "$teacher_options"
-  train_teacher "teacher_$1" "${words[@]}"
+  obtain_teacher "$1"
   launch -m spear.bin.main embed --teacher "$(teacher_of "$1")" --seed "$seed" \
     --cuts "$(cuts_of "$1")" --max-frames "$max_frames" --max-seconds 40 --output "$data_dir/embeddings/$1"
 }
@@ -111,9 +111,9 @@ run_stage 1 "manifests" "reads data/raw once; writes data/manifests with quarant
   make_manifests "$tasks" "$kind" "$speed_perturb" "noise.jsonl"
 run_stage 2 "fbank" "statistics; with --on-the-fly false features to data/fbank, 0.2 GB an hour of audio" \
   make_fbank "$on_the_fly"
-run_stage 3 "teachers" "pre-trains one for each domain, embeds $max_frames frames; 3 to 7 minutes (long: 10), 50 MB" \
+run_stage 3 "teachers" "trains (or installs) one a domain, embeds $max_frames frames; 3 to 7 minutes (long: 10), 50 MB" \
   make_teachers "${teacher_settings[@]}" "$seed" "$max_frames" "$speech_layer" "$audio_layer" "$teacher_options" \
-  "$(declare -f make_teacher train_teacher)"
+  "$teachers" "$(declare -f make_teacher obtain_teacher train_teacher)"
 run_stage 4 "quantizers" "16 codebooks for each teacher to data/quantizer; under a minute, 10 MB" \
   train_quantizers "$speech_codebooks" "$audio_codebooks" "$seed" "$(declare -f train_quantizer)"
 run_stage 5 "tokens" "one pass audio -> teachers -> data/tokens (under 5 MB an hour), verified; 30 to 70 s" \

@@ -9,6 +9,8 @@
 # encoder of its shape, and fbank, 8 table and report.html. Run it again to continue after an interruption.
 # --long true trains three times as many steps; it is the default with --audio-dir. --speed-perturb [0.9,1.1] trains on
 # speech at these speeds, too.
+# --teachers real takes pre-trained teachers instead of ones that are made here: Whisper tiny.en for speech and musicnn
+# (real-aisfx: aiSFX) for the rest, which spear teachers installs. The student then starts from random weights.
 # --nproc-per-node 2 trains with two processes. --teacher-options, --student-options, --corpus-options and
 # --decode-options are words for train.py (of teachers, of the student), spear synthesize and spear evaluate.
 set -euo pipefail
@@ -32,6 +34,7 @@ corpus_options=
 teacher_options=
 student_options=
 decode_options=
+teachers=cold
 
 here="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/shared/parse_options.sh"
@@ -57,7 +60,8 @@ train_student() {
   if [[ "$present" != *" "* ]]; then words+=(--sources "[$sources]"); fi
   # The student has its teachers' shape and starts from the weights of one, with the audio teacher's if there is one: it
   # finds its way to speech sooner than the speech teacher's would to sounds (TUNING.md).
-  words+=(--init-from "$exp_dir/teacher_$start")
+  # Pre-trained ones have other shapes.
+  if [[ "$teachers" == cold ]]; then words+=(--init-from "$exp_dir/teacher_$start"); fi
   split_words more "$student_options"
   launch_side_by_side "$here/train.py" "${words[@]}" "${more[@]}"
 }
@@ -78,7 +82,7 @@ if ((stage <= 5)); then
     --data-dir "$data_dir" --exp-dir "$exp_dir" --on-the-fly "$on_the_fly" --num-jobs "$num_jobs" --kind "$kind" \
     --executor "$executor" --seed "$seed" --dry-run "$dry_run" --nproc-per-node "$nproc_per_node" --tasks "$tasks" \
     --long "$long" --speed-perturb "$speed_perturb" --corpus-options="$corpus_options" \
-    --teacher-options="$teacher_options"
+    --teacher-options="$teacher_options" --teachers "$teachers"
 fi
 
 tokens_key="$(head -n 1 "$stage_dir/stage-5.done" 2>/dev/null || true)"

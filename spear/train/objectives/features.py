@@ -21,7 +21,7 @@ from spear.fs import human_bytes
 from spear.log import human_seconds
 from spear.models.feature_head import LOSSES, FeatureHead, FeatureHeadSpec
 from spear.seeds import numpy_rng
-from spear.teachers.align import expected_frames, rate_ratio
+from spear.teachers.align import expected_frames, matched_rate, rate_ratio, resample_rows
 from spear.teachers.several import load_layers
 from spear.tokens.extract import embed
 from spear.train.directions import effective_rank
@@ -94,6 +94,7 @@ class FeatureObjective(Objective):
             found = " and ".join(f"{rate:g}" for rate in rates)
             raise ConfigError(f"teachers of {found} Hz", "one frame rate in a stream", "make a stream of each rate")
         self.rate_hz, self.widths = rates[0], [int(each["dim"]) for each in self._prints]
+        self._matched_hz = matched_rate(self.rate_hz, context.frame_rate_hz)
         if settings.student_layers and len(settings.student_layers) != len(self.widths):
             raise ConfigError(
                 f"streams.{self.name}: {len(settings.student_layers)} student_layers",
@@ -106,7 +107,7 @@ class FeatureObjective(Objective):
         self._best_spread = 0.0
 
     def _ratio(self, student_rate_hz: float) -> tuple[int, int]:
-        return rate_ratio(self.rate_hz, student_rate_hz)
+        return rate_ratio(self._matched_hz, student_rate_hz)
 
     @classmethod
     def reads(cls, settings, name: str, data_dir: Path, domains: tuple[str, ...]) -> StreamConfig:
@@ -117,9 +118,10 @@ class FeatureObjective(Objective):
         return FeatureStreamConfig(name, paths[0], domains, paths=paths)
 
     def targets(self, batch: Batch, student_lens_B: Tensor) -> Tensor:
-        """(B, T, widths side by side) float32 at the teacher's rate, NaN where there is no target."""
+        """(B, T, widths side by side) float32, NaN where there is no target, at a rate that goes with the student's."""
         stored_BTW = batch.targets[self.name]
-        return self._embed(stored_BTW[:, :, 0]) if self._teachers else stored_BTW.float()
+        found_BTW = self._embed(stored_BTW[:, :, 0]) if self._teachers else stored_BTW.float()
+        return resample_rows(found_BTW, self.rate_hz, self._matched_hz)
 
     def _embed(self, waves_BS: Tensor) -> Tensor:
         """The teachers' frames of audio that is NaN after each utterance's end."""

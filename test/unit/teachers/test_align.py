@@ -10,7 +10,9 @@ from spear.teachers.align import (
     align_targets,
     aligned_codebooks,
     expected_frames,
+    matched_rate,
     rate_ratio,
+    resample_rows,
     resampled_samples,
 )
 
@@ -96,22 +98,56 @@ def test_ignored_frame_inside_does_not_shorten():
     assert align_targets(tokens, 50, 50, torch.tensor([7]))[0, :, 0].tolist() == [0, 10, 20, IGNORE, 40, 50, 60]
 
 
-def test_rates_that_do_not_divide_are_refused():
+def test_rates_that_divide_are_paired_and_others_resampled():
     assert rate_ratio(25, 50) == (2, 1) and rate_ratio(50, 25) == (1, 2) and rate_ratio(49.9, 50) == (1, 1)
-    with pytest.raises(ConfigError, match="31.25"):
-        rate_ratio(31.25, 50)
+    assert matched_rate(25, 50) == 25 and matched_rate(50, 25) == 50 and matched_rate(49.9, 50) == 49.9
+    assert matched_rate(62.5, 50) == 50 and matched_rate(62.5, 25) == 50 and matched_rate(5.3833, 25) == 25
+    assert aligned_codebooks(8, 62.5, 50) == 8 and aligned_codebooks(8, 62.5, 25) == 16
+    for rates in ((0, 50), (50, -1), (float("nan"), 50), (50, float("inf"))):
+        with pytest.raises(ConfigError, match="above 0"):
+            rate_ratio(*rates)
+
+
+def test_faster_targets_that_do_not_divide_lose_every_fifth_frame():
+    aligned = align_targets(_tokens(10), 62.5, 50, torch.tensor([8]))
+    assert (aligned[0, :, 0] // 10).tolist() == [0, 1, 3, 4, 5, 6, 8, 9]
+    # One student frame at 25 Hz predicts two of them, side by side.
+    aligned = align_targets(_tokens(10), 62.5, 25, torch.tensor([4]))
+    assert (aligned[0, :, [0, 2]] // 10).tolist() == [[0, 1], [3, 4], [5, 6], [8, 9]]
+
+
+def test_slow_targets_that_do_not_divide_stand_where_they_were_heard():
+    rate_hz = 44100 / 8192
+    aligned = align_targets(_tokens(5), rate_hz, 50, torch.tensor([46]))
+    middles = [(frame + 0.5) / 50 for frame in range(46)]
+    assert (aligned[0, :, 0] // 10).tolist() == [int(seconds * rate_hz) for seconds in middles]
+
+
+def test_a_missing_frame_is_padded_and_more_is_refused_also_when_resampled():
+    aligned = align_targets(_tokens(9), 62.5, 50, torch.tensor([8]))
+    assert aligned[0, -1, 0] == IGNORE and (aligned[0, :-1] != IGNORE).all()
+    with pytest.raises(DataError, match="utterance 1"):
+        align_targets(_tokens(10, 7), 62.5, 50, torch.tensor([8, 8]))
+    with pytest.raises(DataError, match="utterance 0"):
+        align_targets(_tokens(3), 44100 / 8192, 50, torch.tensor([46]))
+    absent = torch.full((1, 10, 2), IGNORE)
+    assert (align_targets(absent, 62.5, 50, torch.tensor([8])) == IGNORE).all()
+
+
+def test_rows_of_any_type_are_resampled_and_equal_rates_change_nothing():
+    rows_BTN = torch.arange(20.0).view(2, 10, 1)
+    assert resample_rows(rows_BTN, 50, 50) is rows_BTN
+    assert resample_rows(rows_BTN, 62.5, 50)[0, :, 0].tolist() == [0, 1, 3, 4, 5, 6, 8, 9]
+    assert resample_rows(rows_BTN[:, :1], 5, 50)[1, :, 0].tolist() == [10] * 10
+    assert resample_rows(rows_BTN[:, :0], 5, 50).shape == (2, 0, 1)
 
 
 @pytest.mark.parametrize("teacher", sorted(FRAME_RULES))
 @pytest.mark.parametrize("student", ["zipformer-50hz", "zipformer-25hz"])
 def test_every_teacher_covers_every_student_at_all_lengths(teacher, student):
     """From 0.1 s to 40 s no pairing is ever short by more than what is padded, also after trimming one frame."""
-    target_hz, student_hz = (int(rule.rpartition("-")[2].removesuffix("hz")) for rule in (teacher, student))
-    if (target_hz, student_hz) == (75, 50):
-        with pytest.raises(ConfigError, match="75"):
-            rate_ratio(target_hz, student_hz)
-        return
-    heard_hz = 24000 if teacher.startswith("mert") else 16000
+    target_hz, student_hz = (float(rule.rpartition("-")[2].removesuffix("hz")) for rule in (teacher, student))
+    heard_hz = {"mert": 24000, "aisfx": 44100}.get(teacher.partition("-")[0], 16000)
     for num_samples in [*range(1600, 20000, 37), *range(20000, 640000, 4999)]:
         frames = max(1, expected_frames(resampled_samples(num_samples, heard_hz), teacher) - 1)
         length = torch.tensor([expected_frames(num_samples, student)])

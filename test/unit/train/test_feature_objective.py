@@ -87,6 +87,22 @@ def test_stored_frames_come_back_and_cuts_without_any_are_left_out(make_trainer,
     assert "of stored frames" in line and "230.4 MB as float16 for 10 h of audio" in line
 
 
+def test_frames_of_a_rate_that_goes_into_no_student_are_resampled(make_trainer, data_dir, tmp_path):
+    teacher = {"teacher": "musicnn", "weights_sha256": "0" * 64, "layer": -1, "frame_rate_hz": 62.5}
+    teacher |= {"sample_rate_hz": 16000, "dim": 8, "frame_rule": "musicnn-62.5hz"}
+    with ShardWriter(tmp_path / "a", "part", np.float16, 8) as writer:
+        for number in range(30):
+            count = expected_frames(len(load_audio(data_dir / f"noise{number}.wav")), teacher)
+            writer.add(f"noise{number}", np.arange(count, dtype=np.float16)[:, None].repeat(8, 1))
+    seal.write_json(tmp_path / "a/card.json", {"format": FORMAT, "teacher": teacher})
+    trainer = make_trainer(streams=streams(features=[str(tmp_path / "a")]))
+    batch = first_batch(trainer)
+    targets_BTW = trainer.objectives["frames"].targets(batch, trainer.model.output_lengths(batch.feature_lens_B))
+    for row in targets_BTW[:, :, 0]:
+        found = row[~row.isnan()].tolist()
+        assert found == [int((place + 0.5) * 62.5 / 50) for place in range(len(found))] and found
+
+
 def test_what_does_not_fit_is_refused(make_trainer, stored):
     with pytest.raises(CardError, match="a 50 Hz, b 25 Hz"):
         make_trainer(streams=streams(features=[stored("a"), stored("b", rate_hz=25)]))

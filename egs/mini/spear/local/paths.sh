@@ -10,6 +10,17 @@ if [[ -n "$audio_dir" ]]; then
   audio_dir="$(absolute_dir "$audio_dir")"
   _name="_$(safe_name "$audio_dir")"
 fi
+teachers="${teachers:-cold}"
+case "$teachers" in
+  cold) audio_teacher="" ;;
+  real) audio_teacher=musicnn ;;
+  real-aisfx) audio_teacher=aisfx ;;
+  *)
+    printf 'error\n  found: --teachers %s\n  expected: cold, real or real-aisfx\n  to fix: correct it\n' "$teachers" >&2
+    exit 1
+    ;;
+esac
+_name="$_name${audio_teacher:+_$audio_teacher}"
 if [[ "$seed" != 42 ]]; then _name="${_name}_seed$seed"; fi
 data_dir="${data_dir:-$here/data$_name}"
 exp_dir="${exp_dir:-$here/exp$_name}"
@@ -64,6 +75,16 @@ train_teacher() { # MODEL [WORD...]: in $exp_dir/MODEL, with words for train.py
   launch "$here/train.py" "${settings[@]}" --exp-dir "$exp_dir/$1" --data-dir "$data_dir" --seed "$seed" "${@:2}"
 }
 
+obtain_teacher() { # DOMAIN: trains its teacher, or installs a pre-trained one
+  local words
+  if [[ -n "$audio_teacher" ]]; then
+    spear teachers install "$(installed_name "$1")"
+  else
+    split_words words "$teacher_options"
+    train_teacher "teacher_$1" "${words[@]}"
+  fi
+}
+
 launch_side_by_side() { # like launch; on CPUs two processes with half the cores each, unless --nproc-per-node says more
   local cores
   cores="$(getconf _NPROCESSORS_ONLN)"
@@ -94,5 +115,16 @@ each_domain() { # FUNCTION: calls it for every domain, side by side where there 
 
 teacher_of() { # DOMAIN: its checkpoint and the layer whose states become tokens
   local layer="$1_layer"
-  echo "spear:$exp_dir/teacher_$1@${!layer}"
+  if [[ -z "$audio_teacher" ]]; then
+    echo "spear:$exp_dir/teacher_$1@${!layer}"
+  elif [[ "$1" == speech ]]; then
+    # No cut is longer than 6 s, and positions for 30 s would cost several times as much.
+    echo "whisper:${SPEAR_TEACHERS:-$HOME/.cache/spear/teachers}/$(installed_name speech)@${!layer},window_seconds=10"
+  else
+    echo "$audio_teacher@${!layer}"
+  fi
+}
+
+installed_name() { # DOMAIN: what spear teachers calls its pre-trained teacher
+  if [[ "$1" == speech ]]; then echo whisper-tiny.en; else echo "$audio_teacher"; fi
 }
