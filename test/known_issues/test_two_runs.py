@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tiny import SIZES
 
 from spear import SpearConfig, SpearModel, locks, save_model
 from spear.audio import save_audio
@@ -28,17 +29,6 @@ with locks.hold(sys.argv[1], "spear test"):
     print("held", flush=True)
     time.sleep(600)
 """
-SMALL = {
-    "num_encoder_layers": "1,1",
-    "downsampling_factor": "1,2",
-    "encoder_dim": "32",
-    "encoder_unmasked_dim": "24",
-    "feedforward_dim": "48",
-    "cnn_module_kernel": "15",
-    "num_heads": "2",
-    "query_head_dim": "8",
-    "subsampling_channels": "4,4,8",
-}
 TASKS = """
 tasks:
   - {name: number, head: classify, target: 'label:number', metric: accuracy,
@@ -75,7 +65,7 @@ def place(tmp_path_factory):
     splits = [{**row, "split": ("train", "dev", "test")[n % 6 // 2]} for n, row in enumerate(keys)]
     (data / "superb" / "KS.jsonl").write_text("".join(json.dumps(row) + "\n" for row in splits))
     torch.manual_seed(0)
-    save_model(SpearModel(SpearConfig(**SMALL)), data / "teacher")
+    save_model(SpearModel(SpearConfig(**SIZES)), data / "teacher")
     return data
 
 
@@ -125,7 +115,7 @@ def settings(folder: Path, data: Path, **changes) -> Path:
     values = {
         "num_steps": 100_000,
         "data_dir": str(data),
-        "model": SMALL,
+        "model": SIZES,
         "streams": {"speech": {"objective": "random_projection", "num_codebooks": 2, "codebook_size": 16}},
         "sources": [{"name": "noise", "cuts": "manifests/cuts_speech_train.jsonl", "domain": "speech"}],
         "plan": {"max_seconds": 4},

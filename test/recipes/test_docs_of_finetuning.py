@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import SEVEN_STACKS
 
 from spear import SpearConfig, SpearModel, save_model
 from spear.audio import save_audio
 from spear.bin.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
-SIZES = {"num_encoder_layers": "1,1,1,1,1,1,1", "encoder_dim": "32", "encoder_unmasked_dim": "24"}
-SIZES |= {"feedforward_dim": "48", "num_heads": "2", "query_head_dim": "8", "value_head_dim": "8"}
 SHORT = ["--num-steps", "2", "--batch-seconds", "4", "--max-seconds", "2", "--num-jobs", "1", "--num-workers", "0"]
 SHORT += ["--rehearsal-batches", "0"]
 SMALL = {"verification": ["--streams.verification.channels", "8"]}
@@ -28,7 +27,7 @@ def place(tmp_path_factory) -> Path:
     """A folder with all that the page speaks of: tables, recordings and an encoder."""
     folder = tmp_path_factory.mktemp("docs")
     torch.manual_seed(0)
-    save_model(SpearModel(SpearConfig(**SIZES, subsampling_channels="4,8,16")), folder / "exp" / "student")
+    save_model(SpearModel(SpearConfig(**SEVEN_STACKS)), folder / "exp" / "student")
     rng, utterances, clips = np.random.default_rng(0), ["path\ttext\tspeaker"], ["path,tags"]
     (folder / "recordings").mkdir()
     for number in range(20):

@@ -6,20 +6,19 @@ import miniatures
 import pytest
 import torch
 from test_superb_recipes import ROOT, noise, succeed
+from tiny import SEVEN_STACKS
 
 from spear import SpearConfig, SpearModel, fs, save_model
 from spear.manifest.item import read_items
 
 pytestmark = pytest.mark.slow
-SIZES = {"num_encoder_layers": "1,1,1,1,1,1,1", "encoder_dim": "32", "encoder_unmasked_dim": "24"}
-SIZES |= {"feedforward_dim": "48", "num_heads": "2", "query_head_dim": "8", "value_head_dim": "8"}
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     """A tiny encoder."""
     torch.manual_seed(0)
-    model = SpearModel(SpearConfig(**SIZES, subsampling_channels="4,8,16"))
+    model = SpearModel(SpearConfig(**SEVEN_STACKS))
     return save_model(model, tmp_path_factory.mktemp("encoder") / "tiny")
 
 

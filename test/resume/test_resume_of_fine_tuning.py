@@ -5,11 +5,9 @@ import json
 import pytest
 import yaml
 from test_resume import wait_for_step
+from tiny import SIZES
 
 pytestmark = pytest.mark.slow
-SIZES = {"encoder_dim": "32", "encoder_unmasked_dim": "24", "feedforward_dim": "48", "num_heads": "2"}
-SIZES |= {"num_encoder_layers": "1,1", "downsampling_factor": "1,2", "cnn_module_kernel": "15"}
-SIZES |= {"query_head_dim": "8", "subsampling_channels": "4,4,8"}
 EVERYWHERE = {"domain_weights": {"speech": 1.0, "audio": 1.0}}
 
 

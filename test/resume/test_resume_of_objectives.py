@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from test_resume import wait_for_step
+from tiny import SIZES
 
 from spear import SpearConfig, SpearModel, save_model, seal
 from spear.seeds import numpy_rng
@@ -20,9 +21,6 @@ from spear.train import checkpoint
 
 pytestmark = pytest.mark.slow
 CLASSES = 600
-SIZES = {"encoder_dim": "32", "encoder_unmasked_dim": "24", "feedforward_dim": "48", "num_heads": "2"}
-SIZES |= {"num_encoder_layers": "1,1", "downsampling_factor": "1,2", "cnn_module_kernel": "15"}
-SIZES |= {"query_head_dim": "8", "subsampling_channels": "4,4,8"}
 LABELED = {"teacher": "labels", "weights_sha256": "unknown", "layer": 0, "frame_rate_hz": 100.0, "dim": 1}
 LABELED |= {"sample_rate_hz": 16000, "frame_rule": "kaldi-100hz"}
 

@@ -8,28 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import SEVEN_STACKS
 
 from spear import SpearConfig, SpearModel, save_model
 from spear.audio import save_audio
 from spear.seeds import numpy_rng
-
-SIZES = {
-    "num_encoder_layers": "1,1,1,1,1,1,1",
-    "encoder_dim": "32",
-    "encoder_unmasked_dim": "24",
-    "feedforward_dim": "48",
-    "num_heads": "2",
-    "query_head_dim": "8",
-    "value_head_dim": "8",
-    "subsampling_channels": "4,8,16",
-}
 
 
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory) -> Path:
     """A folder with a tiny encoder in which padding would show if it leaked."""
     torch.manual_seed(0)
-    model = SpearModel(SpearConfig(**SIZES))
+    model = SpearModel(SpearConfig(**SEVEN_STACKS))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "convnext" in name or name.endswith("downsample.bias"):

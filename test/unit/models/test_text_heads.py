@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny import TWO_WIDTHS
 from torch.nn import functional
 
 from spear import SpearConfig, SpearModel
@@ -11,9 +12,6 @@ from spear.models.heads import Encoded
 from spear.models.transducer_head import TransducerHeadSpec
 from spear.nn import transducer
 
-SIZES = {"encoder_dim": "32,24", "encoder_unmasked_dim": "24,24", "feedforward_dim": "48,48", "num_heads": "2,2"}
-SIZES |= {"num_encoder_layers": "1,1", "downsampling_factor": "1,2", "cnn_module_kernel": "15,15"}
-SIZES |= {"query_head_dim": "8,8", "subsampling_channels": "4,4,8"}
 TARGETS = torch.tensor([[1, 1, 2, -100], [3, -100, -100, -100], [1, 2, 3, 1], [-100] * 4])
 LENS = torch.tensor([9, 5, 2, 7])
 
@@ -21,7 +19,7 @@ LENS = torch.tensor([9, 5, 2, 7])
 @pytest.fixture(scope="module")
 def encoder():
     torch.manual_seed(0)
-    return SpearModel(SpearConfig(**SIZES))
+    return SpearModel(SpearConfig(**TWO_WIDTHS))
 
 
 @pytest.fixture(scope="module")

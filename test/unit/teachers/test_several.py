@@ -3,16 +3,13 @@
 import pytest
 import torch
 from miniatures import dasheng, wavlm
+from tiny import SIZES
 
 from spear import SpearConfig, SpearModel, save_model
 from spear.errors import CardError, ConfigError
 from spear.teachers import load_teacher
 from spear.teachers.several import load_layers
 from spear.tokens.card import check_teacher
-
-SIZES = {"encoder_dim": "32", "encoder_unmasked_dim": "24", "feedforward_dim": "48", "num_heads": "2"}
-SIZES |= {"num_encoder_layers": "1,1", "downsampling_factor": "1,2", "cnn_module_kernel": "15"}
-SIZES |= {"query_head_dim": "8", "subsampling_channels": "4,4,8"}
 
 
 @pytest.fixture(scope="module")

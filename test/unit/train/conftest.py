@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import SIZES
 
 from spear import dist
 from spear.audio import save_audio
@@ -14,20 +15,9 @@ from spear.seeds import numpy_rng
 from spear.train.config import TrainConfig
 from spear.train.loop import Trainer
 
-MODEL = {
-    "num_encoder_layers": "1,1",
-    "downsampling_factor": "1,2",
-    "encoder_dim": "32",
-    "encoder_unmasked_dim": "24",
-    "feedforward_dim": "48",
-    "cnn_module_kernel": "15",
-    "num_heads": "2",
-    "query_head_dim": "8",
-    "subsampling_channels": "4,4,8",
-}
 SETTINGS = {
     "num_steps": 4,
-    "model": MODEL,
+    "model": SIZES,
     "streams": {"speech": {"objective": "random_projection", "num_codebooks": 2, "codebook_size": 16}},
     "sources": [{"name": "noise", "cuts": "manifests/cuts.jsonl", "domain": "speech"}],
     "plan": {"max_seconds": 8},

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tiny import SIZES
 
 from spear.data import Plan, PretrainDataset, Sources
 from spear.models.mask import MaskConfig, sample_masks
@@ -10,9 +11,7 @@ from spear.nn.attention import AttentionWeights
 from spear.optim import ScaledAdam
 from spear.seeds import numpy_rng
 
-MODEL = {"num_encoder_layers": "1,1", "downsampling_factor": "1,2", "encoder_dim": "32", "encoder_unmasked_dim": "24"}
-MODEL |= {"feedforward_dim": "48", "cnn_module_kernel": "15", "num_heads": "2", "query_head_dim": "8"}
-MODEL |= {"subsampling_channels": "4,4,8", "exact_padding": True}
+MODEL = SIZES | {"exact_padding": True}
 
 
 def accumulated(trainer, sizes: list[int]) -> tuple[float, dict[str, torch.Tensor], dict[str, torch.Tensor]]:

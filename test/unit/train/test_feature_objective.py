@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tiny import SIZES
 
 from spear import SpearConfig, SpearModel, save_model, seal
 from spear.audio import load_audio
@@ -14,10 +15,6 @@ from spear.teachers.align import expected_frames
 from spear.tokens.features import FORMAT
 from spear.train.config import TrainConfig
 from spear.train.objectives.features import FeatureSettings
-
-SIZES = {"encoder_dim": "32", "encoder_unmasked_dim": "24", "feedforward_dim": "48", "num_heads": "2"}
-SIZES |= {"num_encoder_layers": "1,1", "downsampling_factor": "1,2", "cnn_module_kernel": "15"}
-SIZES |= {"query_head_dim": "8", "subsampling_channels": "4,4,8"}
 
 
 @pytest.fixture(scope="module")
