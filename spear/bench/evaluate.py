@@ -9,6 +9,8 @@ steps, batch sizes and evaluations, over the same grid of learning rates. Measur
 do not depend on what else runs): the encoder per second of audio on batches of each task's length, and one training
 step and one evaluation of the heads, on slices; everything else is multiplication, printed term by term. The step-wise
 side is charged for the encoder alone: its heads, audio loading and featurizer are taken to cost nothing.
+
+Last, where `grid` asks for it, what it saves to train the points of HEAR's grid side by side.
 """
 
 import dataclasses
@@ -22,6 +24,7 @@ from pathlib import Path
 import torch
 
 from spear import config, fs, records
+from spear.bench import _grid
 from spear.bench._published import FRAME_CORPORA, frame_problem
 from spear.bench._report import environment, markdown_table
 from spear.errors import ConfigError
@@ -70,6 +73,8 @@ class BenchConfig:
         item_seconds: longest utterance in a measured batch of a task on frames.
         batches: measured batches of such a task, after a first one that does not count.
         saving: whether to measure what the cache saves as well.
+        grid: tasks on which HEAR's points are trained side by side and one after another: small, of recordings and
+            size of the published Gunshot or ESC-50, joined by commas; `all`; or `none`.
         learning_rates: in the grid, on both sides of that comparison.
         encoder_seconds: of audio in a measured batch of the encoder, about.
         repeats: measured batches and evaluations; the best counts.
@@ -85,6 +90,7 @@ class BenchConfig:
     item_seconds: records.Positive = 2.0
     batches: records.PositiveCount = 1
     saving: bool = True
+    grid: str = "none"
     learning_rates: records.PositiveCount = 5
     encoder_seconds: records.Positive = 16.0
     repeats: records.PositiveCount = 2
@@ -197,12 +203,11 @@ def hours(task: str, layers: int, dim: int, chosen: BenchConfig) -> dict:
     }
 
 
-def _known_tasks(words: str) -> list[str]:
-    known = [*CORPORA, *FRAME_CORPORA]
+def _known(words: str, known: list[str], option: str) -> list[str]:
     names = {"all": known, "none": []}.get(words, words.split(","))
     for name in names:
         if name not in known:
-            raise ConfigError(f"the task '{name}'", f"all, none, or some of {','.join(known)}", "correct --tasks")
+            raise ConfigError(f"the task '{name}'", f"all, none, or some of {','.join(known)}", f"correct {option}")
     return names
 
 
@@ -242,7 +247,8 @@ def main(argv: list[str] | None = None) -> int:
         ConfigError: a task that is not known.
     """
     settings = config.parse(BenchConfig, argv, description=__doc__)
-    names = _known_tasks(settings.tasks)
+    names = _known(settings.tasks, [*CORPORA, *FRAME_CORPORA], "--tasks")
+    grids = _known(settings.grid, [*_grid.TASKS], "--grid")
     upstream = _encoder(settings.size)
     states, _ = upstream.extract(torch.zeros(1, 16000), torch.tensor([16000]))
     layers, dim = len(states), max(state.shape[2] for state in states)
@@ -257,6 +263,10 @@ def main(argv: list[str] | None = None) -> int:
     if settings.saving:
         torch.set_num_threads(1)
         found |= _saving(upstream, layers, dim, settings)
+    if grids:
+        torch.set_num_threads(settings.threads)
+        found["grid"] = [_grid.compare(name, settings.device) for name in grids]
+        print(markdown_table([*found["grid"][0]], [[*row.values()] for row in found["grid"]]), "\n")
     print(json.dumps(found["environment"]))
     if settings.output:
         fs.write_json(settings.output, found)

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from spear import fs
+from spear.bench import _grid
 from spear.bench._published import FRAME_CORPORA, frame_problem
 from spear.bench.evaluate import CORPORA, BenchConfig, hours, main
 from spear.bin.bench import main as bench
-from spear.errors import ConfigError
+from spear.errors import ConfigError, DataError
 from spear.evaluate.banks import LinearBank
 from spear.evaluate.estimate import measure
 from spear.evaluate.protocol import settings_of
@@ -78,3 +79,28 @@ def test_unknown_tasks_and_the_old_name_are_refused():
         main(["--tasks", "KWS"])
     with pytest.raises(ConfigError, match="use 'spear bench evaluate'"):
         bench(["superb"])
+
+
+def test_points_of_a_grid_side_by_side_come_to_the_scores_of_one_after_another(tmp_path, capsys):
+    words = ["--size", "tiny", "--tasks", "none", "--saving", "false", "--grid", "small"]
+    assert main([*words, "--output", str(tmp_path / "grid.json")]) == 0
+    (row,) = fs.read_json(tmp_path / "grid.json")["grid"]
+    assert (row["points"], row["steps"]) == (8, 30) and row["largest_difference"] <= 1e-4
+    assert row["ratio"] == pytest.approx(row["one_after_another_seconds"] / row["side_by_side_seconds"])
+    assert "| small | 8 | 30 |" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="task 'ESC'"):
+        main([*words[:-1], "ESC"])
+
+
+def test_a_grid_whose_scores_differ_is_refused(monkeypatch):
+    trained = _grid._trained
+
+    def other(task, settings):
+        grid, seconds = trained(task, settings)
+        grid.heads[0]["test_loss"] += 0.001 * len(settings.points)
+        return grid, seconds
+
+    monkeypatch.setattr(_grid, "_trained", other)
+    monkeypatch.setitem(_grid.TASKS, "small", dataclasses.replace(_grid.TASKS["small"], epochs=3))
+    with pytest.raises(DataError, match="side by side differs by 0.00"):
+        _grid.compare("small")
