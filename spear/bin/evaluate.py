@@ -212,6 +212,8 @@ def _prepare(argv: list[str]) -> int:
     reader.add_argument("--seed", type=int, help="of what is drawn at random")
     reader.add_argument("--num-jobs", type=int, help="processes, where recordings are made")
     reader.add_argument("--lexicon", type=Path, action="append", help="librispeech: words to phones; repeatable")
+    reader.add_argument("--max-clips", type=int, help="hear_mini: of a task, about; 0: all")
+    reader.add_argument("--more", help="hear_mini: a second folder of recordings")
     arguments = vars(reader.parse_args(argv))
     names = [arguments.pop(key) for key in ("corpus", "raw", "data_dir")]
     log.setup()

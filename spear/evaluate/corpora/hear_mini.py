@@ -1,10 +1,22 @@
-"""Thirteen small tasks in the layout and of the kinds of HEAR 2021, from a small folder of real recordings.
+"""Eighteen small tasks in the layout and of the kinds of HEAR 2021, from a small folder of real recordings.
 
-None of them is a task of HEAR, and no number of theirs is one of the benchmark: they are for trying things out. Scenes:
-spoken digits (unseen speakers), wake words, pitch of notes (piano and guitar, of which many are played faster or slower
-to be other notes), strokes of drums, drums at six speeds, emotions (unseen speakers), sounds, two
-sounds at once, kinds of sounds (mean average precision), how many talk, and music or speech. With times: drums in
-noise, and notes.
+None of them is a task of HEAR, and no number of theirs is one of the benchmark: they are for trying things out. Each
+stands for one of the nineteen, all but musical genres:
+
+| task | for | what it is |
+| --- | --- | --- |
+| digits, wake_words | Speech Commands 5h, full | spoken digits of unseen speakers; wake words |
+| note_pitch, note_pitch_more | NSynth 5h, 50h | notes, of which many are played faster or slower to be other notes |
+| drum_strokes, drum_tonics | Mridangam stroke, tonic | strokes of drums; drums at six speeds |
+| percussion | Beijing Opera | four kinds of percussion, each fold another kit |
+| emotions | CREMA-D | acted emotions, in German, unseen speakers |
+| sounds, sound_tags, sound_kinds | ESC-50, FSD50K, Vocal Imitations | sounds; two at once; kinds of sounds by mAP |
+| talkers | LibriCount | how many talk, none to three, mixed here |
+| music_speech | GTZAN music/speech | notes against read speech |
+| accents | VoxLingua107 | German, English, English of Mandarin speakers; each of one corpus, which tells as well |
+| hums | Beehive | whether a faint tone is in the hum of a fridge, made here |
+| microphones | Gunshot triangulation | which of four places a stroke is heard from; echo and filter are made here |
+| hits_in_noise, notes_in_time | DCASE 2016 task 2, Maestro 5h | drums in noise, and notes, with times |
 """
 
 import re
@@ -23,6 +35,11 @@ from spear.seeds import numpy_rng
 RATE_HZ = 16000
 _SOURCES = ("fsdd", "wakeword", "salamander", "freepats-guitar", "drumhits", "emodb", "esc10", "berklee", "pst-noise")
 _READERS = "librispeech-test-other"
+_JOINED = ("wakeword", "berklee", "speechocean762")
+_KITS = ("drumhits", "pearl-drums", "sonic-pi")
+_PERCUSSION = {"kick": "kick", "snare": "snare", "tom": "tom"}
+_PERCUSSION |= dict.fromkeys(("cymbal", "crash", "ride", "splash", "hihat"), "cymbal")
+_ACCENTS = {"emodb": "German", _READERS: "English", "speechocean762": "of Mandarin"}
 _NOTES = {name: number for number, name in enumerate("C C# D D# E F F# G G# A A# B".split())}
 _PITCHES = range(52, 77)
 _FURTHEST = 4  # semitones that a note is moved
@@ -33,11 +50,13 @@ _SPLIT = {"split_mode": "trainvaltest"}
 Entries = list[dict]
 
 
-def prepare(raw: Path, data_dir: Path, seed: int = 0, max_clips: int = 0) -> dict[str, dict[str, int]]:
+def prepare(raw: Path, data_dir: Path, seed: int = 0, max_clips: int = 0, more: str = "") -> dict[str, dict[str, int]]:
     """Writes `data_dir/tasks`; returns the clips of each task and split.
 
     Args:
         raw: the folder real-mini, or one with the same sources.
+        more: a second folder, such as real-large, whose wake words, kinds of sounds and Mandarin speakers join in. Its
+            sounds of ESC do not: their names hide which are parts of one recording.
         seed: of mixtures.
         max_clips: at most about so many of a task; 0: all.
 
@@ -48,7 +67,11 @@ def prepare(raw: Path, data_dir: Path, seed: int = 0, max_clips: int = 0) -> dic
     of: dict[str, Entries] = {}
     for entry in read_entries(raw, "a folder of recordings", fix):
         of.setdefault(Path(entry["path"]).parent.name, []).append(entry)
-    needed = {*_SOURCES, _READERS}
+    for entry in read_entries(Path(more), "a folder of recordings", fix) if more else ():
+        source = Path(entry["path"]).parent.name
+        if source in _JOINED:
+            of.setdefault(source, []).append(entry)
+    needed = {*_SOURCES, *_KITS, *_ACCENTS}
     if not needed <= set(of):
         raise DataError(f"{raw} without {', '.join(sorted(needed - set(of)))}", f"recordings of {needed}", fix)
     return {
@@ -173,6 +196,49 @@ def _music_or_speech(of: dict[str, Entries], seed: int) -> Iterator[Clip]:
             yield Clip(entry["id"], fold, partial(_wave, entry), [label])
 
 
+def _percussion(of: dict[str, Entries], seed: int) -> Iterator[Clip]:
+    for fold, kit in enumerate(_KITS):
+        for entry in of[kit]:
+            label = _PERCUSSION.get(entry["labels"]["class"])
+            if label:
+                yield Clip(entry["id"], f"fold{fold:02d}", partial(_wave, entry), [label])
+
+
+def _accents(of: dict[str, Entries], seed: int) -> Iterator[Clip]:
+    for source, label in _ACCENTS.items():
+        speakers = {name: n for n, name in enumerate(sorted({entry["speaker"] for entry in of[source]}))}
+        for entry in sorted(of[source], key=lambda e: share(e["id"], "accents"))[:70]:
+            yield Clip(entry["id"], f"fold{speakers[entry['speaker']] % 3:02d}", partial(_wave, entry), [label])
+
+
+def _hums(of: dict[str, Entries], seed: int) -> Iterator[Clip]:
+    rng = numpy_rng(seed, "hear-mini", "hums")
+    hum_S = _wave(next(entry for entry in of["pst-noise"] if "fridge" in entry["labels"]["class"]))
+    times_S = np.arange(12 * RATE_HZ) / RATE_HZ
+    for split, count in (("train", 24), ("valid", 12), ("test", 12)):
+        for number in range(count):
+            wave_S = np.resize(np.roll(hum_S, rng.integers(len(hum_S))), len(times_S))
+            tone_S = np.sin(2 * np.pi * rng.uniform(350, 450) * times_S + rng.uniform(0, 6)) * (times_S % 1 < 0.6)
+            loudness = (number % 2) * rng.uniform(0.3, 1.0) * float(np.sqrt(np.mean(np.square(hum_S))))
+            yield Clip(f"{number:03d}", split, (wave_S + loudness * tone_S).astype(np.float32), [str(number % 2)])
+
+
+def _microphones(of: dict[str, Entries], seed: int) -> Iterator[Clip]:
+    """The farther, the weaker, the duller and the later the echo."""
+    for number, entry in enumerate(of["drumhits"]):
+        for place in range(4):
+            yield Clip(f"{entry['id']}-{place}", f"fold{number % 3:02d}", partial(_from, entry, place), [str(place)])
+
+
+def _from(entry: dict, place: int) -> np.ndarray:
+    wave_S, kernel_K = _wave(entry), np.hanning(3 + 4 * place)
+    dull_S = np.convolve(wave_S, kernel_K / kernel_K.sum(), mode="same") / (1 + place)
+    delay = round((0.03 + 0.04 * place) * RATE_HZ)
+    echo_S = np.concatenate([np.zeros(delay), dull_S])
+    echo_S[: len(dull_S)] = dull_S + 0.4 * echo_S[: len(dull_S)]
+    return echo_S.astype(np.float32)
+
+
 # Notes and scenes ----------------------------------------------------------------------------------------------------
 
 
@@ -184,15 +250,15 @@ def _pitch(entry: dict) -> int:
     return 12 * (int(found[2]) + 1) + _NOTES[found[1][0] + ("#" if found[1][1:] in ("#", "s") else "")] - flat
 
 
-def _sources_of(of: dict[str, Entries], pitch: int) -> list[tuple[dict, float]]:
+def _sources_of(of: dict[str, Entries], pitch: int, furthest: int = _FURTHEST) -> list[tuple[dict, float]]:
     """Notes that are near a pitch, and the speed at which they are it."""
     notes = [(entry, pitch - _pitch(entry)) for name in ("salamander", "freepats-guitar") for entry in of[name]]
-    return [(entry, 2 ** (step / 12)) for entry, step in notes if abs(step) <= _FURTHEST]
+    return [(entry, 2 ** (step / 12)) for entry, step in notes if abs(step) <= furthest]
 
 
-def _note_pitches(of: dict[str, Entries], seed: int) -> Iterator[Clip]:
+def _note_pitches(of: dict[str, Entries], seed: int, furthest: int = _FURTHEST) -> Iterator[Clip]:
     for pitch in _PITCHES:
-        for number, (entry, speed) in enumerate(_sources_of(of, pitch)):
+        for number, (entry, speed) in enumerate(_sources_of(of, pitch, furthest)):
             split = ("train", "valid", "train", "test")[number % 4]
             yield Clip(f"{entry['id']}-as-{pitch}", split, partial(_wave, entry, speed), [pitch])
 
@@ -234,13 +300,12 @@ def _melodies(of: dict[str, Entries], seed: int) -> Iterator[Clip]:
             yield Clip(f"{number:03d}", f"fold{fold:02d}", wave_S.astype(np.float32), events)
 
 
+_OF_PITCHES = (2.0, _SPLIT | {"evaluation": ["pitch_acc", "chroma_acc"]}, list(map(str, _PITCHES)))
 _TASKS = {
     "digits": (_digits, 1.0, _SPLIT | {"evaluation": _ACCURACY}),
     "wake_words": (_wake_words, 3.0, {"evaluation": _ACCURACY}),
-    "note_pitch": (
-        *(_note_pitches, 2.0, _SPLIT | {"evaluation": ["pitch_acc", "chroma_acc"]}),
-        list(map(str, _PITCHES)),
-    ),
+    "note_pitch": (_note_pitches, *_OF_PITCHES),
+    "note_pitch_more": (partial(_note_pitches, furthest=2 * _FURTHEST), *_OF_PITCHES),
     "drum_strokes": (_strokes, 1.5, {"evaluation": _ACCURACY}),
     "drum_tonics": (_tonics, 1.0, {"evaluation": _ACCURACY}),
     "emotions": (_emotions, 3.0, {"evaluation": _ACCURACY}),
@@ -249,6 +314,10 @@ _TASKS = {
     "sound_kinds": (_kinds, 3.0, {"evaluation": ["mAP", "top1_acc"]}),
     "talkers": (_talkers, 2.0, {"evaluation": _ACCURACY}),
     "music_speech": (_music_or_speech, 4.0, {"evaluation": _ACCURACY}),
+    "percussion": (_percussion, 1.5, {"evaluation": _ACCURACY}),
+    "accents": (_accents, 3.0, {"evaluation": _ACCURACY}),
+    "hums": (_hums, 12.0, _SPLIT | {"evaluation": ["aucroc", "top1_acc"]}),
+    "microphones": (_microphones, 1.0, {"evaluation": _ACCURACY}),
     "hits_in_noise": (_hits, 8.0, _SPLIT | _EVENTS | {"evaluation": ["event_onset_200ms_fms", "segment_1s_er"]}),
     "notes_in_time": (
         *(_melodies, 8.0),

@@ -10,7 +10,7 @@ import hear_corpus
 import pytest
 
 from spear.errors import DataError
-from spear.evaluate.corpora import prepare_corpus
+from spear.evaluate.corpora import hear_mini, prepare_corpus
 from spear.evaluate.hear.layout import read_layout, read_rows
 from spear.evaluate.hear.suite import HearTasks
 
@@ -118,7 +118,7 @@ def test_a_folder_without_tasks_is_told(tmp_path):
 @pytest.mark.skipif(not REAL_MINI.is_dir(), reason="../shared/data/real-mini is not beside the checkout")
 def test_small_tasks_of_every_kind_come_from_real_recordings(tmp_path):
     counts = prepare_corpus("hear_mini", REAL_MINI, tmp_path, max_clips=9)
-    assert len(counts) == 13
+    assert len(counts) == 18
     kinds = set()
     for name in counts:
         layout = read_layout(tmp_path / "tasks" / f"{name}-v1-mini")
@@ -134,3 +134,23 @@ def test_small_tasks_of_every_kind_come_from_real_recordings(tmp_path):
     }
     melody = json.loads((tmp_path / "tasks" / "notes_in_time-v1-mini" / "fold00.json").read_text())
     assert all(52 <= int(event["label"]) < 77 for events in melody.values() for event in events)
+    percussion = read_rows(read_layout(tmp_path / "tasks" / "percussion-v1-mini"))[0]
+    assert {(row.id.split("/")[0], row.id.split("/")[1].split("_")[0]) for row in percussion} == {
+        ("fold00", "drumhits"), ("fold01", "pearl-drums"), ("fold02", "sonic-pi"),
+    }  # fmt: skip
+
+
+@pytest.mark.skipif(not REAL_MINI.is_dir(), reason="../shared/data/real-mini is not beside the checkout")
+def test_a_second_folder_adds_recordings_of_the_same_sources(tmp_path, monkeypatch):
+    monkeypatch.setattr(hear_mini, "_TASKS", {name: hear_mini._TASKS[name] for name in ("wake_words", "sounds")})
+    more = tmp_path / "more" / "audio"
+    for source in ("wakeword", "esc10", "other"):
+        hear_corpus.save_audio(more / source / "new.wav", hear_corpus.np.zeros(1600, "float32"), 16000)
+    lines = ["id\tpath\tduration\tkind\tspeaker\ttext\tlabel"]
+    lines += [
+        f"{s}_new\taudio/{s}/new.wav\t0.1\tspeech\t\t\tkeyword=alexa;class=dog" for s in ("wakeword", "esc10", "other")
+    ]
+    (more.parent / "manifest.tsv").write_text("\n".join(lines) + "\n")
+    found = [prepare_corpus("hear_mini", REAL_MINI, tmp_path / "data", more=more) for more in ("", more.parent)]
+    sizes = [{name: sum(counts.values()) for name, counts in one.items()} for one in found]
+    assert sizes[1] == sizes[0] | {"wake_words": sizes[0]["wake_words"] + 1}
