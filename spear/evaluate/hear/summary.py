@@ -14,7 +14,7 @@ from spear import fs
 
 @functools.cache
 def references() -> dict:
-    """The content of reference.json: version, tasks with mean and deviation of the leaderboard, rows in percent."""
+    """The content of reference.json: version, tasks with the leaderboard's mean and deviation, rows in percent."""
     return fs.read_json(Path(__file__).with_name("reference.json"))
 
 
@@ -72,6 +72,27 @@ def hear_lines(runs: Sequence[dict]) -> list[str]:
         cells = [f"{values[c]:.1f}" if c in values else "-" for c in columns]
         means = [f"{np.mean(list(values.values())):.1f}", f"{standardised(values):.2f}"] if whole else ["-", "-"]
         lines.append("| " + " | ".join([name, *cells, *means]) + " |")
-    missing = "" if len(columns) == len(shorts) else f" Means over {len(columns)} of 19 tasks are no mean of HEAR."
-    note = f"Published rows ({known['version']}) are others' numbers, as they were printed.{missing}"
-    return ["\n".join(lines), note]
+    note = f"Published rows ({known['version']}) are others' numbers, as they were printed."
+    if len(columns) < len(shorts):
+        note += f" Means over {len(columns)} of 19 tasks are no mean of HEAR."
+    return ["\n".join(lines), "\n".join(_domain_lines(rows, columns)), note]
+
+
+def _domain_lines(rows: Sequence[tuple[str, Mapping[str, float]]], columns: Sequence[str]) -> list[str]:
+    """Means over the tasks of each domain, of rows that have every column; published means below."""
+    known = references()
+    of = {domain: [] for domain in ("environment", "speech", "music")}
+    for task in known["tasks"]:
+        of[task["domain"]] += [task["short"]] * (task["short"] in columns)
+    of = {domain: names for domain, names in of.items() if names}
+    header = [f"{domain}, mean of {', '.join(names)}" for domain, names in of.items()]
+    lines = ["| " + " | ".join(["HEAR by domain, in percent", *header]) + " |", "|" + " --- |" * (len(of) + 1)]
+    found = [
+        (name, [np.mean([v[c] for c in names]) for names in of.values()]) for name, v in rows if len(v) == len(columns)
+    ]
+    if len(columns) == len(known["tasks"]):  # others' means are over whole domains
+        found += [
+            (f"published ({row['source']}, its own domains): {row['name']}", [row["values"][domain] for domain in of])
+            for row in known["domain_rows"]
+        ]
+    return lines + ["| " + " | ".join([name, *(f"{value:.1f}" for value in values)]) + " |" for name, values in found]

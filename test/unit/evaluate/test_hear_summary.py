@@ -52,12 +52,26 @@ def test_the_standardised_score_is_within_one_deviation():
 
 
 def test_our_row_stands_above_the_published_ones_that_are_marked():
-    table, note = hear_lines([run("esc50-v2.0.0-full", 0.8), run("libricount-v1.0.0-hear2021-full", 0.7)])
+    table, _, note = hear_lines([run("esc50-v2.0.0-full", 0.8), run("libricount-v1.0.0-hear2021-full", 0.7)])
     lines = table.splitlines()
     assert lines[0] == "| HEAR, in percent | ESC | LC | mean of 2 | standardised |"
     assert lines[2] == "| ours (last) | 80.0 | 70.0 | 75.0 | 0.79 |"
     assert all(line.startswith("| published (") for line in lines[3:]) and len(lines) == 3 + 17
     assert "2 of 19 tasks are no mean of HEAR" in note
+
+
+def test_means_by_domain_are_over_the_columns_and_published_ones_stand_below_the_whole():
+    names = {"esc50-v2.0.0-full": 0.8, "libricount-v1.0.0-hear2021-full": 0.7, "gunshot_triangulation-v1.0-full": 0.9}
+    lines = hear_lines([run(name, score) for name, score in names.items()])[1].splitlines()
+    assert lines[0] == "| HEAR by domain, in percent | environment, mean of ESC, Gun | speech, mean of LC |"
+    assert lines[2] == "| ours (last) | 85.0 | 70.0 |"
+    assert "| published (leaderboard): wav2vec2 all-layer fuse (GURA) | 83.1 | 65.3 |" in lines
+    assert not any("Dasheng" in line for line in lines)
+    folders = [f"{task['task']}-v1-{task['mode'] or 'full'}" for task in references()["tasks"]]
+    lines = hear_lines([run(folder, 0.5) for folder in folders])[1].splitlines()
+    assert lines[2] == "| ours (last) | 50.0 | 50.0 | 50.0 |"
+    assert "| published (Dasheng, its own domains): Dasheng-Base | 80.2 | 72.5 | 84.0 |" in lines
+    assert not any("HuBERT" in line for line in lines)  # no beehive
 
 
 @pytest.mark.parametrize(
