@@ -4,6 +4,7 @@ import ast
 import json
 from pathlib import Path
 
+import hear_corpus
 import pytest
 import yaml
 from corpus import TASKS, TinyEncoder, make_corpus
@@ -12,6 +13,7 @@ import spear
 from spear import fs
 from spear.errors import ConfigError
 from spear.evaluate import run
+from spear.evaluate.hear.suite import HearTasks
 from spear.evaluate.results import load_runs
 from spear.evaluate.run import EvaluateConfig, evaluate
 from spear.evaluate.suites import RecipeTasks, SuperbTasks, suites_of
@@ -67,6 +69,22 @@ def test_the_encoder_runs_once_for_an_utterance_whatever_the_number_of_suites(bo
     runs = evaluate([RecipeTasks(both), SuperbTasks(both, "mini")], ["all"], ["tiny"], tmp_path, QUICK)
     assert len(runs) == 6 and calls["utterances"] == 36
     assert len(calls["scored"]) == 4  # what both ask is trained once
+
+
+def test_the_encoder_runs_once_for_a_recording_over_mini_superb_and_hear(both, calls, tmp_path):
+    suites = [RecipeTasks(both), SuperbTasks(both, "mini"), HearTasks(hear_corpus.make(tmp_path, each=1), "mini")]
+    exp_dir, quick = tmp_path / "exp", EvaluateConfig(num_jobs=1, max_steps=2)
+    runs = evaluate(suites, ["all"], ["tiny"], exp_dir, quick)
+    hear = [
+        name
+        for path in (tmp_path / "tasks").glob("*/*.json")
+        if path.stem != "task_metadata"
+        for name in json.loads(path.read_text())
+    ]
+    assert len(runs) == 6 + 4 and len(hear) == 33
+    assert calls["utterances"] == 36 + len(hear)
+    assert len(evaluate(suites, ["all"], ["tiny"], exp_dir, quick)) == len(runs)
+    assert calls["utterances"] == 36 + len(hear)
 
 
 def test_an_equal_question_has_one_score_in_all_suites(both, calls, tmp_path):
