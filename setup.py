@@ -16,7 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["spear", "spear.*"]),
-    package_data={"spear": ["**/*.yaml", "**/*.json", "**/*.md"]},
+    package_data={"spear": ["**/*.yaml", "**/*.json", "**/*.md", "export/remote/*.txt"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",
@@ -52,6 +52,8 @@ setup(
         "k2": ["k2"],
         # WavLM, HuBERT, wav2vec 2.0, data2vec-audio, MERT, Whisper, USAD; the other teachers need nothing.
         "teachers": ["transformers>=4.46"],
+        # Readers of what `spear export` writes; the command itself needs onnx and onnxruntime, for ONNX alone.
+        "export": ["transformers>=4.46", "onnx>=1.17", "onnxruntime>=1.20"],
         "hdf5": ["h5py>=3"],  # to read tokens that were made elsewhere
     },
     entry_points={"console_scripts": ["spear=spear.bin.main:main"]},

@@ -25,7 +25,7 @@ LAYERS = [
     | {"seeds", "shards", "executor", "memory", "pickles", "torchfile", "weights"},
     {"nn", "optim", "quantize", "audio", "manifest"},
     {"teachers", "tokens", "data", "models"},
-    {"train", "evaluate", "recognise", "recipe", "finetuning"},
+    {"train", "evaluate", "recognise", "recipe", "finetuning", "export"},
     {"bench", "hear", "runners"},
     {"bin"},
 ]
@@ -39,7 +39,7 @@ NEIGHBOURS = {
 }
 NEIGHBOURS |= {("models", "nn"), ("recipe", "train"), ("recipe", "evaluate"), ("train", "evaluate")}
 NEIGHBOURS |= {("finetuning", "train"), ("finetuning", "evaluate"), ("recognise", "evaluate")}
-NEIGHBOURS |= {("finetuning", "recognise"), ("runners", "hear")}
+NEIGHBOURS |= {("finetuning", "recognise"), ("runners", "hear"), ("export", "train"), ("export", "evaluate")}
 # Third-party modules that only some parts may import.
 PLACES = {
     "lhotse": {"manifest", "data"},
