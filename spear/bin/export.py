@@ -1,4 +1,4 @@
-"""`spear export`: a trained model in the format of others: Hugging Face folder, ONNX.
+"""`spear export`: a trained model in the format of others: Hugging Face folder, ONNX, icefall checkpoint.
 
     spear export exp/student --format hf --output student-hf --licence apache-2.0
     spear export exp/asr --format onnx --output asr-onnx --precision float32,int8
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from spear.errors import ConfigError
 
-FORMATS = ("hf", "onnx")
+FORMATS = ("hf", "onnx", "icefall")
 INPUTS = ("features", "audio")
 
 

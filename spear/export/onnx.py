@@ -30,8 +30,7 @@ _LARGEST_BYTES = 1_900_000_000  # of weights in the file of a graph, which holds
 _NEED = "export to ONNX"
 _TOLERANCE = 1e-4  # of float32, for values up to 1; of larger ones that share
 _PROBE_SECONDS = (0.3, 3.0, 1.17)
-# What float16 has no room for: times as numbers, sums of squares, features in double precision.
-_FLOAT32_OPERATIONS = ["Range", "Log", "Cos", "Sin", "Atan", "ReduceMean", "Softplus", "Pow", "Sqrt", "Reciprocal"]
+_SMALLEST_HALF = 256  # numbers in a tensor that float16 makes smaller
 
 
 def write_onnx(
@@ -162,10 +161,24 @@ def _convert(path: Path, output: Path, precision: str) -> None:
             quiet.setLevel(level)
         return
     onnx = require("onnx", "spear[export]", _NEED)
-    halves = require("onnxruntime.transformers.float16", "spear[export]", _NEED)
-    blocked = list(halves.DEFAULT_OP_BLOCK_LIST) + _FLOAT32_OPERATIONS
-    model = halves.convert_float_to_float16(onnx.load(str(path)), keep_io_types=True, op_block_list=blocked)
-    onnx.save(model, str(output))
+    model = onnx.load(str(path))
+    _store_in_halves(onnx, model.graph)
+    large = path.with_suffix(path.suffix + ".data").exists()
+    onnx.save(model, str(output), save_as_external_data=large, location=output.name + ".data" if large else None)
+
+
+def _store_in_halves(onnx, graph) -> None:
+    """Weights become float16, and float32 again when the file is loaded: half the size, and the speed of float32."""
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < _SMALLEST_HALF:
+            continue
+        name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), name + ".half"))
+        casts.append(onnx.helper.make_node("Cast", [name + ".half"], [name], name + ".cast", to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 # Checks --------------------------------------------------------------------------------------------------------------

@@ -4,10 +4,11 @@ import shutil
 from pathlib import Path
 
 from spear.export.hugging_face import write_hugging_face
+from spear.export.icefall import write_icefall
 from spear.export.onnx import write_onnx
 from spear.export.source import Source
 
-FORMATS = ("hf", "onnx")
+WRITERS = {"hf": write_hugging_face, "onnx": write_onnx, "icefall": write_icefall}
 
 
 def write(source: Source, output: Path, form: str, licence: str = "", **options) -> list[str]:
@@ -16,7 +17,7 @@ def write(source: Source, output: Path, form: str, licence: str = "", **options)
     Args:
         source: what is exported.
         output: the folder; it is not there, or empty.
-        form: of `FORMATS`.
+        form: a key of `WRITERS`.
         licence: of the weights, for the card.
         options: of `write_onnx`.
 
@@ -27,10 +28,7 @@ def write(source: Source, output: Path, form: str, licence: str = "", **options)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        if form == "hf":
-            lines = write_hugging_face(source, temporary, licence)
-        else:
-            lines = write_onnx(source, temporary, licence=licence, **options)
+        lines = WRITERS[form](source, temporary, licence=licence, **options)
         if output.exists():
             output.rmdir()
         temporary.rename(output)

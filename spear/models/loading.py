@@ -19,6 +19,9 @@ from spear.models.spear import SpearModel
 ENCODER_PREFIXES = ("encoder_embed.", "encoder.")
 # Companions in research and released checkpoints that the encoder does without.
 _COMPANIONS = ("mask_emb", "heads.", "codebook_loss", "audio_tagging_proj.")
+# Of icefall's recognisers.
+_COMPANIONS += ("ctc_output.1.", "decoder.embedding.", "decoder.conv.", "simple_am_proj.", "simple_lm_proj.")
+_COMPANIONS += ("joiner.encoder_proj.", "joiner.decoder_proj.", "joiner.output_linear.")
 _SEAL = "seal.json"  # of what `save_model` writes: the released folders' own files leave no place for digests
 _WEIGHTS = ("model_avg.safetensors", "model.safetensors", "pytorch_model.bin")
 

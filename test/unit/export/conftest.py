@@ -19,10 +19,12 @@ from spear.seeds import numpy_rng
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "real-mini"
 SIZES = {
-    "num_encoder_layers": "1,1,1,1,1,1,1",
-    "encoder_dim": "16,24,32,32,32,24,16",
+    "num_encoder_layers": "1,1,1",
+    "downsampling_factor": "1,4,2",
+    "encoder_dim": "16,32,24",
     "encoder_unmasked_dim": "12",
     "feedforward_dim": "32",
+    "cnn_module_kernel": "15",
     "num_heads": "2",
     "query_head_dim": "8",
     "value_head_dim": "8",
