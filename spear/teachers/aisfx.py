@@ -96,7 +96,6 @@ def load_aisfx(path: str) -> Aisfx:
     folder, tensors = read_installed(path, "aisfx")
     first = tensors.get("conv_block1.bn1.bias")
     model = on_meta(Aisfx, len(first) if first is not None and first.dim() == 1 else 64)
-    model.window, model.filters = torch.hann_window(_FFT, periodic=False), mel_filters()
     return fill(model, tensors, folder)
 
 

@@ -154,7 +154,6 @@ def load_musicnn(path: str) -> Musicnn:
 
     sizes = [size(f"{name}.bias") for name in ("timbral.0.conv", "temporal.0.conv", "middle.0.conv")]
     model = on_meta(Musicnn, *sizes, size("tagger.hidden.bias"), size("tagger.out.bias"))
-    model.window, model.filters = torch.hann_window(_FFT), slaney_filters()
     return fill(model, tensors, folder)
 
 

@@ -22,6 +22,11 @@ _FACTORIES: dict[str, str | Callable[..., Teacher]] = {
     "whisper": "spear.teachers.whisper:WhisperTeacher",
     "dasheng": "spear.teachers.dasheng:DashengTeacher",
     "usad": "spear.teachers.usad:UsadTeacher",
+    "atst": "spear.teachers.atst:AtstTeacher",
+    "beats": "spear.teachers.beats:BeatsTeacher",
+    "eat": "spear.teachers.eat:EatTeacher",
+    "hf": "spear.teachers.transformers_any:AnyTeacher",
+    "python": "spear.teachers.python_factory:load_factory",
     "musicnn": "spear.teachers.musicnn:MusicnnTeacher",
     "aisfx": "spear.teachers.aisfx:AisfxTeacher",
 }

@@ -34,7 +34,7 @@ class SmallModel(PreTrainedModel):
 """
 
 
-@pytest.mark.parametrize("name", ["wavlm", "hubert", "wav2vec2", "data2vec", "mert", "whisper", "usad"])
+@pytest.mark.parametrize("name", ["wavlm", "hubert", "wav2vec2", "data2vec", "mert", "whisper", "usad", "hf"])
 def test_an_absent_package_is_one_line_with_the_command(name, monkeypatch):
     assert name in teacher_names()
     monkeypatch.setitem(sys.modules, "transformers", None)
