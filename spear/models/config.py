@@ -1,5 +1,8 @@
 """The encoder `zipformer`: names and defaults of the released config.json."""
 
+import dataclasses
+import itertools
+import math
 import re
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,7 +12,7 @@ from torch import Tensor, nn
 from spear.errors import ConfigError
 from spear.models.encoders.base import EncoderConfig, switch_regularisers
 from spear.models.inference import infer_sizes
-from spear.nn import StackSizes, Zipformer, ZipformerLayer
+from spear.nn import WHOLE, ChunkSize, StackSizes, Zipformer, ZipformerLayer
 
 # Smallest and largest number of each field. The largest are far beyond any model there is; they end the reading of
 # configurations that would take hours and all memory to build.
@@ -41,6 +44,7 @@ _STACK_SIZES = {
     "position_head_dim": "pos_head_dim",
     "value_head_dim": "value_head_dim",
 }
+_CHUNK_NUMBERS = re.compile(r"(-1|\d{1,6})(,(-1|\d{1,6})){,31}", re.ASCII)
 _WHOLE_NUMBERS = re.compile(r"\d{1,9}(,\d{1,9})*", re.ASCII)
 
 
@@ -61,7 +65,10 @@ class SpearConfig(EncoderConfig):
         cnn_module_kernel: odd, in frames of the stack.
         query_head_dim, pos_head_dim, value_head_dim: widths of one attention head.
         pos_dim: width of the relative position features.
-        causal, chunk_size, left_context_frames: streaming is not supported; kept for the released files.
+        causal: hears in chunks, and can be trained to run while the audio comes in.
+        chunk_size: of a causal encoder, in frames at 50 Hz: multiples of every stack's downsampling, or -1 for the
+            whole utterance. Each batch is trained with one of them; what is not trained hears in the largest.
+        left_context_frames: before a chunk, in such frames, drawn likewise; -1: all.
         subsampling_channels: of the three convolutions of the front end. Small models want fewer: they cost most.
         exact_padding: an utterance in a padded batch gives what it gives alone. False is what the released code does:
             the last frames of shorter utterances then see some padding.
@@ -138,7 +145,6 @@ class SpearConfig(EncoderConfig):
                 stacks <= _MOST_STACKS and self.num_layers <= _MOST_LAYERS,
                 f"at most {_MOST_STACKS} stacks and {_MOST_LAYERS} layers in all",
             ),
-            "causal": (not self.causal, "false: streaming is not supported"),
             "cnn_module_kernel": (all(k % 2 for k in self.per_stack("cnn_module_kernel")), "odd kernels"),
             "encoder_dim": (all(d % 4 == 0 for d in self.per_stack("encoder_dim")), "multiples of 4"),
             "feedforward_dim": (all(d % 4 == 0 for d in self.per_stack("feedforward_dim")), "multiples of 4"),
@@ -149,6 +155,31 @@ class SpearConfig(EncoderConfig):
         for name, (holds, expected) in requirements.items():
             if not holds:
                 self._refuse(name, expected)
+        if self.causal:
+            self._check_chunks()
+
+    def _check_chunks(self) -> None:
+        step = math.lcm(self.output_downsampling_factor, *self.per_stack("downsampling_factor"))
+        limits = {"chunk_size": (step, f"multiples of {step}"), "left_context_frames": (1, "whole numbers from 0")}
+        for name, (unit, expected) in limits.items():
+            numbers = _chunk_numbers(getattr(self, name))
+            least = 0 if unit == 1 else 1
+            if not numbers or any(n != WHOLE and (n < least or n % unit) for n in numbers):
+                self._refuse(name, f"{expected}, or {WHOLE}, joined by commas")
+
+    def check_chunk_size(self, size: ChunkSize) -> None:
+        """See `EncoderConfig`."""
+        if not self.causal:
+            super().check_chunk_size(size)
+        dataclasses.replace(self, chunk_size=size.frames, left_context_frames=size.left_context_frames)
+
+    @property
+    def chunk_sizes(self) -> list[ChunkSize] | None:
+        """What a causal encoder may hear in; None where it hears everything."""
+        if not self.causal:
+            return None
+        numbers = (_chunk_numbers(self.chunk_size), _chunk_numbers(self.left_context_frames))
+        return [ChunkSize(*pair) for pair in itertools.product(*numbers)]
 
     def _numbers(self, name: str) -> tuple[int, ...]:
         return tuple(int(part) for part in getattr(self, name).split(","))
@@ -188,7 +219,9 @@ class SpearConfig(EncoderConfig):
         """See `EncoderConfig`."""
         columns = {ours: self.per_stack(theirs) for ours, theirs in _STACK_SIZES.items()}
         stacks = [StackSizes(**dict(zip(columns, row))) for row in zip(*columns.values())]
-        return self._switched(Zipformer(stacks, self.pos_dim, self.output_downsampling_factor, self.exact_padding))
+        return self._switched(
+            Zipformer(stacks, self.pos_dim, self.output_downsampling_factor, self.exact_padding, self.chunk_sizes)
+        )
 
     def _switched(self, module: nn.Module) -> nn.Module:
         for part in module.modules():
@@ -232,6 +265,12 @@ def _joined(value: object) -> str:
     if len(parts) > _MOST_STACKS or not all(_is_short(part) for part in parts):
         return ""
     return ",".join(str(part) for part in parts).replace(" ", "")
+
+
+def _chunk_numbers(value: str | int) -> list[int]:
+    """The numbers of a field; none for what is no list of at most 32 whole numbers."""
+    text = str(value).replace(" ", "") if _is_short(value) else ""
+    return [int(part) for part in text.split(",")] if _CHUNK_NUMBERS.fullmatch(text) else []
 
 
 def _is_short(part: object) -> bool:

@@ -69,6 +69,7 @@ def infer_sizes(state: dict[str, torch.Tensor]) -> dict:
         "output_downsampling_factor": len(state.get("encoder.downsample_output.bias", [0])),
         "pos_dim": next(t.shape[1] for name, t in state.items() if name.endswith("linear_pos.weight")),
         "subsampling_channels": tuple(channels),
+        "causal": any(".causal_conv." in name for name in state),
     }
 
 
@@ -78,13 +79,16 @@ def _stack(state: dict[str, torch.Tensor], stack: int) -> dict[str, int]:
     layer = prefix + ("layers.0." if downsampling is None else "encoder.layers.0.")
     dim = len(state[layer + "norm.bias"])
     heads = state[layer + "self_attn_weights.linear_pos.weight"].shape[0] // _POSITION_HEAD_DIM
+    convolution = layer + "conv_module1.depthwise_conv."
+    if convolution + "weight" not in state:  # a causal encoder's
+        convolution += "chunkwise_conv."
     queries = state[layer + "self_attn_weights.in_proj.weight"].shape[0] - heads * _POSITION_HEAD_DIM
     return {
         "downsampling_factor": 1 if downsampling is None else len(downsampling),
         "encoder_dim": dim,
         "encoder_unmasked_dim": _UNMASKED.get(dim, dim // 2),
         "feedforward_dim": state[layer + "feed_forward2.in_proj.weight"].shape[0],
-        "cnn_module_kernel": state[layer + "conv_module1.depthwise_conv.weight"].shape[-1],
+        "cnn_module_kernel": state[convolution + "weight"].shape[-1],
         "num_heads": heads,
         "query_head_dim": queries // (2 * heads),
         "pos_head_dim": _POSITION_HEAD_DIM,

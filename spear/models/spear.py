@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from spear.audio import Fbank, FbankConfig
 from spear.errors import DataError
 from spear.models.encoders.base import EncoderConfig
+from spear.nn import ChunkSize
 from spear.nn.resample import padding_mask
 
 
@@ -56,28 +57,40 @@ class SpearModel(nn.Module):
         self.encoder_embed = config.front_end()
         self.encoder = config.body()
 
-    def forward(self, audio: Tensor, audio_lens: Tensor | None = None) -> SpearOutput:
+    def forward(
+        self, audio: Tensor, audio_lens: Tensor | None = None, chunk_size: ChunkSize | None = None
+    ) -> SpearOutput:
         """Encodes waveforms.
 
         Args:
             audio: (B, samples) float32 in [-1, 1] at 16 kHz, zero padded.
             audio_lens: (B,) lengths in samples; None when all are full.
+            chunk_size: see `encode`.
 
         Raises:
             DataError: the audio is shorter than 85 ms (9 frames).
         """
         features_BTF, feature_lens_B = self.fbank(audio, audio_lens)
-        return self.encode(features_BTF, feature_lens_B)
+        return self.encode(features_BTF, feature_lens_B, chunk_size=chunk_size)
 
-    def encode(self, features_BTF: Tensor, feature_lens_B: Tensor, with_hidden_states: bool = True) -> SpearOutput:
+    def encode(
+        self,
+        features_BTF: Tensor,
+        feature_lens_B: Tensor,
+        with_hidden_states: bool = True,
+        chunk_size: ChunkSize | None = None,
+    ) -> SpearOutput:
         """Encodes log-mel features; this is where pre-training comes in.
 
         Args:
             features_BTF: (B, T, mel bins) at 100 Hz; padded frames hold ln(1e-10).
             feature_lens_B: (B,) valid frames.
             with_hidden_states: False saves the repetition of slow layers when nobody reads them.
+            chunk_size: that a causal encoder hears in (`spear.nn.ChunkSize`, frames at 50 Hz); None: one drawn from its
+                configuration in training, otherwise the largest there.
 
         Raises:
+            ConfigError: `chunk_size` for an encoder that is not causal, or one that does not fit its stacks.
             DataError: T is below 9, or what else the front end needs for one embedding.
         """
         if features_BTF.shape[1] < self.config.min_frames:
@@ -92,7 +105,11 @@ class SpearModel(nn.Module):
         padding_BT = padding_mask(lens_B, num_frames)
 
         x_BTD = self.encoder_embed(features_BTF, padding_BT)
-        out_BTD, layers = self.encoder(x_BTD, padding_BT, with_hidden_states)
+        if chunk_size is None:
+            out_BTD, layers = self.encoder(x_BTD, padding_BT, with_hidden_states)
+        else:
+            self.config.check_chunk_size(chunk_size)
+            out_BTD, layers = self.encoder(x_BTD, padding_BT, with_hidden_states, chunk_size)
 
         return SpearOutput(out_BTD, self._downsampled(lens_B), layers, x_BTD, lens_B)
 

@@ -1,6 +1,7 @@
 """Zipformer parts and their assembly, in plain torch."""
 
 from spear.nn.balancer import Balancer
+from spear.nn.chunks import WHOLE, ChunkSize
 from spear.nn.layer import ZipformerLayer
 from spear.nn.norm import BiasNorm
 from spear.nn.schedule import ScheduledFloat, scheduled_floats, set_batch_count
@@ -10,8 +11,10 @@ from spear.nn.whiten import Whiten, kept_whitening_memory, set_whitening_memory,
 from spear.nn.zipformer import StackSizes, Zipformer
 
 __all__ = [
+    "WHOLE",
     "Balancer",
     "BiasNorm",
+    "ChunkSize",
     "ScheduledFloat",
     "StackSizes",
     "Subsampling",

@@ -34,7 +34,7 @@ class _AttentionWeights(torch.autograd.Function):
     """Scores and softmax in one node: neither the scores nor their positional term are kept for backward."""
 
     @staticmethod
-    def forward(ctx, q_NTD, k_NTD, p_NTC, position_HCR, padding_BT, num_heads, penalise):
+    def forward(ctx, q_NTD, k_NTD, p_NTC, position_HCR, padding_BT, num_heads, penalise, hidden_TT=None):
         # On a GPU autocast would make the weights float32, and every consumer would convert them back.
         with compat.disabled_autocast(q_NTD.device.type):
             scores = torch.bmm(q_NTD, k_NTD.mT)
@@ -43,6 +43,8 @@ class _AttentionWeights(torch.autograd.Function):
             if penalise:
                 over = scores.sign() * (scores.abs() > _SCORE_LIMIT)
                 over = over * _SCORE_PENALTY if over.any() else None
+            if hidden_TT is not None:
+                scores.masked_fill_(hidden_TT, _PADDED_SCORE)
             if padding_BT is not None:
                 _hide_padding(scores.unflatten(0, (-1, num_heads)), padding_BT)
             weights = torch.softmax(scores, dim=-1)
@@ -65,7 +67,7 @@ class _AttentionWeights(torch.autograd.Function):
             grad.add_(over)
         grad_q, grad_k = torch.bmm(grad, k), torch.bmm(grad.mT, q)
         grad_p, grad_position = relative_scores_backward(grad, p, position)
-        return grad_q, grad_k, grad_p, grad_position, None, None, None
+        return grad_q, grad_k, grad_p, grad_position, None, None, None, None
 
 
 class AttentionWeights(nn.Module):
@@ -91,13 +93,16 @@ class AttentionWeights(nn.Module):
         """(B, T, H*C) -> (B*H, T, C)."""
         return x_BTC.unflatten(2, (self.num_heads, -1)).transpose(1, 2).flatten(0, 1)
 
-    def forward(self, x_BTD: Tensor, position_RP: Tensor, padding_BT: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x_BTD: Tensor, position_RP: Tensor, padding_BT: Tensor | None, hidden_TT: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Weights of all heads (B*H, T, T) and of the first head alone (B, T, T).
 
         Args:
             x_BTD: the layer's input.
             position_RP: (2T-1, position_dim) features of the offsets.
             padding_BT: True at padded frames; None without padding.
+            hidden_TT: True where a frame may not attend to another; None where it may attend to all.
         """
         q, k, p = self.in_proj(x_BTD).split(self.widths, dim=-1)
         k = self.whiten_keys(self.balance_keys(k))
@@ -112,6 +117,7 @@ class AttentionWeights(nn.Module):
             padding_BT,
             self.num_heads,
             self.training and happens(0.1),
+            hidden_TT,
         )
 
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from spear.nn.attention import AttentionWeights, NonlinAttention, SelfAttention, constant_weights
 from spear.nn.balancer import Balancer
 from spear.nn.bypass import Bypass
+from spear.nn.chunks import ALL, Chunks
 from spear.nn.convolution import ConvolutionModule
 from spear.nn.feed_forward import FeedForward
 from spear.nn.norm import BiasNorm
@@ -25,6 +26,7 @@ class ZipformerLayer(nn.Module):
     feed_forward_dim: F; the three feed-forward modules have widths 3F/4, F and 5F/4.
     kernel: convolution kernel in frames.
     layer_skip_rate: probability that an utterance skips the layer.
+    causal, exact_padding: of the convolutions, see `spear.nn.chunks`.
     """
 
     def __init__(
@@ -38,6 +40,8 @@ class ZipformerLayer(nn.Module):
         feed_forward_dim: int,
         kernel: int,
         layer_skip_rate: float | ScheduledFloat = 0.0,
+        causal: bool = False,
+        exact_padding: bool = False,
     ):
         super().__init__()
         # An unused tensor that every released checkpoint holds.
@@ -53,8 +57,8 @@ class ZipformerLayer(nn.Module):
         self.feed_forward1, self.feed_forward2, self.feed_forward3 = (
             FeedForward(dim, width, ScheduledFloat((0.0, 0.3), (20000.0, 0.1))) for width in widths
         )
-        self.conv_module1 = ConvolutionModule(dim, kernel)
-        self.conv_module2 = ConvolutionModule(dim, kernel)
+        self.conv_module1 = ConvolutionModule(dim, kernel, causal, exact_padding)
+        self.conv_module2 = ConvolutionModule(dim, kernel, causal, exact_padding)
         self.norm = BiasNorm(dim)
 
         # Training only: what may be skipped, and how often.
@@ -76,14 +80,15 @@ class ZipformerLayer(nn.Module):
     def _keep(self, x_BTD: Tensor, rate: ScheduledFloat) -> Tensor | None:
         return keep_mask(x_BTD, float(rate)) if self.training else None
 
-    def forward(self, x_BTD: Tensor, position_RP: Tensor, padding_BT: Tensor | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, position_RP: Tensor, padding_BT: Tensor | None, chunks: Chunks = ALL) -> Tensor:
         """(B, T, D) -> (B, T, D).
 
         Args:
             x_BTD: input; position_RP: (2T-1, position_dim); padding_BT: True at padded frames, or None.
+            chunks: that the layer hears in.
         """
         original = x = x_BTD
-        weights, first_head = self.self_attn_weights(x, position_RP, padding_BT)
+        weights, first_head = self.self_attn_weights(x, position_RP, padding_BT, chunks.hidden_TT)
         if self.constant_attention and self.training and happens(float(self.constant_attention_rate)):
             first_head = constant_weights(first_head)
         keep_attention = self._keep(x, self.attention_skip_rate)
@@ -91,12 +96,12 @@ class ZipformerLayer(nn.Module):
         x = x + self.feed_forward1(x)
         x = _add(x, self.balancer_na(self.nonlin_attention(x, first_head)), keep_attention)
         x = _add(x, self.self_attn1(x, weights), keep_attention)
-        x = _add(x, self.conv_module1(x, padding_BT), self._keep(x, self.conv_skip_rate))
+        x = _add(x, self.conv_module1(x, padding_BT, chunks.frames), self._keep(x, self.conv_skip_rate))
         x = _add(x, self.balancer_ff2(self.feed_forward2(x)), self._keep(x, self.ff2_skip_rate))
         x = self.bypass_mid(original, x)
 
         x = _add(x, self.self_attn2(x, weights), keep_attention)
-        x = _add(x, self.conv_module2(x, padding_BT), self._keep(x, self.conv_skip_rate))
+        x = _add(x, self.conv_module2(x, padding_BT, chunks.frames), self._keep(x, self.conv_skip_rate))
         x = _add(x, self.balancer_ff3(self.feed_forward3(x)), self._keep(x, self.ff3_skip_rate))
         x = self.norm(self.balancer1(x))
         return self.whiten(self.balancer2(self.bypass(original, x)))

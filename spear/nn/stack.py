@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from spear.nn.bypass import Bypass
+from spear.nn.chunks import ALL, Chunks
 from spear.nn.layer import ZipformerLayer
 from spear.nn.positions import RelativePositions
 from spear.nn.resample import Downsample, repeat_last_valid, upsample
@@ -22,12 +23,15 @@ class ZipformerStack(nn.Module):
         self.positions = RelativePositions(position_dim)
         self.activation_checkpointing = False
 
-    def forward(self, x_BTD: Tensor, feature_mask_B1D: Tensor | None, padding_BT: Tensor | None) -> list[Tensor]:
+    def forward(
+        self, x_BTD: Tensor, feature_mask_B1D: Tensor | None, padding_BT: Tensor | None, chunks: Chunks = ALL
+    ) -> list[Tensor]:
         """(B, T, D) -> the output of every layer, each (B, T, D).
 
         Args:
             feature_mask_B1D: 0 at channels that an utterance does without (training), or None.
             padding_BT: True at padded frames, or None.
+            chunks: that the layers hear in.
         """
         position_RP = self.positions(x_BTD.shape[1], x_BTD.device)
         outputs = []
@@ -36,9 +40,9 @@ class ZipformerStack(nn.Module):
         for layer in self.layers:
             if self.activation_checkpointing and self.training:
                 # The random generators are put back for the second pass, so that it makes the same draws.
-                x_BTD = checkpoint(layer, x_BTD, position_RP, padding_BT, use_reentrant=False)
+                x_BTD = checkpoint(layer, x_BTD, position_RP, padding_BT, chunks, use_reentrant=False)
             else:
-                x_BTD = layer(x_BTD, position_RP, padding_BT)
+                x_BTD = layer(x_BTD, position_RP, padding_BT, chunks)
             if feature_mask_B1D is not None:
                 x_BTD = x_BTD * feature_mask_B1D
             outputs.append(x_BTD)
@@ -61,14 +65,14 @@ class DownsampledStack(nn.Module):
         self.factor, self.exact_padding = factor, exact_padding
 
     def forward(
-        self, x_BTD: Tensor, feature_mask_B1D: Tensor | None, padding_BT: Tensor | None
+        self, x_BTD: Tensor, feature_mask_B1D: Tensor | None, padding_BT: Tensor | None, chunks: Chunks = ALL
     ) -> tuple[Tensor, list[Tensor]]:
         """(B, T, D) -> the stack's output (B, T, D), and the output of every layer at the low rate."""
         source = x_BTD
         if padding_BT is not None and self.exact_padding:
             source = repeat_last_valid(x_BTD, padding_BT)
         low_padding = None if padding_BT is None else padding_BT[:, :: self.factor]
-        outputs = self.encoder(self.downsample(source), feature_mask_B1D, low_padding)
+        outputs = self.encoder(self.downsample(source), feature_mask_B1D, low_padding, chunks)
         return self.out_combiner(x_BTD, upsample(outputs[-1], self.factor, x_BTD.shape[1])), outputs
 
 

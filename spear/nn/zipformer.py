@@ -1,10 +1,12 @@
 """The encoder: stacks of layers at different frame rates and widths (Zipformer, 3.4 to 3.6)."""
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from spear.nn.chunks import WHOLE, ChunkSize, chunks_at
 from spear.nn.layer import ZipformerLayer
 from spear.nn.resample import Downsample, repeat_last_valid, upsample, with_channels
 from spear.nn.schedule import ScheduledFloat
@@ -29,7 +31,9 @@ class StackSizes(NamedTuple):
     value_head_dim: int
 
 
-def _build_stack(sizes: StackSizes, position_dim: int, warmup: tuple[float, float], exact_padding: bool) -> nn.Module:
+def _build_stack(
+    sizes: StackSizes, position_dim: int, warmup: tuple[float, float], causal: bool, exact_padding: bool
+) -> nn.Module:
     begin, end = warmup
     window = (end - begin) / sizes.num_layers
     layers = []
@@ -38,11 +42,8 @@ def _build_stack(sizes: StackSizes, position_dim: int, warmup: tuple[float, floa
         first = begin + index * window
         skip_rate = ScheduledFloat((first, 0.5), (first + window, 0.035 * sizes.downsampling**0.5))
         attention = (sizes.num_heads, sizes.query_head_dim, sizes.position_head_dim, sizes.value_head_dim)
-        layers.append(
-            ZipformerLayer(
-                sizes.dim, *attention, position_dim, sizes.feed_forward_dim, sizes.kernel, layer_skip_rate=skip_rate
-            )
-        )
+        others = (sizes.feed_forward_dim, sizes.kernel, skip_rate, causal, exact_padding)
+        layers.append(ZipformerLayer(sizes.dim, *attention, position_dim, *others))
     stack = ZipformerStack(layers, position_dim)
     return stack if sizes.downsampling == 1 else DownsampledStack(stack, sizes.dim, sizes.downsampling, exact_padding)
 
@@ -53,16 +54,27 @@ class Zipformer(nn.Module):
     position_dim: width of the positional features.
     output_downsampling: 1 (50 Hz) or 2 (25 Hz).
     exact_padding: an utterance in a padded batch gives exactly what it gives alone.
+    chunk_sizes: an encoder that hears in chunks is trained with one of these for each batch; None: it hears all.
     """
 
-    def __init__(self, stacks: list[StackSizes], position_dim: int, output_downsampling: int, exact_padding: bool):
+    def __init__(
+        self,
+        stacks: list[StackSizes],
+        position_dim: int,
+        output_downsampling: int,
+        exact_padding: bool,
+        chunk_sizes: list[ChunkSize] | None = None,
+    ):
         super().__init__()
+        self.chunk_sizes = chunk_sizes
         self.sizes = stacks
         self.output_dim = max(sizes.dim for sizes in stacks)
         self.exact_padding = exact_padding
         step = WARMUP_BATCHES / (len(stacks) + 1)
         self.encoders = nn.ModuleList(
-            _build_stack(sizes, position_dim, (step * (index + 1), step * (index + 2)), exact_padding)
+            _build_stack(
+                sizes, position_dim, (step * (index + 1), step * (index + 2)), chunk_sizes is not None, exact_padding
+            )
             for index, sizes in enumerate(stacks)
         )
         self.downsample_output = Downsample(output_downsampling) if output_downsampling > 1 else None
@@ -97,24 +109,39 @@ class Zipformer(nn.Module):
                 width = output.shape[-1]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
 
+    def _chunk_size(self) -> ChunkSize:
+        """Of this batch: any of them in training, else the one that hears most."""
+        if self.chunk_sizes is None:
+            return ChunkSize(WHOLE)
+        if self.training:
+            return self.chunk_sizes[int(torch.randint(len(self.chunk_sizes), ()))]
+        return max(self.chunk_sizes, key=lambda size: [math.inf if n == WHOLE else n for n in size])
+
     def forward(
-        self, x_BTD: Tensor, padding_BT: Tensor | None, with_layers: bool = True
+        self,
+        x_BTD: Tensor,
+        padding_BT: Tensor | None,
+        with_layers: bool = True,
+        chunk_size: ChunkSize | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Embeddings (B, T, D) at 50 Hz -> the output, and the output of every layer at 50 Hz.
 
         Args:
             padding_BT: True at padded frames, or None.
             with_layers: False leaves the list empty.
+            chunk_size: that it hears in; None: one of `chunk_sizes`.
         """
-        num_frames = x_BTD.shape[1]
+        num_frames, chunk_size = x_BTD.shape[1], chunk_size or self._chunk_size()
+        factors = {sizes.downsampling for sizes in self.sizes}
+        chunks = {factor: chunks_at(chunk_size, num_frames, factor, x_BTD.device) for factor in factors}
         outputs, layers = [], []
         for sizes, stack, mask in zip(self.sizes, self.encoders, self._feature_masks(x_BTD)):
             x_BTD = with_channels(x_BTD, sizes.dim)
             if sizes.downsampling == 1:
-                of_layers = stack(x_BTD, mask, padding_BT)
+                of_layers = stack(x_BTD, mask, padding_BT, chunks[1])
                 x_BTD = of_layers[-1]
             else:
-                x_BTD, of_layers = stack(x_BTD, mask, padding_BT)
+                x_BTD, of_layers = stack(x_BTD, mask, padding_BT, chunks[sizes.downsampling])
             if with_layers:
                 layers += [
                     x if sizes.downsampling == 1 else upsample(x, sizes.downsampling, num_frames) for x in of_layers

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from spear import records
 from spear.errors import ConfigError, DataError
-from spear.nn import Balancer, BiasNorm, ScheduledFloat, Subsampling, Whiten
+from spear.nn import Balancer, BiasNorm, ChunkSize, ScheduledFloat, Subsampling, Whiten
 from spear.nn.subsampling import MIN_FRAMES, output_frames
 
 
@@ -80,6 +80,14 @@ class EncoderConfig:
     def body(self) -> nn.Module:
         """The module from embeddings to the output and the hidden states."""
         raise NotImplementedError(f"encoder {self.encoder} without a body")
+
+    def check_chunk_size(self, size: ChunkSize) -> None:
+        """Raises ConfigError unless the encoder can hear in chunks of this size."""
+        raise ConfigError(
+            f"chunk_size {tuple(size)} for an encoder that hears whole utterances",
+            "an encoder with causal: true",
+            "leave chunk_size out, or load a causal encoder",
+        )
 
     @property
     def layer_dims(self) -> tuple[int, ...]:

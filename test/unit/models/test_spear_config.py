@@ -43,7 +43,7 @@ def test_dictionary_round_trip_ignores_keys_of_other_tools():
     [
         {"encoder_dim": "512,512"},
         {"encoder_dim": "a,b"},
-        {"causal": True},
+        {"chunk_size": "12", "causal": True},
         {"cnn_module_kernel": "30"},
         {"output_downsampling_factor": 3},
         {"subsampling_channels": "8,32"},
