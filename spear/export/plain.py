@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spear.errors import ConfigError
 from spear.models.layers import LayerMix
 from spear.models.spear import SpearModel
 from spear.nn.activations import SWOOSH_L, SWOOSH_R
@@ -33,10 +34,19 @@ class PlainEncoder(nn.Module):
     Args:
         model: in evaluation mode.
         exact_padding: as the model computes; what its configuration says is overruled in fine-tuned runs.
+
+    Raises:
+        ConfigError: the model hears in chunks, which these graphs cannot.
     """
 
     def __init__(self, model: SpearModel, exact_padding: bool):
         super().__init__()
+        if getattr(model.config, "causal", False):
+            raise ConfigError(
+                "a causal encoder (causal: true) for a graph",
+                "an encoder that hears whole utterances",
+                "export it with --format hf or icefall",
+            )
         self.front_end, self.body, self.exact = model.encoder_embed, model.encoder, exact_padding
         self.factor = model.config.output_downsampling_factor
 

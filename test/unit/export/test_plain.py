@@ -2,8 +2,12 @@
 
 import pytest
 import torch
+from tiny import TWO_WIDTHS
 
+from spear import SpearConfig, SpearModel
+from spear.errors import ConfigError
 from spear.export.graph import Decoder, Graph, Joiner, PlainFbank
+from spear.export.plain import PlainEncoder
 from spear.nn.transducer import BLANK
 
 
@@ -63,3 +67,10 @@ def test_features_of_audio(sources, padded):
     found, found_lens = PlainFbank(fbank)(*padded)
     assert found_lens.tolist() == lens.tolist() and found.shape == ours.shape
     assert (found - ours).abs().max() < 2e-3 and (found - ours).abs().mean() < 1e-5
+
+
+def test_an_encoder_that_hears_in_chunks_is_refused_as_a_graph():
+    torch.manual_seed(0)
+    model = SpearModel(SpearConfig(**TWO_WIDTHS, causal=True)).eval()
+    with pytest.raises(ConfigError, match="causal"):
+        PlainEncoder(model, exact_padding=True)
