@@ -35,6 +35,7 @@ def test_the_mini_recipe_compares_two_starts_and_skips_what_is_done(encoder, tmp
     assert fs.read_json(recipe / "exp" / "classification-42" / "score.json")["items"] > 1
     again = succeed(*words, "--finetune-options=--rehearsal-batches 0 --device cpu --num-workers 0")
     assert again.count("done before with the same settings") == 4
+    assert "dry run" in succeed(*words, "--seeds", "42 43", "--dry-run", "true")
 
 
 def test_corpora_become_what_the_shipped_settings_name(tmp_path):

@@ -15,7 +15,7 @@ data_dir=
 exp_dir=
 init_from=
 kinds="ctc transducer tagging classification verification"
-seeds=42
+seeds=
 num_steps=60
 batch_seconds=12
 num_jobs=0
@@ -37,6 +37,7 @@ fi
 data_dir="${data_dir:-$here/../spear/data$suffix}"
 exp_dir="${exp_dir:-$here/exp$suffix}"
 init_from="${init_from:-$here/../spear/exp/student}"
+seeds="${seeds:-42}" # no default above, where a number would have to be one number
 
 words_of() { # KIND: puts what it reads, and how it is divided, into `words`: by the tasks of stage 1, or by speakers
   local sounds=(--manifest "$data_dir/manifests/cuts_audio_train.jsonl") # what a task does not divide takes no part
