@@ -34,6 +34,7 @@ _ROOTS = (
     ("spear.models.spear", "SpearModel"),
     ("spear.nn.zipformer", "Zipformer"),
     ("spear.nn.zipformer", "StackSizes"),
+    ("spear.nn.chunks", "ChunkSize"),
     ("spear.nn.layer", "ZipformerLayer"),
     ("spear.nn.schedule", "ScheduledFloat"),
     ("spear.nn.subsampling", "Subsampling"),

@@ -39,7 +39,9 @@ def _moved(model: torch.nn.Module) -> torch.nn.Module:
     """First weights hide padding and positions: others in their places show them."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "convnext" in name or name.endswith(("downsample.bias", "linear_pos.weight", "logits_L")):
+            if "convnext" in name or name.endswith(
+                ("downsample.bias", "linear_pos.weight", "chunkwise_conv_scale", "logits_L")
+            ):
                 parameter.normal_(std=0.3)
     return model.eval().requires_grad_(False)
 
@@ -59,10 +61,12 @@ def sources() -> dict[str, Source]:
     }
     tuned = _moved(SpearPretrainModel(half, heads))
     sizes = {"dim": 32, "num_layers": 2, "num_heads": 2, "feed_forward_dim": 48, "subsampling_channels": "4,8,16"}
+    chunks = {"causal": True, "chunk_size": "8,16", "left_context_frames": "16,32"}
     made = {
         "zipformer": Source(_moved(SpearPretrainModel(SpearConfig(**SIZES), {}))),
         "released": Source(_moved(SpearPretrainModel(SpearConfig(**{**SIZES, "exact_padding": False}), {}))),
         "transformer": Source(_moved(SpearPretrainModel(TransformerConfig(**sizes), {}))),
+        "causal": Source(_moved(SpearPretrainModel(SpearConfig(**SIZES, **chunks), {}))),
     }
     for kind in heads:
         made[kind] = of_model(tuned, kind, kind, CHARACTERS if kind in ("ctc", "transducer") else LABELS)

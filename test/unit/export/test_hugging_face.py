@@ -27,7 +27,7 @@ waves, found = [wave.numpy() for wave in data["waves"]], {}
 features = AutoFeatureExtractor.from_pretrained(root + "/zipformer")
 inputs = features(waves, sampling_rate=16000, padding=True, return_tensors="pt")
 with torch.no_grad():
-    for name in ("zipformer", "released", "transformer"):
+    for name in ("zipformer", "released", "transformer", "causal"):
         model = AutoModel.from_pretrained(f"{root}/{name}", **options).eval()
         batch = model(**inputs)
         found[name] = {"out": batch.encoder_out, "lens": batch.encoder_out_lens, "layers": list(batch.hidden_states)}
@@ -84,7 +84,7 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> float:
     return (a - b).abs().max().item()
 
 
-@pytest.mark.parametrize("name", ["zipformer", "released", "transformer"])
+@pytest.mark.parametrize("name", ["zipformer", "released", "transformer", "causal"])
 def test_transformers_without_spear_gives_what_spear_gives(answered, sources, padded, name):
     found, model = answered[name], sources[name].model
     with torch.no_grad():
