@@ -3,7 +3,8 @@
     spear bench export
     spear bench export --checkpoint exp/student --seconds 20
 
-All run on features, with one thread, in turn in this process; the best of several passes counts. Without a checkpoint
+All run on features, with one thread, in turn in this process; the best of several passes counts, in seconds of the
+processor, so that others on the machine change little. Without a checkpoint
 the encoder has the Base sizes and random weights, which take the same time. Needs the packages of `spear[export]`.
 """
 
@@ -75,9 +76,9 @@ def main(argv: list[str] | None = None) -> int:
 def _row(name: str, run, settings: ExportBenchConfig) -> tuple:
     times = []
     for _ in range(settings.passes + 1):  # the first one makes room and tables
-        start = time.perf_counter()
+        start = time.process_time()
         with torch.inference_mode():
             run()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     factor = min(times[1:]) / (settings.seconds * settings.batch)
     return name, factor, 1 / factor

@@ -46,7 +46,7 @@ def model_card(source: Source, usage: str, licence: str = "") -> str:
 def told(value: Any) -> str:
     """A value from a run on one line, as code: without folders of the machine it was made on."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
-    return "`" + weights.shown(_ABSOLUTE.sub("", text), 2000).replace("`", "'") + "`"
+    return "`" + weights.shown(_ABSOLUTE.sub("", text), 2000).replace("`", "'").replace("|", "\\|") + "`"
 
 
 def _front_matter(source: Source, licence: str) -> str:
@@ -95,9 +95,8 @@ def _data(source: Source) -> list[str]:
     rows = []
     for each in (source.meta.get("config") or {}).get("sources") or []:
         tokens = f", tokens {told(each['tokens'])}" if each.get("tokens") else ""
-        rows.append(
-            f"{told(each.get('name', ''))}: {told(each.get('domain', ''))}, cuts {told(each.get('cuts', ''))}{tokens}"
-        )
+        domain = f" {told(each['domain'])}," if each.get("domain") else ""
+        rows.append(f"{told(each.get('name', ''))}:{domain} cuts {told(each.get('cuts', ''))}{tokens}")
     return rows
 
 

@@ -7,7 +7,8 @@ import repository
 
 ABSENT = (
     "k2 torchaudio torchvision transformers h5py lilcom fairseq s3prl dasheng kaldifeat faiss pesq sacrebleu "
-    "multi_quantization kaldi_native_fbank distributed dask submitit sklearn pytest hypothesis"
+    "multi_quantization kaldi_native_fbank distributed dask submitit sklearn pytest hypothesis "
+    "onnx onnxruntime sherpa_onnx"
 ).split()
 
 

@@ -8,10 +8,11 @@ import signal
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from spear import fs, seal
 from spear.audio import load_audio
-from spear.bin import finetune, tag
+from spear.bin import export, finetune, tag
 from spear.errors import CardError, CheckpointError, ConfigError
 from spear.manifest.item import read_items
 from spear.train import checkpoint
@@ -99,6 +100,30 @@ def test_the_same_command_goes_on_with_what_is_there_and_another_is_refused(word
     assert fs.read_json(exp_dir / "score.json") == fs.read_json(exp_dir / "before.json")
     with pytest.raises(ConfigError, match="other settings"):
         finetune.main([*call, "--target", "speaker"])
+
+
+def test_a_run_is_exported_with_its_head_and_a_card_of_what_it_knows(classifier, tmp_path):
+    exp_dir, folder = classifier[0], tmp_path / "out"
+    assert export.main([str(exp_dir), "--format", "hf", "--output", str(folder)]) == 0
+    settings, score = fs.read_json(folder / "config.json"), fs.read_json(exp_dir / "score.json")
+    assert settings["id2label"] == {"0": "high", "1": "low", "2": "mid"} and settings["exact_padding"]
+    assert settings["head"]["kind"] == "classification" and settings["head"]["num_outputs"] == 3
+    tensors, ours = load_file(folder / "model.safetensors"), load_file(exp_dir / "final" / "model.safetensors")
+    for name, tensor in tensors.items():
+        source = name.replace("model.model.", "").replace("heads.head.", "heads.classification.")
+        assert torch.equal(tensor, ours[source]), name
+    card = (folder / "README.md").read_text()
+    for known in (
+        f"seed: `{score['seed']}`",
+        "steps: `2`",
+        "hours of audio seen: `0.0",
+        "cuts `manifests/train.jsonl`",
+    ):
+        assert known in card
+    assert f"| `accuracy` | {score['value']:.4g} |" in card and "--task classification" in card
+    assert str(exp_dir.parent) not in card and str(classifier[0].anchor + "tmp") not in card
+    assert export.main([str(exp_dir), "--format", "hf", "--output", str(tmp_path / "encoder"), "--encoder-only"]) == 0
+    assert "head" not in fs.read_json(tmp_path / "encoder" / "config.json")
 
 
 def test_a_run_is_read_back_whole_and_answers_alike_alone_and_in_a_batch(classifier, labelled):

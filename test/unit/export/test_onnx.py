@@ -73,13 +73,21 @@ def test_classes_of_audio(folders, sources, padded):
 
 
 def texts(recogniser, waves) -> list[str]:
-    streams = []
-    for wave in waves:
-        streams.append(recogniser.create_stream())
-        streams[-1].accept_waveform(16000, wave)
-    for stream in streams:  # one after the other, and all of them at once: padding must not matter
+    """Of recordings that are decoded one by one; a batch, padded by the client, must give the same."""
+
+    def streams() -> list:
+        made = [recogniser.create_stream() for _ in waves]
+        for stream, wave in zip(made, waves):
+            stream.accept_waveform(16000, wave)
+        return made
+
+    alone, together = streams(), streams()
+    for stream in alone:
         recogniser.decode_stream(stream)
-    return [" ".join(stream.result.text.split()) for stream in streams]
+    recogniser.decode_streams(together)
+    said = [" ".join(stream.result.text.split()) for stream in alone]
+    assert said == [" ".join(stream.result.text.split()) for stream in together]
+    return said
 
 
 @pytest.fixture(scope="module")
