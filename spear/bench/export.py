@@ -4,8 +4,8 @@
     spear bench export --checkpoint exp/student --seconds 20
 
 All run on features, with one thread, in turn in this process; the best of several passes counts, in seconds of the
-processor, so that others on the machine change little. Without a checkpoint
-the encoder has the Base sizes and random weights, which take the same time. Needs the packages of `spear[export]`.
+processor, so that others on the machine change little. Without a checkpoint the encoder has the Base sizes and random
+weights, which take the same time. Needs the packages of `spear[export]`.
 """
 
 import tempfile

@@ -78,7 +78,7 @@ def _runs(values: tuple[int, ...]) -> list[int]:
 
 
 def _training(source: Source) -> list[str]:
-    meta, config = source.meta, source.meta.get("config") or {}
+    meta, config = source.meta, source.meta.get("config", {})
     rows = {
         "run": meta.get("run_id"),
         "code": f"spear {meta['spear_version']}, commit {meta.get('git_commit')}" if "spear_version" in meta else None,
@@ -93,7 +93,7 @@ def _training(source: Source) -> list[str]:
 
 def _data(source: Source) -> list[str]:
     rows = []
-    for each in (source.meta.get("config") or {}).get("sources") or []:
+    for each in source.meta.get("config", {}).get("sources", []):
         tokens = f", tokens {told(each['tokens'])}" if each.get("tokens") else ""
         domain = f" {told(each['domain'])}," if each.get("domain") else ""
         rows.append(f"{told(each.get('name', ''))}:{domain} cuts {told(each.get('cuts', ''))}{tokens}")
@@ -101,7 +101,7 @@ def _data(source: Source) -> list[str]:
 
 
 def _cards(source: Source) -> list[str]:
-    streams, cards = (source.meta.get("config") or {}).get("streams") or {}, source.meta.get("cards") or {}
+    streams, cards = source.meta.get("config", {}).get("streams", {}), source.meta.get("cards", {})
     rows = []
     for name, settings in streams.items():
         row = f"stream {told(name)}: objective {told(settings.get('objective', 'tokens'))}"

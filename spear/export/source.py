@@ -75,7 +75,7 @@ def read_source(path: str | Path, stream: str = "", encoder_only: bool = False) 
     """
     path = Path(path)
     meta, exp_dir = _described(path)
-    streams = (meta.get("config") or {}).get("streams") or {}
+    streams = meta.get("config", {}).get("streams", {})
     heads = [name for name, settings in streams.items() if settings.get("objective") in KINDS]
     if encoder_only or not (heads or stream):
         return Source(load_model(path), meta=meta, exp_dir=exp_dir)
@@ -122,10 +122,22 @@ def _described(path: Path) -> tuple[dict, Path | None]:
         if (place / "checkpoint.json").is_file():
             meta = checkpoint.verify(place)
             exp_dir = place.parent if place.name == "final" else place.parent.parent
-            return {**meta, **_seen(exp_dir, meta.get("step"))}, exp_dir
+            return _tidy({**_seen(exp_dir, meta.get("step")), **meta}), exp_dir
     if path.is_dir() and (found := checkpoint.newest(path)):
-        return found[1], path
+        return _tidy(found[1]), path
     return {}, None
+
+
+def _tidy(meta: dict) -> dict:
+    """Without what is not of the kind that it should be: the file may be another's."""
+    config = meta.get("config") if isinstance(meta.get("config"), dict) else {}
+    streams, sources = config.get("streams"), config.get("sources")
+    streams = (
+        {name: each for name, each in streams.items() if isinstance(each, dict)} if isinstance(streams, dict) else {}
+    )
+    sources = [each for each in sources if isinstance(each, dict)] if isinstance(sources, list) else []
+    cards = meta.get("cards") if isinstance(meta.get("cards"), dict) else {}
+    return {**meta, "config": {**config, "streams": streams, "sources": sources}, "cards": cards}
 
 
 def _seen(exp_dir: Path, step: object) -> dict:
