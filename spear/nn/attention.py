@@ -89,7 +89,7 @@ class AttentionWeights(nn.Module):
         self.balance_keys = Balancer(0.4, 0.6, 0.0, 100.0, probability=0.025)
         self.position_skip_rate = ScheduledFloat((0.0, 0.5), (4000.0, 0.0))
 
-    def _split_heads(self, x_BTC: Tensor) -> Tensor:
+    def split_heads(self, x_BTC: Tensor) -> Tensor:
         """(B, T, H*C) -> (B*H, T, C)."""
         return x_BTC.unflatten(2, (self.num_heads, -1)).transpose(1, 2).flatten(0, 1)
 
@@ -110,9 +110,9 @@ class AttentionWeights(nn.Module):
             p = p * 0.0
         position_HCR = self.linear_pos(position_RP).unflatten(1, (self.num_heads, -1)).permute(1, 2, 0)
         return _AttentionWeights.apply(
-            self._split_heads(q),
-            self._split_heads(k),
-            self._split_heads(p),
+            self.split_heads(q),
+            self.split_heads(k),
+            self.split_heads(p),
             position_HCR,
             padding_BT,
             self.num_heads,

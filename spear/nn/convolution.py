@@ -96,9 +96,9 @@ class ChunkCausalConv(nn.Module):
         to_end = frames - 1 - from_start_T
         if whole and self.exact_padding and padding_BT is not None:
             to_end = ((~padding_BT).sum(1, keepdim=True) - 1 - from_start_T).clamp(min=0)  # (B, T)
-        return before_BTC + inside_BTC * self._scale(from_start_T, to_end).to(inside_BTC.dtype)
+        return before_BTC + inside_BTC * self.scale(from_start_T, to_end).to(inside_BTC.dtype)
 
-    def _scale(self, from_start_T: Tensor, to_end: Tensor) -> Tensor:
+    def scale(self, from_start_T: Tensor, to_end: Tensor) -> Tensor:
         """(T, C) or (B, T, C) factors of frames so far from the start and the end of their chunk."""
         start_KC, end_KC = F.pad(self.chunkwise_conv_scale, (0, 1)).transpose(1, 2)  # beyond the kernel: 0
         kernel = len(start_KC) - 1

@@ -99,7 +99,7 @@ class Zipformer(nn.Module):
             masks.append(mask_B1D)
         return masks
 
-    def _full_width(self, outputs: list[Tensor]) -> Tensor:
+    def full_width(self, outputs: list[Tensor]) -> Tensor:
         """The last stack's output; wider stacks before it supply the channels that it lacks, the latest one first."""
         pieces = [outputs[-1]]
         width = outputs[-1].shape[-1]
@@ -147,7 +147,7 @@ class Zipformer(nn.Module):
                     x if sizes.downsampling == 1 else upsample(x, sizes.downsampling, num_frames) for x in of_layers
                 ]
             outputs.append(x_BTD)
-        result = self._full_width(outputs)
+        result = self.full_width(outputs)
         if self.downsample_output is not None:
             if padding_BT is not None and self.exact_padding:
                 result = repeat_last_valid(result, padding_BT)

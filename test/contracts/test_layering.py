@@ -26,7 +26,7 @@ LAYERS = [
     {"nn", "optim", "quantize", "audio", "manifest"},
     {"teachers", "tokens", "data", "models"},
     {"train", "evaluate", "recognise", "recipe", "finetuning", "export"},
-    {"bench", "hear", "runners"},
+    {"bench", "hear", "runners", "streaming"},
     {"bin"},
 ]
 # Neighbours in one layer that may use each other, in this direction only.
