@@ -4,8 +4,14 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import field
 
 from spear import env
+
+
+def setting(default, text: str):
+    """A field of a benchmark's settings with what --help says about it."""
+    return field(default=default, metadata={"help": text})
 
 
 def environment() -> dict:

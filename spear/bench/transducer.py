@@ -8,37 +8,33 @@ beyond its inputs. Every loss is measured in turn in this process.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from spear import config, dist, fs, log
 from spear.bench import _memory
-from spear.bench._report import environment, markdown_table
+from spear.bench._report import environment, markdown_table, setting
 from spear.nn import transducer
 from spear.seeds import torch_rng
 
 _HEADER = ("loss", "nats an utterance", "above the exact one", "peak MB", "share of the exact one's", "seconds")
 
 
-def _setting(default, text: str):
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
 class TransducerBenchConfig:
     """Settings of `spear bench transducer`."""
 
-    batch: int = _setting(16, "utterances")
-    frames: int = _setting(500, "of each")
-    units: int = _setting(100, "of each")
-    outputs: int = _setting(500, "of the joiner, the blank included")
-    ranges: str = _setting("2,5,10,20", "states of a frame in the pruned loss")
-    peaked: float = _setting(3.0, "scale of the logits: how sure the model is of a path")
-    device: str = _setting("auto", "auto (a GPU where there is one), cpu or cuda")
-    output: str = _setting("", "Markdown file for the table; it is printed in any case")
-    quick: bool = _setting(False, "a tenth of the frames and a fifth of the units")
+    batch: int = setting(16, "utterances")
+    frames: int = setting(500, "of each")
+    units: int = setting(100, "of each")
+    outputs: int = setting(500, "of the joiner, the blank included")
+    ranges: str = setting("2,5,10,20", "states of a frame in the pruned loss")
+    peaked: float = setting(3.0, "scale of the logits: how sure the model is of a path")
+    device: str = setting("auto", "auto (a GPU where there is one), cpu or cuda")
+    output: str = setting("", "Markdown file for the table; it is printed in any case")
+    quick: bool = setting(False, "a tenth of the frames and a fifth of the units")
 
 
 def main(argv: list[str] | None = None) -> int:
