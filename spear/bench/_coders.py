@@ -28,11 +28,13 @@ class Coder:
         name: for the table.
         encode: (B, D) float32 -> codes of any form.
         decode: those codes -> (B, D).
+        centers: (N, K, D) whose sums they are, where the codebooks can be told apart.
     """
 
     name: str
     encode: Callable[[Tensor], Any]
     decode: Callable[[Any], Tensor]
+    centers: Tensor | None = None
 
 
 @dataclass
@@ -79,6 +81,7 @@ def _ours(job: Job, train_MD: Tensor) -> tuple[list[Coder], dict]:
             f"{passes} passes, beam {beam}" + (", bfloat16" if bfloat16 else ""),
             _our_encoder(quantizer, passes, beam, bfloat16),
             quantizer.decode,
+            quantizer.effective_centers().detach(),
         )
         for passes, beam, bfloat16 in job.settings["searches"]
     ]
@@ -113,7 +116,9 @@ def _multi_quantization(job: Job, train_MD: Tensor) -> tuple[list[Coder], dict]:
         quantizer = peer.Quantizer(dim=dim, num_codebooks=job.num_codebooks, codebook_size=256)
         quantizer.load_state_dict(state)
     quantizer.eval().to(device)
-    coders = [Coder(f"R = {n}", _peer_encoder(quantizer, n), quantizer.decode) for n in job.settings["refinements"]]
+    centers_NKD = quantizer.get_centers().detach()
+    refinements = job.settings["refinements"]
+    coders = [Coder(f"R = {n}", _peer_encoder(quantizer, n), quantizer.decode, centers_NKD) for n in refinements]
     return coders, quantizer.state_dict()
 
 

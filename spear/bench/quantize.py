@@ -24,7 +24,7 @@ from spear.bench._report import environment, markdown_table
 from spear.bench._vectors import VectorSet, embedding_set, fbank_set, mixture_set
 from spear.errors import ConfigError, MissingPackageError
 from spear.quantize import QuantizerTrainConfig, relative_error
-from spear.quantize.metrics import code_use
+from spear.quantize.metrics import code_use, evenness
 from spear.seeds import torch_rng
 
 # Encoders are timed until three runs are done and this time has passed; a slow one stops at the second number.
@@ -40,7 +40,9 @@ _FAISS = {
     "faiss-rq5": ("ResidualQuantizer", {"beam": 5}),
     "faiss-lsq": ("LocalSearchQuantizer", {}),
 }
-_METHODS = ("ours", "multi_quantization", *_FAISS)
+# Method: name of the rows; each trains codebooks of its structure.
+_OURS = {"ours": "ours", "ours-even": "ours, even"}
+_METHODS = (*_OURS, "multi_quantization", *_FAISS)
 _HEADER = (
     "vectors",
     "quantiser",
@@ -51,6 +53,8 @@ _HEADER = (
     "vectors/CPU s",
     "relative error",
     "entropy loss",
+    "largest share x N",
+    "nats apart",
     "train peak MB",
     "encode peak MB",
 )
@@ -72,7 +76,9 @@ class QuantizeBenchConfig:
     mixture_frames: int = _setting(40_000, "training vectors of the mixture")
     heldout_frames: int = _setting(2_000, "most held-out vectors of a set")
     sets: str = _setting("embeddings,fbank,mixture", "which sets of vectors are used, of those that are given")
-    methods: str = _setting(",".join(_METHODS), "which are measured; faiss-lsq is by far the slowest")
+    methods: str = _setting(
+        ",".join(_METHODS), "which are measured (ours has --train.structure); faiss-lsq is by far the slowest"
+    )
     peer_iterations: int = _setting(0, "iterations of multi_quantization in each phase (its default is 10000); 0: none")
     peer_fast_search: bool = _setting(False, "it trains with our version of its search: same codes, sooner")
     peer_quantizer: str = _setting("", "a quantizer that multi_quantization trained on the fbank windows (.pt)")
@@ -145,29 +151,31 @@ def _measure_set(vectors: VectorSet, settings: QuantizeBenchConfig):
     methods = settings.methods.split(",")
     searches = [(1, 1), (1, 4), (1, 5), (1, 6), (1, 8), (2, 8), (5, 8), (5, 12), (5, 16)]
     searches = [(*search, low) for low in ((False, True) if settings.bfloat16 else (False,)) for search in searches]
-    state = None
-    if "ours" in methods:
-        job = Job("ours", "ours", vectors.num_codebooks, {"searches": searches, "train": asdict(settings.train)})
-        rows, notes, state = _in_process(job, vectors, settings)
+    states = {}
+    for method in filter(methods.__contains__, _OURS):
+        train = asdict(settings.train) | ({"structure": "even"} if method == "ours-even" else {})
+        job = Job(_OURS[method], "ours", vectors.num_codebooks, {"searches": searches, "train": train})
+        rows, notes, states[method] = _in_process(job, vectors, settings)
         yield rows, notes
-        if settings.stream_frames and state is not None:
-            extra = {"state": state, "searches": [(1, 5, False)], "stream_frames": settings.stream_frames}
-            job = Job(f"ours, {settings.stream_frames:,} streamed", "ours", vectors.num_codebooks, extra)
+        if settings.stream_frames and states[method] is not None:
+            extra = {"state": states[method], "searches": [(1, 5, False)], "stream_frames": settings.stream_frames}
+            job = Job(f"{job.name}, {settings.stream_frames:,} streamed", "ours", vectors.num_codebooks, extra)
             yield _in_process(job, vectors, settings)[:2]
     if "multi_quantization" in methods:
-        yield from _against_peer(vectors, settings, state, searches)
+        yield from _against_peer(vectors, settings, states, searches)
     for method, (kind, extra) in _FAISS.items():
         if method in methods:
             name = f"faiss {kind}" + (f", beam {extra['beam']}" if extra else "")
             yield _in_process(Job(name, kind, vectors.num_codebooks, extra), vectors, settings)[:2]
 
 
-def _against_peer(vectors: VectorSet, settings: QuantizeBenchConfig, state: dict | None, searches: list):
+def _against_peer(vectors: VectorSet, settings: QuantizeBenchConfig, states: dict[str, dict], searches: list):
     """multi_quantization with our codebooks, then both with codebooks that it trained."""
     num_codebooks, refinements = vectors.num_codebooks, (0, 1, 5)
-    if state is not None:
+    for method, state in states.items():
         extra = {"state": state, "refinements": refinements}
-        job = Job("multi_quantization, our codebooks", "multi_quantization", num_codebooks, extra)
+        name = "multi_quantization, our codebooks" + (", even" if method == "ours-even" else "")
+        job = Job(name, "multi_quantization", num_codebooks, extra)
         yield _in_process(job, vectors, settings)[:2]
     extra = {"refinements": refinements, "iterations": settings.peer_iterations}
     extra["fast_search"] = settings.peer_fast_search
@@ -223,8 +231,8 @@ def _run(job: Job, vectors: VectorSet, threads: int, device: str) -> tuple[list[
         first = (train_seconds, train_cpu_seconds) if coder is coders[0] else (None, None)
         peaks = (train_peak if coder is coders[0] else None, peak)
         affordable = _USE_FRAMES <= cpu_speed * _USE_CPU_SECONDS
-        uneven = _entropy_loss(coder, train_MD) if affordable else None
-        rows.append((vectors.name, job.name, coder.name, *first, speed, cpu_speed, error, uneven, *peaks))
+        uneven = _evenness(coder, train_MD) if affordable else (None, None, None)
+        rows.append((vectors.name, job.name, coder.name, *first, speed, cpu_speed, error, *uneven, *peaks))
     return rows, state
 
 
@@ -250,17 +258,24 @@ def _time_encoder(coder: Coder, x_BD: Tensor) -> tuple[float, float, float, floa
 
 
 @torch.no_grad()
-def _entropy_loss(coder: Coder, x_MD: Tensor) -> float:
-    """Index entropy loss of the codebook whose codes are used least evenly, on 5,000 training vectors.
+def _evenness(coder: Coder, x_MD: Tensor) -> tuple[float, float | None, float | None]:
+    """How evenly 5,000 training vectors use codes and codebooks.
 
-    So few vectors add about 0.005 to it.
+    Returns:
+        index entropy loss of the codebook whose codes are used least evenly (so few vectors add about 0.005); the
+        largest share of energy times N (1: all alike); how far apart the codebooks' entropies are, in nats.
     """
     codes_MN = torch.as_tensor(coder.encode(x_MD[:_USE_FRAMES])).cpu()
-    return max(code_use(codes_MN, 256)["index_entropy_loss"])
+    loss = max(code_use(codes_MN, 256)["index_entropy_loss"])
+    if coder.centers is None:
+        return loss, None, None
+    even = evenness(coder.centers.cpu(), codes_MN)
+    nats = even["entropy_nats"]
+    return loss, max(even["energy_shares"]) * len(nats), max(nats) - min(nats)
 
 
 @torch.no_grad()
-def _time_stream(coder: Coder, x_MD: Tensor, num_frames: int) -> tuple[float, float, float, None, None, float | None]:
+def _time_stream(coder: Coder, x_MD: Tensor, num_frames: int) -> tuple[float | None, ...]:
     """As `_time_encoder` for frames that never exist together, with the peak memory of the whole process."""
     device = x_MD.device.type
     generator = torch_rng(0, "bench stream", device=x_MD.device)
@@ -280,7 +295,7 @@ def _time_stream(coder: Coder, x_MD: Tensor, num_frames: int) -> tuple[float, fl
         done += len(x_BD)
         kept.append(codes)  # as one who writes them later would
     peak = _memory.peak_bytes(device)
-    return done / seconds, done / cpu_seconds, lost / done, None, None, None if peak is None else peak / 1e6
+    return done / seconds, done / cpu_seconds, lost / done, *(None,) * 4, None if peak is None else peak / 1e6
 
 
 def _above(base: int | None, device: str) -> float | None:

@@ -29,7 +29,7 @@ from spear.quantize import (
 from spear.seeds import numpy_rng
 from spear.shards import ShardStore, read_index
 
-ALIASES = {"seed": "train.seed", "codebook-size": "train.codebook_size"}
+ALIASES = {"seed": "train.seed", "codebook-size": "train.codebook_size", "structure": "train.structure"}
 
 
 def _setting(default, text: str):
@@ -115,13 +115,15 @@ def _train(settings: TrainQuantizerConfig, store: ShardStore, device: str, input
     if "frame_rate_hz" in teacher:
         codes = (settings.num_codebooks, settings.train.codebook_size)
         metrics["bits_per_second"] = bits_per_second(*codes, teacher["frame_rate_hz"])
-    card = save_quantizer(output, trained.quantizer, trained.mean, trained.std, teacher, metrics, {"inputs": inputs})
+    details = {"inputs": inputs, "structure": settings.train.structure}
+    card = save_quantizer(output, trained.quantizer, trained.mean, trained.std, teacher, metrics, details)
     write_quantizer_report(output, card)
     (output / ".training.safetensors").unlink(missing_ok=True)
     errors = metrics["relative_error"]
     print(
         f"{output}: relative error {errors['5']:.4f} (held out; {errors['0']:.4f} without refinement, "
         f"{metrics['start_error']:.4f} at the start), {metrics['bits_per_frame']:.0f} bits per frame, "
+        f"largest share of energy {max(metrics['energy_shares']):.2f}, "
         f"{sum(metrics['dead_codes'])} dead codes, {log.human_seconds(metrics['seconds'])}"
     )
 
@@ -202,4 +204,6 @@ def _expected_seconds(settings: TrainQuantizerConfig, num_frames: int, dim: int,
     measured = 8 * min(train.max_heldout, train.heldout_fraction * num_frames) * 4 * search
     # Rounds see the frames of the start; the last sees all, which are searched before and after it.
     rounds = train.rounds * min(num_frames, train.start_frames) + 2 * num_frames
+    if train.structure == "even":  # three times the rounds, of moves that take four times as long (measured)
+        rounds *= 12
     return 1 + start + rounds * search + logits + measured

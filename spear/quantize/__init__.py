@@ -3,7 +3,7 @@
 from spear.quantize.codec import Quantizer
 from spear.quantize.controls import KMeans, RandomProjectionQuantizer
 from spear.quantize.fit import channel_statistics, fit
-from spear.quantize.metrics import bits_per_second, code_use, mutual_information, relative_error
+from spear.quantize.metrics import bits_per_second, code_use, evenness, mutual_information, relative_error
 from spear.quantize.report import write_quantizer_report
 from spear.quantize.store import TrainedQuantizer, load_quantizer, save_authors_file, save_quantizer
 from spear.quantize.stream import StreamSample, sample_stream
@@ -19,6 +19,7 @@ __all__ = [
     "bits_per_second",
     "channel_statistics",
     "code_use",
+    "evenness",
     "fit",
     "load_quantizer",
     "mutual_information",

@@ -62,4 +62,5 @@ def fit(
     if mean is not None:
         frames_MD = (frames_MD - mean) / std
     quantizer, metrics = train_quantizer(frames_MD, num_codebooks, config, progress, state_path)
-    return TrainedQuantizer(quantizer, mean, std, make_card(quantizer, mean, std, metrics=metrics)), metrics
+    card = make_card(quantizer, mean, std, metrics=metrics, details={"structure": config.structure})
+    return TrainedQuantizer(quantizer, mean, std, card), metrics

@@ -32,6 +32,26 @@ def code_use(codes_MN: Tensor, codebook_size: int) -> dict[str, list]:
     }
 
 
+def evenness(centers_NKD: Tensor, codes_MN: Tensor) -> dict[str, list[float]]:
+    """How evenly the codebooks share the work, whatever their order.
+
+    Returns:
+        `energy_shares` (mean squared length of a codebook's part of the decoded frames, about the part's mean, over the
+        sum of all codebooks') and `entropy_nats` of each codebook's codes; lists over codebooks.
+    """
+    energies, entropies = [], []
+    for centers_KD, codes_M in zip(centers_NKD.detach().double(), codes_MN.T):
+        share_K = torch.bincount(codes_M.long(), minlength=len(centers_KD)).double() / max(1, len(codes_M))
+        mean_D = share_K @ centers_KD
+        energies.append(float(share_K @ (centers_KD - mean_D).square().sum(dim=1)))
+        entropies.append(_entropy_nats(share_K))
+    total = sum(energies) or 1.0
+    return {
+        "energy_shares": [round(energy / total, 4) for energy in energies],
+        "entropy_nats": [round(entropy, 4) for entropy in entropies],
+    }
+
+
 def mutual_information(codes_MN: Tensor, codebook_size: int, seed: int = 42) -> Tensor:
     """(N, N) bits that each codebook's code tells about each other's; the diagonal holds the entropies.
 
@@ -53,7 +73,11 @@ def mutual_information(codes_MN: Tensor, codebook_size: int, seed: int = 42) -> 
 
 def _entropy_bits(codes_M: Tensor, num_codes: int) -> float:
     probabilities = torch.bincount(codes_M, minlength=num_codes).double() / max(1, len(codes_M))
-    return float(-(probabilities * probabilities.clamp(min=1e-300).log2()).sum())
+    return _entropy_nats(probabilities) / math.log(2)
+
+
+def _entropy_nats(probabilities: Tensor) -> float:
+    return float(-(probabilities * probabilities.clamp(min=1e-300).log()).sum())
 
 
 def bits_per_frame(num_codebooks: int, codebook_size: int) -> float:

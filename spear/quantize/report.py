@@ -28,6 +28,7 @@ def write_quantizer_report(directory: str | Path, card: dict[str, Any]) -> Path:
         "format": f"{card['num_codebooks']} codebooks of {card['codebook_size']}, {card['dim']} channels, "
         + ("normalised per channel" if card["normalise"] else "not normalised"),
         "method": metrics.get("method", "joint"),
+        "structure": _structure(card),
         "bit rate": f"{metrics['bits_per_frame']:g} bits per frame"
         + (f", {metrics['bits_per_second']:g} bits per second" if "bits_per_second" in metrics else ""),
         "relative error": ", ".join(f"{error:.4f} with {n} passes" for n, error in errors.items())
@@ -47,6 +48,16 @@ def write_quantizer_report(directory: str | Path, card: dict[str, Any]) -> Path:
     path = Path(directory) / "report.html"
     fs.write_text(path, page + "\n")
     return path
+
+
+def _structure(card: dict[str, Any]) -> str:
+    """Residual or even, and how the codebooks share energy and information; cards of before lack both."""
+    text, metrics = card.get("structure") or "not stated", card["metrics"]
+    if "energy_shares" in metrics:
+        shares, nats = metrics["energy_shares"], metrics["entropy_nats"]
+        text += f"; shares of energy {min(shares):.3f} to {max(shares):.3f} (1 / N is {1 / len(shares):.3f}), "
+        text += f"entropies {min(nats):.2f} to {max(nats):.2f} nats"
+    return text
 
 
 def _figure(metrics: dict[str, Any]) -> str:

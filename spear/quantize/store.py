@@ -34,6 +34,7 @@ class _Card:
     dim: records.PositiveCount
     content_sha256: records.Sha256
     teacher: dict[str, Any]
+    structure: str = ""  # cards made before it was noted lack it
 
 
 @dataclass
@@ -43,7 +44,8 @@ class TrainedQuantizer:
     Attributes:
         quantizer: works on normalised vectors.
         mean, std: (dim,) float32 channel statistics, or None when vectors are used as they are.
-        card: num_codebooks, codebook_size, dim, normalise, content_sha256, teacher, metrics...
+        card: num_codebooks, codebook_size, dim, normalise, content_sha256, teacher, metrics, structure (residual or
+            even, where it was trained here)...
     """
 
     quantizer: Quantizer

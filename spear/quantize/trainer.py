@@ -5,6 +5,10 @@ best few combinations so far leave over (`spear.quantize.start.BeamStart`) gets 
 codes, moreover, the best code vectors are the solution of one linear system, and given the code vectors, codes are
 found by table look-up (`spear.quantize.search`): rounds of both follow for as long as they lower the error of
 held-out frames. The linear layer of the format is fitted to the final codes.
+
+Codebooks that grow so are a hierarchy: the first carries most of the energy. With `structure` "even" they begin with
+like energies instead (`spear.quantize.even`), the rounds change several codes of a frame at once, and a round that
+makes one codebook too strong does not count.
 """
 
 import math
@@ -22,15 +26,18 @@ from torch import Tensor
 from spear import fs, log, ranges, records
 from spear.errors import ConfigError, DataError
 from spear.quantize.codec import Quantizer, check_vectors
+from spear.quantize.even import MOST_ENERGY, even_start
 from spear.quantize.least_squares import update_centers
 from spear.quantize.logits import fit_logits
-from spear.quantize.metrics import bits_per_frame, code_use, mutual_information, relative_error
+from spear.quantize.metrics import bits_per_frame, code_use, evenness, mutual_information, relative_error
 from spear.quantize.search import search_all
 from spear.quantize.start import BeamStart, product_kmeans, residual_kmeans
 from spear.quantize.tables import SearchTables
 from spear.seeds import derive, torch_rng
 
-METHODS = ("joint", "residual", "product")
+METHODS, STRUCTURES = ("joint", "residual", "product"), ("residual", "even")
+# Even codebooks begin further from where they end: more rounds, and code vectors that move more freely.
+_EVEN_ROUNDS, _EVEN_RIDGE = 3, 0.1
 Progress = Callable[[dict], None]
 _logger = log.get_logger(__name__)
 
@@ -47,6 +54,10 @@ class QuantizerTrainConfig:
         default="joint",
         metadata={"help": "joint; or a control in the same format: residual or product (k-means on all frames)"},
     )
+    structure: str = field(
+        default="residual",
+        metadata={"help": "residual: a hierarchy, each codes what those before leave over; or even: of like energy"},
+    )
     start_frames: records.PositiveCount = field(
         default=65_536, metadata={"help": "frames of the start, and rows of each k-means in it"}
     )
@@ -55,7 +66,10 @@ class QuantizerTrainConfig:
     )
     rounds: records.Count = field(
         default=6,
-        metadata={"help": "most rounds of search and least squares; the last is on all frames; useless ones end it"},
+        metadata={
+            "help": "most rounds of search and least squares (even: three times as many); the last is on all frames; "
+            "useless ones end it"
+        },
     )
     beam: records.PositiveCount = field(default=5, metadata={"help": "combinations kept by the search while training"})
     bfloat16: bool = field(
@@ -66,7 +80,7 @@ class QuantizerTrainConfig:
         metadata={"help": "largest index entropy loss of a new codebook; 1 may give less error, and less even use"},
     )
     ridge: records.NotNegative = field(
-        default=100.0, metadata={"help": "frames' worth of weight that holds a code vector in place"}
+        default=100.0, metadata={"help": "frames' worth of weight that holds a code vector in place (even: a tenth)"}
     )
     logits_epochs: records.NotNegative = field(
         default=3.0, metadata={"help": "epochs of cross-entropy for the linear layer"}
@@ -79,6 +93,16 @@ class QuantizerTrainConfig:
 
     def __post_init__(self):
         ranges.check(self)
+        if self.structure not in STRUCTURES:
+            raise ConfigError(
+                f"structure '{self.structure}' of codebooks",
+                f"one of {', '.join(STRUCTURES)}",
+                "correct --train.structure",
+            )
+        if self.structure == "even" and self.method != "joint":
+            raise ConfigError(
+                f"structure 'even' with method '{self.method}'", "method joint", "give only one of the two"
+            )
 
 
 def train_quantizer(
@@ -102,8 +126,9 @@ def train_quantizer(
     Returns:
         the quantizer in eval mode, and metrics of the held-out frames (of the training frames if none are held out):
         `relative_error` by number of refinement passes, `start_error` (before the rounds), `perplexity`,
-        `dead_codes`, `index_entropy_loss`, `mutual_information_bits` (N x N, of the training frames), `bits_per_frame`,
-        `rounds` (what `progress` got of them), `frames`, `heldout_frames`, `seconds`.
+        `dead_codes`, `index_entropy_loss`, `mutual_information_bits` (N x N, of the training frames), `energy_shares`
+        and `entropy_nats` (of the training frames), `bits_per_frame`, `rounds` (what `progress` got of them), `method`,
+        `structure`, `frames`, `heldout_frames`, `seconds`.
 
     Raises:
         DataError: frames that are not (M, dim), not finite, or fewer than the codes of a codebook.
@@ -128,7 +153,16 @@ def train_quantizer(
         metrics = _measure(quantizer, heldout_MD if len(heldout_MD) else train_MD, state.start_error)
         mutual_NN = mutual_information(state.codes_MN, config.codebook_size, config.seed)
     metrics.update(mutual_information_bits=[[round(v, 3) for v in row] for row in mutual_NN.tolist()])
-    metrics.update(rounds=state.history, method=config.method)
+    metrics.update(evenness(state.centers_NKD, state.codes_MN))
+    largest = max(metrics["energy_shares"])
+    if state.even and largest > MOST_ENERGY / num_codebooks:
+        _logger.warning(
+            "one of %d codebooks carries %.0f %% of the energy: few directions hold most of the frames' variance, and "
+            "codebooks of them cannot be even",
+            num_codebooks,
+            100 * largest,
+        )
+    metrics.update(rounds=state.history, method=config.method, structure=config.structure)
     metrics.update(frames=len(train_MD), heldout_frames=len(heldout_MD), seconds=round(time.monotonic() - began, 2))
     if state_path is not None:
         Path(state_path).unlink(missing_ok=True)
@@ -140,10 +174,13 @@ class _Training:
 
     def __init__(self, train_MD: Tensor, heldout_MD: Tensor, num_codebooks: int, config: QuantizerTrainConfig):
         self.x_MD, self.config, self.num_codebooks = train_MD, config, num_codebooks
+        self.even = config.structure == "even"
+        self.num_rounds = config.rounds * (_EVEN_ROUNDS if self.even else 1)
         self.watched_MD = heldout_MD if len(heldout_MD) else train_MD[: config.max_heldout]
         self.round, self.start_error, self.error = 0, float("nan"), float("nan")
+        self.largest_share = float("nan")  # of energy, of the watched frames
         # Whether rounds have come to all frames; before, they see those of the start.
-        self.whole = len(train_MD) <= config.start_frames or config.method != "joint" or config.rounds <= 1
+        self.whole = len(train_MD) <= config.start_frames or config.method != "joint" or self.num_rounds <= 1
         self.centers_NKD = train_MD.new_empty(0, config.codebook_size, train_MD.shape[1])
         self.tables: SearchTables | None = None  # of these centers
         self.codes_MN = None  # of all frames, or of those of the start
@@ -157,12 +194,12 @@ class _Training:
             self._begin(progress, state_path)
         self.tables = SearchTables(self.centers_NKD)
         self.codes_MN = self._codes(self.tables, self._frames())
-        self.error = self._watched_error(self.tables)
+        self.error, self.largest_share = self._watch(self.tables)
         if math.isnan(self.start_error):
             self.start_error = self.error
             self._save(state_path)
             self._report(progress)
-        while self.config.method == "joint" and self.round < self.config.rounds:
+        while self.config.method == "joint" and self.round < self.num_rounds:
             if self._one_round():
                 self._save(state_path)
                 self._report(progress)
@@ -192,6 +229,12 @@ class _Training:
             )
             return
         start_MD = self.x_MD[: config.start_frames]  # the split has shuffled the frames
+        if self.even:
+            sizes = (self.num_codebooks, config.codebook_size)
+            self.centers_NKD = even_start(start_MD, *sizes, config.start_iterations, seed)
+            self._save(state_path)
+            progress({"codebook": sizes[0], "codebooks": sizes[0], "seconds": self._seconds()})
+            return
         start = BeamStart(
             start_MD,
             config.codebook_size,
@@ -215,14 +258,16 @@ class _Training:
 
     def _one_round(self) -> bool:
         """New centers and codes, if they lower the error of the watched frames; whether they did."""
-        frames_MD, ridge = self._frames(), self.config.ridge
+        frames_MD, ridge = self._frames(), self.config.ridge * (_EVEN_RIDGE if self.even else 1)
         centers_NKD = update_centers(self.tables, self.centers_NKD, frames_MD, self.codes_MN, ridge)[0]
         tables = SearchTables(centers_NKD)
-        error = self._watched_error(tables)
-        if not error < self.error:
+        error, share = self._watch(tables)
+        uneven = self.even and share > max(self.largest_share, MOST_ENERGY / self.num_codebooks)
+        if uneven or not error < self.error:
             return False
         self.centers_NKD, self.tables, self.error, self.round = centers_NKD, tables, error, self.round + 1
-        self.whole = self.whole or self.config.rounds <= self.round + 1
+        self.largest_share = share
+        self.whole = self.whole or self.num_rounds <= self.round + 1
         self.codes_MN = self._codes(tables, self._frames())
         return True
 
@@ -240,10 +285,15 @@ class _Training:
         return round(time.monotonic() - self.began, 2)
 
     def _codes(self, tables: SearchTables, x_MD: Tensor) -> Tensor:
-        return search_all(tables, x_MD, 1, self.config.beam, self.config.bfloat16)
+        # Growing alone is enough for a hierarchy; codes of even codebooks have to change together.
+        return search_all(tables, x_MD, 2 if self.even else 1, self.config.beam, self.config.bfloat16)
 
-    def _watched_error(self, tables: SearchTables) -> float:
-        return relative_error(self.watched_MD, tables.decode(self._codes(tables, self.watched_MD)))
+    def _watch(self, tables: SearchTables) -> tuple[float, float]:
+        """Error of the watched frames, and the largest share of energy in them."""
+        codes_MN = self._codes(tables, self.watched_MD)
+        rows_NKD = tables.rows_CD.view(tables.num_codebooks, tables.codebook_size, tables.dim)
+        shares = evenness(rows_NKD, codes_MN)["energy_shares"]
+        return relative_error(self.watched_MD, tables.decode(codes_MN)), max(shares)
 
     def _identity(self) -> str:
         # Sums of the frames stand for the frames: reading a changed set of them must not continue an old run.

@@ -23,6 +23,8 @@ def test_a_quick_run_tells_error_speed_and_use_of_the_codes(tmp_path):
     assert 1 > error["1 passes, beam 1"] > error["1 passes, beam 8"] >= error["2 passes, beam 8"]
     assert abs(error["1 passes, beam 8, bfloat16"] / error["1 passes, beam 8"] - 1) < 0.02
     assert all(0 < float(row["entropy loss"]) < 0.5 for row in found.values())
+    assert all(1 <= float(row["largest share x N"]) < 8 for row in found.values())
+    assert all(0 <= float(row["nats apart"]) < 3 for row in found.values())
 
 
 def test_the_peer_learns_the_same_when_its_search_takes_few_frames_at_once():
