@@ -139,6 +139,10 @@ _has_quantizer() { # STREAM: whether one is there that is to be kept, whatever c
   wanted="$(_value "${1}_codebooks")"
   grep -q "\"num_codebooks\": $wanted,\?$" "$card" ||
     _absent "$data_dir/quantizer/$1 with another number of codebooks" "$wanted" "--overwrite true replaces it"
+  wanted=residual # also of cards that do not say
+  if grep -q '"structure": "even"' "$card"; then wanted=even; fi
+  [[ "$structure" == "$wanted" ]] ||
+    _absent "$data_dir/quantizer/$1 with $wanted codebooks" "$structure" "--overwrite true replaces it"
   echo "$1: the quantizer is there and is kept (--overwrite true trains it anew)"
 }
 
@@ -160,7 +164,7 @@ train_quantizers() {
     if _has_quantizer "$stream"; then continue; fi
     spear train-quantizer --embeddings "$data_dir/embeddings/$stream" --output "$data_dir/quantizer/$stream" \
       --num-codebooks "$(_value "${stream}_codebooks")" --normalise "$(_value "${stream}_normalise" true)" \
-      --max-frames "$max_frames" --overwrite "$overwrite" --seed "$seed"
+      --max-frames "$max_frames" --structure "$structure" --overwrite "$overwrite" --seed "$seed"
   done
 }
 
@@ -208,7 +212,7 @@ prepare() { # CORPORA STREAMS [NOISES]: the stages
   run_stage 3 "embeddings" "$max_frames frames for each of: $streams; at most 2 kB a frame; may be deleted after stage 4" \
     embed_samples "${teachers[@]}" "$max_frames" "$seed"
   run_stage 4 "quantizers" "codebooks for each of: $streams, to $data_dir/quantizer; some MB" \
-    train_quantizers "${quantizers[@]}" "$max_frames" "$seed"
+    train_quantizers "${quantizers[@]}" "$max_frames" "$structure" "$seed"
   run_stage 5 "tokens" "one pass audio -> teachers -> $data_dir/tokens, with the estimate first; then verified" \
     extract_tokens "$corpora" "${teachers[@]}" "${quantizers[@]}" "$refine_passes"
 }

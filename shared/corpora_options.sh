@@ -10,6 +10,7 @@ max_frames=500000
 max_seconds=200
 unit_seconds=7200
 refine_passes=5
+structure=residual
 max_bad_fraction=0.5
 on_the_fly=true
 decode=true

@@ -5,9 +5,8 @@
 #   ./prepare.sh                          # the synthetic corpus, made offline; --stage 3 --stop-stage 4: a part
 #   ./prepare.sh --audio-dir DIR          # real recordings: a folder with manifest.tsv, or any folder of audio files
 # Stages: 0 environment and data, 1 manifests, 2 fbank, 3 teachers and their embeddings, 4 quantizers, 5 tokens.
-# Data goes to data/ and teachers to exp/ beside this script; other audio or another seed uses names of its own, such as
-# data_NAME and exp_NAME. --on-the-fly false stores features. For --long, --speed-perturb, --teachers see run.sh.
-# --executor local|dask|slurm, --num-jobs (0: one per core): of stages 1 and 2; --nproc-per-node: of 3 and 5.
+# Data goes to data/, teachers to exp/ (other audio or seeds: data_NAME, exp_NAME). --on-the-fly false stores features;
+# --structure even: other codebooks; --executor, --num-jobs: of stages 1, 2; --nproc-per-node: of 3, 5. More: see run.sh.
 set -euo pipefail
 
 stage=0
@@ -27,6 +26,7 @@ speech_layer=-1
 speech_codebooks=16
 audio_layer=-1
 audio_codebooks=16
+structure=residual
 max_frames=20000
 long=
 speed_perturb=[]
@@ -83,7 +83,7 @@ make_teachers() {
 train_quantizer() { # DOMAIN
   local codebooks="$1_codebooks"
   spear train-quantizer --embeddings "$data_dir/embeddings/$1" --num-codebooks "${!codebooks}" \
-    --train.rounds 2 --train.start-frames 20000 --output "$data_dir/quantizer/$1" --seed "$seed"
+    --train.rounds 2 --train.start-frames 20000 --structure "$structure" --output "$data_dir/quantizer/$1" --seed "$seed"
 }
 
 train_quantizers() {
@@ -115,6 +115,6 @@ run_stage 3 "teachers" "trains (or installs) one a domain, embeds $max_frames fr
   make_teachers "${teacher_settings[@]}" "$seed" "$max_frames" "$speech_layer" "$audio_layer" "$teacher_options" \
   "$teachers" "$(declare -f make_teacher obtain_teacher train_teacher)"
 run_stage 4 "quantizers" "16 codebooks for each teacher to data/quantizer; under a minute, 10 MB" \
-  train_quantizers "$speech_codebooks" "$audio_codebooks" "$seed" "$(declare -f train_quantizer)"
+  train_quantizers "$speech_codebooks" "$audio_codebooks" "$structure" "$seed" "$(declare -f train_quantizer)"
 run_stage 5 "tokens" "one pass audio -> teachers -> data/tokens (under 5 MB an hour), verified; 30 to 70 s" \
   extract_tokens "$(declare -f extract_tokens)"
