@@ -6,7 +6,7 @@
 #   ./prepare.sh --audio-dir DIR          # real recordings: a folder with manifest.tsv, or any folder of audio files
 # Stages: 0 environment and data, 1 manifests, 2 fbank, 3 teachers and their embeddings, 4 quantizers, 5 tokens.
 # Data goes to data/, teachers to exp/ (other audio or seeds: data_NAME, exp_NAME). --on-the-fly false stores features;
-# --structure even: other codebooks; --executor, --num-jobs: of stages 1, 2; --nproc-per-node: of 3, 5. More: see run.sh.
+# --structure even: other codebooks; --executor, --num-jobs: of stages 1, 2; --nproc-per-node: of 3, 5. See run.sh.
 set -euo pipefail
 
 stage=0
