@@ -10,13 +10,13 @@ weights, which take the same time. Needs the packages of `spear[export]`.
 
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from spear import config, fs, log
-from spear.bench._report import environment, markdown_table
+from spear.bench._report import environment, markdown_table, setting
 from spear.export.onnx import session, write_onnx
 from spear.export.source import Source, read_source
 from spear.models.config import SpearConfig
@@ -26,19 +26,15 @@ from spear.seeds import torch_rng
 _HEADER = ("encoder", "seconds for a second", "times faster than audio", "MB")
 
 
-def _setting(default, text: str):
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
 class ExportBenchConfig:
     """Settings of `spear bench export`."""
 
-    checkpoint: str = _setting("", "an encoder; empty: Base sizes with random weights")
-    seconds: float = _setting(10.0, "length of the recording")
-    batch: int = _setting(1, "recordings at once")
-    passes: int = _setting(3, "the best of which counts")
-    output: str = _setting("", "Markdown file for the table; it is printed in any case")
+    checkpoint: str = setting("", "an encoder; empty: Base sizes with random weights")
+    seconds: float = setting(10.0, "length of the recording")
+    batch: int = setting(1, "recordings at once")
+    passes: int = setting(3, "the best of which counts")
+    output: str = setting("", "Markdown file for the table; it is printed in any case")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor
 from spear import config, dist, fs, log, weights
 from spear.bench import _memory
 from spear.bench._coders import Coder, Job, build
-from spear.bench._report import environment, markdown_table
+from spear.bench._report import environment, markdown_table, setting
 from spear.bench._vectors import VectorSet, embedding_set, fbank_set, mixture_set
 from spear.errors import ConfigError, MissingPackageError
 from spear.quantize import QuantizerTrainConfig, relative_error
@@ -61,34 +61,30 @@ _HEADER = (
 _logger = log.get_logger(__name__)
 
 
-def _setting(default, text: str):
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
 class QuantizeBenchConfig:
     """Settings of `spear bench quantize`."""
 
-    embeddings: str = _setting("", "folder of spear embed's outputs, one folder for each teacher; empty: left out")
-    audio_dir: str = _setting("", "folder of audio whose fbank windows are coded; empty: left out")
-    mixture_dim: int = _setting(1024, "channels of the synthetic mixture; 0: left out")
-    train_frames: int = _setting(40_000, "most training vectors of a set")
-    mixture_frames: int = _setting(40_000, "training vectors of the mixture")
-    heldout_frames: int = _setting(2_000, "most held-out vectors of a set")
-    sets: str = _setting("embeddings,fbank,mixture", "which sets of vectors are used, of those that are given")
-    methods: str = _setting(
+    embeddings: str = setting("", "folder of spear embed's outputs, one folder for each teacher; empty: left out")
+    audio_dir: str = setting("", "folder of audio whose fbank windows are coded; empty: left out")
+    mixture_dim: int = setting(1024, "channels of the synthetic mixture; 0: left out")
+    train_frames: int = setting(40_000, "most training vectors of a set")
+    mixture_frames: int = setting(40_000, "training vectors of the mixture")
+    heldout_frames: int = setting(2_000, "most held-out vectors of a set")
+    sets: str = setting("embeddings,fbank,mixture", "which sets of vectors are used, of those that are given")
+    methods: str = setting(
         ",".join(_METHODS), "which are measured (ours has --train.structure); faiss-lsq is by far the slowest"
     )
-    peer_iterations: int = _setting(0, "iterations of multi_quantization in each phase (its default is 10000); 0: none")
-    peer_fast_search: bool = _setting(False, "it trains with our version of its search: same codes, sooner")
-    peer_quantizer: str = _setting("", "a quantizer that multi_quantization trained on the fbank windows (.pt)")
-    stream_frames: int = _setting(0, "frames encoded in a stream (noisy copies of training vectors), for peak memory")
-    bfloat16: bool = _setting(False, "time our search with products in bfloat16, too")
+    peer_iterations: int = setting(0, "iterations of multi_quantization in each phase (its default is 10000); 0: none")
+    peer_fast_search: bool = setting(False, "it trains with our version of its search: same codes, sooner")
+    peer_quantizer: str = setting("", "a quantizer that multi_quantization trained on the fbank windows (.pt)")
+    stream_frames: int = setting(0, "frames encoded in a stream (noisy copies of training vectors), for peak memory")
+    bfloat16: bool = setting(False, "time our search with products in bfloat16, too")
     train: QuantizerTrainConfig = field(default_factory=QuantizerTrainConfig)
-    threads: int = _setting(2, "of torch and faiss")
-    device: str = _setting("auto", "auto (a GPU where there is one), cpu or cuda; faiss is left out on a GPU")
-    output: str = _setting("", "Markdown file for the tables; they are printed in any case")
-    quick: bool = _setting(False, "small sizes of everything, about a minute")
+    threads: int = setting(2, "of torch and faiss")
+    device: str = setting("auto", "auto (a GPU where there is one), cpu or cuda; faiss is left out on a GPU")
+    output: str = setting("", "Markdown file for the tables; they are printed in any case")
+    quick: bool = setting(False, "small sizes of everything, about a minute")
 
     def check(self) -> None:
         """Refuses what cannot be measured, and shrinks everything for a quick run.
