@@ -1,7 +1,8 @@
 """Predictors against heareval, on the same embeddings in its own layout on disk.
 
-It asks for old versions of much: without what it asks for, and with pytorch-lightning 1.9.5, sed_eval and few others,
-it runs on what is installed (docs/hear.md has the lines). What differs by more than chance is in a table there.
+No part of the suite: it asks for old versions of much. Without what it asks for, and with pytorch-lightning 1.9.5,
+sed_eval and few others, it runs on what is installed (docs/hear.md has the lines). What differs by more than chance is
+in a table there.
 """
 
 import dataclasses
