@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     model_files = arguments.lexicon, arguments.language_model
     decoding = Decoding(arguments.method, arguments.beam, *model_files, arguments.language_model_weight)
     model = load_finetuned(arguments.checkpoint, dist.choose_device(arguments.device))
-    stream = _stream(model, arguments)
+    stream = stream_of_words(model, arguments.checkpoint, arguments.stream)
     decoder = Decoder(model.model.heads[stream], model.vocabularies[stream], decoding)
     recordings, refused = find_recordings(arguments.files)
     files = _outputs(recordings, arguments.output, arguments.format) if arguments.output else []
@@ -85,15 +85,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _stream(model, arguments: argparse.Namespace) -> str:
-    """The stream whose head says words."""
+def stream_of_words(model, checkpoint: Path, wanted: str) -> str:
+    """The stream of a fine-tuned model whose head says words; the wanted one of several.
+
+    Raises:
+        ConfigError: none, or several.
+    """
     known = [name for name in model.objectives if model.config.streams[name].objective in OBJECTIVES]
-    found = [name for name in known if arguments.stream in ("", name)]
+    found = [name for name in known if wanted in ("", name)]
     if len(found) == 1:
         return found[0]
     raise ConfigError(
-        f"{arguments.checkpoint} with {len(found)} heads for words"
-        + (f" of the name '{arguments.stream}'" if arguments.stream else ""),
+        f"{checkpoint} with {len(found)} heads for words" + (f" of the name '{wanted}'" if wanted else ""),
         f"one of {', '.join(known)}" if known else "a run that was fine-tuned for transcripts",
         "name it with --stream" if known else "spear finetune --task ctc makes one",
     )

@@ -37,34 +37,44 @@ class Hypothesis:
 
 
 @torch.no_grad()
-def ctc_greedy(log_probs_BTV: Tensor, lens_B: Tensor) -> list[Hypothesis]:
+def ctc_greedy(
+    log_probs_BTV: Tensor, lens_B: Tensor, found: list[Hypothesis] | None = None, first_frame: int = 0
+) -> list[Hypothesis]:
     """The best unit of every frame, repeats taken together and blanks away.
 
     Args:
         log_probs_BTV: of the units; 0 is the blank.
         lens_B: valid frames.
+        found: of the frames before these, which are continued; None at the beginning.
+        first_frame: number of the first of these frames.
     """
     best = log_probs_BTV.max(2)
     picks_BT, scores_BT = best.indices.tolist(), best.values.tolist()
-    found = []
-    for picks, scores, length in zip(picks_BT, scores_BT, lens_B.tolist()):
-        hypothesis = Hypothesis(score=sum(scores[:length]))
-        last = BLANK
-        for frame in range(length):
-            unit = picks[frame]
-            probability = min(1.0, math.exp(scores[frame]))
+    found = [Hypothesis() for _ in picks_BT] if found is None else found
+    for hypothesis, picks, scores, length in zip(found, picks_BT, scores_BT, lens_B.tolist()):
+        hypothesis.score += sum(scores[:length])
+        is_said = bool(hypothesis.ends) and hypothesis.ends[-1] == first_frame - 1
+        last = hypothesis.units[-1] if is_said else BLANK
+        for frame, unit in enumerate(picks[:length], first_frame):
+            probability = min(1.0, math.exp(scores[frame - first_frame]))
             if unit != BLANK and unit == last:
                 hypothesis.ends[-1] = frame
                 hypothesis.probabilities[-1] = max(hypothesis.probabilities[-1], probability)
             elif unit != BLANK:
                 hypothesis.add(unit, frame, frame, probability)
             last = unit
-        found.append(hypothesis)
     return found
 
 
 @torch.no_grad()
-def transducer_greedy(head: nn.Module, hidden_BTD: Tensor, lens_B: Tensor, most_units: int = 5) -> list[Hypothesis]:
+def transducer_greedy(
+    head: nn.Module,
+    hidden_BTD: Tensor,
+    lens_B: Tensor,
+    most_units: int = 5,
+    found: list[Hypothesis] | None = None,
+    first_frame: int = 0,
+) -> list[Hypothesis]:
     """The best arc at every step.
 
     Args:
@@ -72,11 +82,14 @@ def transducer_greedy(head: nn.Module, hidden_BTD: Tensor, lens_B: Tensor, most_
         hidden_BTD: what `head.read` gives.
         lens_B: valid frames.
         most_units: of a frame.
+        found, first_frame: see `ctc_greedy`.
     """
     batch, device = len(hidden_BTD), hidden_BTD.device
-    found = [Hypothesis() for _ in range(batch)]
+    found = [Hypothesis() for _ in range(batch)] if found is None else found
     frames_BTD = head.from_encoder(hidden_BTD)
-    context_BC = torch.full((batch, head.prediction.context), BLANK, device=device)
+    context = head.prediction.context
+    before = [([BLANK] * context + hypothesis.units)[-context:] for hypothesis in found]
+    context_BC = torch.tensor(before, dtype=torch.int64, device=device).view(batch, context)
     states_BD = head.from_prediction(head.prediction(context_BC))[:, 0]
     for frame in range(int(lens_B.max()) if batch else 0):
         active_B = frame < lens_B.to(device)
@@ -89,7 +102,7 @@ def transducer_greedy(head: nn.Module, hidden_BTD: Tensor, lens_B: Tensor, most_
             rows = active_B.nonzero()[:, 0]
             units, scores = best.indices[rows], best.values[rows]
             for row, unit, score in zip(rows.tolist(), units.tolist(), scores.tolist()):
-                found[row].add(unit, frame, frame, min(1.0, math.exp(score)))
+                found[row].add(unit, first_frame + frame, first_frame + frame, min(1.0, math.exp(score)))
                 found[row].score += score
             context_BC[rows] = torch.cat([context_BC[rows, 1:], units[:, None]], dim=1)
             states_BD[rows] = head.from_prediction(head.prediction(context_BC[rows]))[:, 0]

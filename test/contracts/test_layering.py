@@ -24,9 +24,9 @@ LAYERS = [
     }
     | {"seeds", "shards", "executor", "memory", "pickles", "torchfile", "weights"},
     {"nn", "optim", "quantize", "audio", "manifest"},
-    {"teachers", "tokens", "data", "models"},
+    {"teachers", "tokens", "data", "models", "streaming"},
     {"train", "evaluate", "recognise", "recipe", "finetuning", "export"},
-    {"bench", "hear", "runners", "streaming"},
+    {"bench", "hear", "runners"},
     {"bin"},
 ]
 # Neighbours in one layer that may use each other, in this direction only.
@@ -36,6 +36,7 @@ NEIGHBOURS = {
     ("data", "models"),
     ("tokens", "teachers"),
     ("teachers", "models"),
+    ("streaming", "models"),
 }
 NEIGHBOURS |= {("models", "nn"), ("recipe", "train"), ("recipe", "evaluate"), ("train", "evaluate")}
 NEIGHBOURS |= {("finetuning", "train"), ("finetuning", "evaluate"), ("recognise", "evaluate")}
