@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from spear.train.objectives.base import Settings
-from spear.train.objectives.tokens import TokenObjective
+from spear.train.objectives.tokens import DelayFrames, TokenObjective
 
 
 @dataclass
@@ -12,10 +12,12 @@ class LabelSettings(Settings):
     """Settings of `labels`; how many classes there are (up to 65,536), their card says.
 
     Attributes:
+        delay_frames: see `TokenSettings`.
         labels: directory of the label store below the data directory; None means `tokens/<stream name>`.
     """
 
     mix_tokens: ClassVar[bool] = False
+    delay_frames: DelayFrames = 0
     labels: str | None = None
 
     def stores(self, name: str) -> tuple[str, ...]:

@@ -86,7 +86,8 @@ def test_settings_of_an_objective_stand_beside_its_name():
     config = parse(TrainConfig, flags, ALIASES)
     assert config.streams["speech"].settings.mix_tokens and config.streams["a"].settings.num_codebooks == 3
     written = to_dict(config)["streams"]
-    assert written["speech"] == {"objective": "tokens", "domain_weights": None, "mix_tokens": True, "tokens": None}
+    fields = {"domain_weights": None, "mix_tokens": True, "delay_frames": 0, "tokens": None}
+    assert written["speech"] == {"objective": "tokens", **fields}
     assert written["a"]["num_codebooks"] == 3 and "mix_tokens" not in written["a"]
     assert from_dict(TrainConfig, to_dict(config)) == config
 
