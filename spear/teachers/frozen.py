@@ -9,6 +9,7 @@ stream; USAD (arXiv 2506.18843) regresses these.
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -95,14 +96,16 @@ class FrozenTeacher:
         self.part = part
         self.layer, self.device, self.dtype = int(layer), torch.device(device), dtype
         window, overlap = _number("window_seconds", window_seconds), _number("overlap_seconds", overlap_seconds)
-        if not 0 <= 2 * overlap < window:
+        rate = self.sample_rate / self.samples_per_frame
+        fits = 0 <= 2 * overlap < window < math.inf
+        frames = (int(window * rate), int(overlap * rate)) if fits else (0, 0)
+        if frames[0] <= 2 * frames[1]:  # the next window would not begin later
             raise ConfigError(
                 f"window_seconds={window:g} with overlap_seconds={overlap:g} for teacher '{self.name}'",
-                "a window longer than two overlaps",
+                f"a window that is longer than two overlaps by a frame ({1 / rate:.3g} s) at least",
                 "correct the spec",
             )
-        rate = self.sample_rate / self.samples_per_frame
-        self._window_frames, self._overlap_frames = int(window * rate), int(overlap * rate)
+        self._window_frames, self._overlap_frames = frames
         self._weights_sha256 = ""
 
     def settings(self) -> dict:
