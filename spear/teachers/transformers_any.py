@@ -70,13 +70,13 @@ class AnyTeacher(FrozenTeacher):
         self.frame_rate, self.frame_rule = self.sample_rate / hop, f"hop{hop}-window{window}"
         self.extra_samples, self.min_samples = max(0, window - hop), window
         super().__init__(layer, device, dtype, window_seconds, overlap_seconds)
-        self._extractor = transformers.AutoFeatureExtractor.from_pretrained(path) if found else None
+        self._extractor = None
+        if found:  # False: nobody is asked whether code beside it may run
+            self._extractor = transformers.AutoFeatureExtractor.from_pretrained(path, trust_remote_code=False)
         self._model = self._load(transformers, path, values)
         self._weights_sha256 = weights_sha256(canonical_state(self._model.state_dict().items()))
         self._model.to(self.device)
-        self._input = next((key for key in _INPUTS if key in inspect.signature(self._model.forward).parameters), "")
-        if not self._input:
-            raise ConfigError(f"{path}, a {type(self._model).__name__}", "a model of audio", "choose another model")
+        self._input = _input_of(self._model, path)
         self._layers = [self.layer]
         self.dim = self._try()
 
@@ -86,6 +86,7 @@ class AnyTeacher(FrozenTeacher):
             raise ConfigError(f"{path} of type {weights.shown(values['model_type'])}", "an encoder", "choose another")
         model_class = transformers.MODEL_MAPPING[config_class]
         model_class = model_class[0] if isinstance(model_class, tuple) else model_class
+        _input_of(model_class, path)  # before it is built: models of images may fetch others
         model = load_pretrained(model_class, path, values, self.name, unused=("decoder",))
         return model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
 
@@ -148,6 +149,15 @@ class AnyTeacher(FrozenTeacher):
                 )
             out_TD[:count] = found_TD[:count].float()
         return out_BTD
+
+
+def _input_of(model, path: str) -> str:
+    """What a model, or a class of them, calls its audio."""
+    found = inspect.signature(model.forward).parameters
+    if not (names := [key for key in _INPUTS if key in found]):
+        name = getattr(model, "__name__", type(model).__name__)
+        raise ConfigError(f"{path}, a {name}", "a model of audio", "choose another model")
+    return names[0]
 
 
 def _whole(name: str, value: int | str) -> int:

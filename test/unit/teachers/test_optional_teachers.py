@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from spear.errors import ConfigError, MissingPackageError
+from spear.errors import ConfigError, DataError, MissingPackageError
 from spear.teachers import load_teacher, teacher_names
-from spear.teachers.frozen import plan_windows
+from spear.teachers.frozen import FrozenTeacher, plan_windows
 
 REMOTE = """
 import torch
@@ -64,6 +64,37 @@ def test_windows_keep_every_frame_once(frames, window, overlap):
         assert w.stop - w.start <= window
         assert w.start == 0 or w.keep_start - w.start >= overlap
         assert w.stop == frames or w.stop - w.keep_stop >= overlap
+
+
+@pytest.mark.parametrize(("window", "overlap"), [(0.1, 0), (0.4, 0.19), ("inf", 1), ("nan", 0)])
+def test_windows_that_would_never_end_are_refused(window, overlap):
+    class Slow(FrozenTeacher):
+        name, samples_per_frame = "slow", 2560
+
+    with pytest.raises(ConfigError, match="window_seconds") as caught:
+        Slow(window_seconds=window, overlap_seconds=overlap)
+    assert "0.16 s" in caught.value.expected
+    assert Slow(window_seconds=0.5, overlap_seconds=0.16).settings() == {"window_frames": 3, "overlap_frames": 1}
+
+
+def test_a_model_of_images_is_refused_before_it_is_built(tmp_path):
+    pytest.importorskip("transformers")
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(ConfigError, match="ViTModel"):
+        load_teacher(f"hf:{tmp_path},hop_samples=320")
+
+
+def test_nobody_is_asked_whether_code_beside_a_model_may_run(tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *words: asked.append(words) or "y")
+    (tmp_path / "config.json").write_text('{"model_type": "hubert"}')
+    code = {"auto_map": {"AutoFeatureExtractor": "theirs.Extractor"}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(code))
+    (tmp_path / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Extractor: pass\n")
+    with pytest.raises(DataError, match="custom code"):
+        load_teacher(f"hf:{tmp_path},hop_samples=320")
+    assert not asked and not (tmp_path / "ran").exists()
 
 
 @pytest.fixture
