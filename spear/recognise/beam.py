@@ -164,6 +164,8 @@ def transducer_beam(
                 likely = sorted(kept[row].items(), key=lambda entry: -entry[1].score)
                 kept[row] = dict(likely[:beam])
             start += len(hypotheses)
+        if opinions:
+            opinions.keep(kept)
     if opinions:
         for found in kept:
             for units, each in found.items():
@@ -172,10 +174,14 @@ def transducer_beam(
 
 
 class _Opinions:
-    """What a model says of sequences, each asked about once."""
+    """What a model says of sequences that may go on."""
 
     def __init__(self, model: UnitModel):
         self.model, self._known = model, {(): (model.start(), 0.0)}
+
+    def keep(self, kept: list[dict[tuple[int, ...], Hypothesis]]) -> None:
+        """Forgets all other sequences, which would take memory by the square of a recording's length."""
+        self._known = {units: self._known[units] for found in kept for units in found}
 
     def state(self, units: tuple[int, ...]) -> Any:
         """Behind a sequence."""

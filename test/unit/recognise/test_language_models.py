@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import weakref
 from collections import defaultdict
 
 import pytest
@@ -89,6 +90,33 @@ def test_transducer_beam_adds_the_opinion_of_a_model_of_units(encoder, bigrams, 
         assert tuple(found.units) == best and found.score == pytest.approx(score, abs=1e-3)
         changed += found.units != alone[row].units
     assert changed
+
+
+@torch.no_grad()
+def test_the_search_of_a_transducer_remembers_no_more_of_a_model_than_it_keeps(encoder):
+    torch.manual_seed(1)
+    head = TransducerHeadSpec(4, 8, 8).build(encoder).eval()
+    torch.nn.init.normal_(head.output.weight, std=2)
+    states, counts = weakref.WeakSet(), []
+
+    class State:
+        """Behind a sequence."""
+
+    class Silent:
+        def start(self):
+            states.add(state := State())
+            return state
+
+        def after(self, state, unit):
+            counts.append(len(states))
+            return self.start(), 0.0
+
+        def end(self, state):
+            return 0.0
+
+    hidden = torch.randn(2, 40, encoder.output_dim, generator=torch.Generator().manual_seed(2))
+    transducer_beam(head, hidden, torch.tensor([40, 40]), beam=2, model=Silent())
+    assert len(counts) > 40 and max(counts) <= 2 * (2 + 4)  # of each recording two that are kept, and four looked at
 
 
 def certain(vocabulary, text):
