@@ -99,7 +99,7 @@ class StreamingEncoder:
             samples: (S,) float in [-1, 1] at 16 kHz; S may be 0.
 
         Raises:
-            DataError: samples of another shape, or that are not finite.
+            DataError: samples of another shape, that are not finite, or whole numbers, whose scale is not known.
         """
         return self._run(state, samples, is_last=False)
 
@@ -111,11 +111,12 @@ class StreamingEncoder:
 
     def _run(self, state: State, samples: Tensor, is_last: bool) -> tuple[Tensor, State]:
         samples = torch.as_tensor(samples)
-        if samples.dim() != 1 or not samples.isfinite().all():
+        if samples.dim() != 1 or not samples.is_floating_point() or not samples.isfinite().all():
+            what = "samples that are not finite" if samples.is_floating_point() else f"samples of type {samples.dtype}"
             raise DataError(
-                f"samples of shape {tuple(samples.shape)}" if samples.dim() != 1 else "samples that are not finite",
-                "one channel of numbers",
-                "give (S,) float samples at 16 kHz",
+                f"samples of shape {tuple(samples.shape)}" if samples.dim() != 1 else what,
+                "one channel of floats in [-1, 1]",
+                "give (S,) float samples at 16 kHz; those of 16 bits are divided by 32768",
             )
         state = self._with_features(state, samples.to(state["samples"]), is_last)
         found, (_, frames, done) = [], state["done"].tolist()

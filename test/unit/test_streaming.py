@@ -137,6 +137,7 @@ def test_what_cannot_stream_is_refused():
     with pytest.raises(ConfigError, match="training"):
         StreamingEncoder(make("two widths").train(), ChunkSize(16, 32))
     encoder = StreamingEncoder(model, ChunkSize(16, 32))
-    for samples in (torch.zeros(1, 160), torch.full((160,), float("nan"))):
+    integers = torch.zeros(160, dtype=torch.int16)  # whose scale is not that of the model
+    for samples in (torch.zeros(1, 160), torch.full((160,), float("nan")), integers, integers.numpy()):
         with pytest.raises(DataError, match="samples"):
             encoder.accept(encoder.start(), samples)
