@@ -59,9 +59,11 @@ def write_icefall(source: Source, directory: Path, licence: str = "") -> list[st
     usage = f"`torch.load('{_FILE}')['model']` holds the tensors under the names of icefall's zipformer recipes; "
     usage += "config.json has the sizes, which are arguments of their scripts."
     fs.write_text(directory / "README.md", model_card(source, usage, licence))
-    found, ours = load_model(directory / _FILE).state_dict(), source.encoder_tensors()
-    if found.keys() != ours.keys() or not all(torch.equal(found[name], ours[name].cpu()) for name in ours):
-        raise AssertionError(f"{_FILE} does not hold the model that was written")
+    read, ours = load_model(directory / _FILE), source.encoder_tensors()
+    found = read.state_dict()
+    same = found.keys() == ours.keys() and all(torch.equal(found[name], ours[name].cpu()) for name in ours)
+    if not same or read.config != source.config:
+        raise AssertionError(f"{_FILE} and config.json do not hold the model that was written")
     return [f"{len(tensors)} tensors; the encoder was read back bit for bit"]
 
 

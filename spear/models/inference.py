@@ -1,5 +1,6 @@
 """Reads an encoder's architecture off the shapes of its tensors."""
 
+import math
 import re
 from pathlib import Path
 
@@ -45,8 +46,8 @@ def _is_default(state: dict[str, torch.Tensor]) -> bool:
 def infer_sizes(state: dict[str, torch.Tensor]) -> dict:
     """Fields of `SpearConfig`, the Zipformer's, from shapes.
 
-    Sizes that leave no trace take the defaults: the positional head width of 4, the unmasked channels, and 128 mel
-    bins where the front end's width allows it.
+    Sizes that leave no trace take the defaults: the positional head width of 4, the unmasked channels, 128 mel bins
+    where the front end's width allows it, and chunks of 8 frames where the stacks allow it.
 
     Raises:
         KeyError: a tensor is missing.
@@ -62,14 +63,18 @@ def infer_sizes(state: dict[str, torch.Tensor]) -> dict:
         for name, value in _stack(state, stack).items():
             columns.setdefault(name, []).append(value)
         columns.setdefault("num_encoder_layers", []).append(len(layers[stack]))
+    output_downsampling = len(state.get("encoder.downsample_output.bias", [0]))
+    causal = any(".causal_conv." in name for name in state)
+    chunk_size = math.lcm(8, output_downsampling, *columns["downsampling_factor"]) if causal else 8
     channels = [state[f"encoder_embed.conv.{part}.weight"].shape[0] for part in ("0", "4", "7")]
     return {
         **{name: tuple(values) for name, values in columns.items()},
         "num_mel_bins": _mel_bins(state["encoder_embed.out.weight"].shape[1] // channels[2]),
-        "output_downsampling_factor": len(state.get("encoder.downsample_output.bias", [0])),
+        "output_downsampling_factor": output_downsampling,
         "pos_dim": next(t.shape[1] for name, t in state.items() if name.endswith("linear_pos.weight")),
         "subsampling_channels": tuple(channels),
-        "causal": any(".causal_conv." in name for name in state),
+        "causal": causal,
+        "chunk_size": str(chunk_size),
     }
 
 

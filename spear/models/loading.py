@@ -22,6 +22,7 @@ _COMPANIONS = ("mask_emb", "heads.", "codebook_loss", "audio_tagging_proj.")
 # Of icefall's recognisers.
 _COMPANIONS += ("ctc_output.1.", "decoder.embedding.", "decoder.conv.", "simple_am_proj.", "simple_lm_proj.")
 _COMPANIONS += ("joiner.encoder_proj.", "joiner.decoder_proj.", "joiner.output_linear.")
+_MODEL_TYPE = "spear"
 _SEAL = "seal.json"  # of what `save_model` writes: the released folders' own files leave no place for digests
 _WEIGHTS = ("model_avg.safetensors", "model.safetensors", "pytorch_model.bin")
 
@@ -36,7 +37,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> SpearMod
             - a folder with config.json and model.safetensors (or pytorch_model.bin): a released model, or what
               `save_model` wrote;
             - a .safetensors or .bin file (config.json beside it is used where it exists);
-            - an icefall checkpoint .pt: the architecture is read off the shapes.
+            - an icefall checkpoint .pt: the architecture is read off the shapes, or is that of a config.json of spear
+              beside it (`spear export --format icefall`).
             Nothing in any of them is executed.
         device: where to put it.
 
@@ -80,7 +82,7 @@ def save_model(model: SpearModel, directory: str | Path) -> Path:
     (directory / _SEAL).unlink(missing_ok=True)  # never an old seal beside new tensors
     with fs.atomic(directory / "model.safetensors") as temporary:
         safetensors.torch.save_file(state, temporary, metadata={"format": "pt"})
-    fs.write_json(directory / "config.json", {"model_type": "spear", **encoders.to_dict(model.config)})
+    fs.write_json(directory / "config.json", {"model_type": _MODEL_TYPE, **encoders.to_dict(model.config)})
     seal.write_json(directory / _SEAL, {"files": seal.digests(directory, ("config.json", "model.safetensors"))})
     return directory
 
@@ -117,8 +119,10 @@ def _config_beside(weights_file: Path, digests: dict[str, str]) -> EncoderConfig
     try:
         if ours.is_file():
             return encoders.from_dict(weights.read_settings(ours).get("model_config"))
-        if weights_file.suffix in (".safetensors", ".bin") and released.is_file():
+        if weights_file.suffix in (".safetensors", ".bin", ".pt") and released.is_file():
             settings = weights.read_settings(released)
+            if weights_file.suffix == ".pt" and settings.get("model_type") != _MODEL_TYPE:
+                return None
             if released.name in digests:
                 seal.check_files(released.parent, {released.name: digests[released.name]})
             return encoders.from_dict(settings)

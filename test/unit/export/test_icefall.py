@@ -1,5 +1,7 @@
 """Checkpoints under icefall's names: there and back, and what has no name there."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -49,6 +51,30 @@ def test_a_ctc_head_is_named_as_the_recipe_names_it(sources, tmp_path):
     write(of_model(model, "ctc", "ctc", vocabulary), tmp_path / "out", "icefall")
     tensors = torch.load(tmp_path / "out" / "pretrained.pt", weights_only=True)["model"]
     assert torch.equal(tensors["ctc_output.1.weight"], model.heads["ctc"].output.weight)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_mel_bins": 100}, {"pos_head_dim": "2"}, {"causal": True, "chunk_size": "16"}]
+)
+def test_sizes_that_tensors_do_not_tell_come_back_from_the_config_beside_them(sources, tmp_path, changes):
+    config = dataclasses.replace(sources["zipformer"].config, **changes)
+    write(Source(SpearModel(config).eval()), tmp_path / "out", "icefall")
+    assert load_model(tmp_path / "out" / "pretrained.pt").config == config
+
+
+def test_a_config_of_something_else_beside_an_icefall_checkpoint_is_not_read(sources, tmp_path):
+    write(sources["zipformer"], tmp_path / "out", "icefall")
+    (tmp_path / "out" / "config.json").write_text('{"model_type": "other", "num_mel_bins": 80}')
+    assert load_model(tmp_path / "out" / "pretrained.pt").config.num_mel_bins == 128
+
+
+def test_a_causal_checkpoint_with_a_stack_of_a_sixteenth_of_the_rate_hears_in_chunks_of_sixteen(sources, tmp_path):
+    changes = {"downsampling_factor": "1,16,2", "causal": True, "chunk_size": "32"}
+    config = dataclasses.replace(sources["zipformer"].config, **changes)
+    write(Source(SpearModel(config).eval()), tmp_path / "out", "icefall")
+    (tmp_path / "out" / "config.json").unlink()
+    found = load_model(tmp_path / "out" / "pretrained.pt").config
+    assert found.causal and found.chunk_size == "16"
 
 
 @pytest.mark.parametrize("name", ["transformer", "ctc", "tagging"])
