@@ -28,11 +28,19 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError(
             f"{arguments.output} is there", "a folder that is empty or not there", "name another --output"
         )
+    if arguments.format != "onnx" and (arguments.precision or arguments.input or arguments.hidden_states):
+        raise ConfigError(
+            f"--precision, --input or --hidden-states with --format {arguments.format}", "--format onnx", "leave it out"
+        )
     source = read_source(arguments.checkpoint, arguments.stream, arguments.encoder_only)
     options = {}
     if arguments.format == "onnx":
+        if arguments.hidden_states and source.kind:
+            raise ConfigError(
+                f"--hidden-states for a model with a head ({source.kind})", "an encoder alone", "say --encoder-only"
+            )
         options = {
-            "precisions": tuple(arguments.precision.split(",")),
+            "precisions": tuple((arguments.precision or "float32").split(",")),
             "audio": arguments.input == "audio",
             "hidden_states": arguments.hidden_states,
         }
@@ -55,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--encoder-only", action="store_true", help="without a head")
     parser.add_argument("--licence", default="", help="of the weights, for the card: the run does not know it")
     onnx = parser.add_argument_group("ONNX")
-    onnx.add_argument("--precision", default="float32", help="float32, float16, int8, joined by commas")
-    onnx.add_argument("--input", default="features", choices=INPUTS, help="log-mel features, or audio")
+    onnx.add_argument("--precision", default="", help="float32 (always written), float16, int8, joined by commas")
+    onnx.add_argument("--input", choices=INPUTS, help="log-mel features (the default), or audio")
     onnx.add_argument("--hidden-states", action="store_true", help="of an encoder: the output of every layer, too")
     return parser

@@ -1,6 +1,7 @@
 """Writes a folder whole or not at all."""
 
 import shutil
+import tempfile
 from pathlib import Path
 
 from spear.export.hugging_face import write_hugging_face
@@ -12,7 +13,7 @@ WRITERS = {"hf": write_hugging_face, "onnx": write_onnx, "icefall": write_icefal
 
 
 def write(source: Source, output: Path, form: str, licence: str = "", **options) -> list[str]:
-    """Writes the files of a format into a folder of another name, and renames it when they have been checked.
+    """Writes the files of a format into a folder of another name, and moves them when they have been checked.
 
     Args:
         source: what is exported.
@@ -24,14 +25,15 @@ def write(source: Source, output: Path, form: str, licence: str = "", **options)
     Returns:
         lines that say what was checked.
     """
-    temporary = output.with_name(f".{output.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    output = output.absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".spear-export-", dir=output.parent) as scratch:
+        temporary = Path(scratch) / "files"
+        temporary.mkdir()
         lines = WRITERS[form](source, temporary, licence=licence, **options)
-        if output.exists():
-            output.rmdir()
-        temporary.rename(output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if output.exists():  # and stays, as it may be the current one, or a volume
+            for file in sorted(temporary.iterdir()):
+                shutil.move(file, output / file.name)
+        else:
+            temporary.rename(output)
     return lines
