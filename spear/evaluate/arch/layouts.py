@@ -114,6 +114,11 @@ def _magnatagatune(folder: Path, found: Scan) -> Iterator[Clip]:
     try:
         for row in csv.DictReader((line for _, line in fs.iter_lines(path)), delimiter="\t"):
             name, tags = row["mp3_path"], [tag for tag in _TAGS if row[tag] == "1"]
+            if name is None:  # the last column
+                found.refused.append(
+                    {"id": row["clip_id"] or "", "path": path.name, "reason": "a line that ends early"}
+                )
+                continue
             # Without lists the parts are those of the sixteen folders: twelve, one and three.
             usual = "train" if name[:1] in "0123456789ab" else "dev" if name[:1] == "c" else "test"
             split = split_of.get(row["clip_id"], "") if split_of else usual
@@ -128,9 +133,13 @@ def _irmas(folder: Path, found: Scan) -> Iterator[Clip]:
         group = path.stem.rpartition("__")[0].rpartition("]")[2]  # excerpts of one recording
         yield Clip(path.relative_to(folder).as_posix(), [path.parent.name], "train", group=group)
     for path in sorted(folder.glob("IRMAS-TestingData-Part*/Part*/*.wav")):
-        text = path.with_suffix(".txt")
-        lines = [line.strip() for _, line in fs.iter_lines(text)] if text.is_file() else []
-        yield Clip(path.relative_to(folder).as_posix(), [line for line in lines if line], "test")
+        text, name = path.with_suffix(".txt"), path.relative_to(folder).as_posix()
+        try:
+            lines = [line.strip() for _, line in fs.iter_lines(text)] if text.is_file() else []
+        except DataError as error:
+            found.refused.append({"id": name, "path": name, "reason": error.found})
+            continue
+        yield Clip(name, [line for line in lines if line], "test")
 
 
 def _medley_solos(folder: Path, found: Scan) -> Iterator[Clip]:

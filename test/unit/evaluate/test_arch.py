@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 from spear.errors import DataError
+from spear.evaluate.arch import layouts
 from spear.evaluate.arch.layouts import CORPORA
 from spear.evaluate.arch.suite import ArchTasks, LegacyArchTasks
 from spear.evaluate.cache import item_key, read_wave
 from spear.evaluate.corpora import prepare_corpus
 from spear.evaluate.engine import _rate_share
 from spear.evaluate.excerpt import Excerpt
-from spear.evaluate.listed import drawn
+from spear.evaluate.listed import drawn, read_rows
 from spear.evaluate.protocol import settings_of
 from spear.evaluate.published import published_lines
 from spear.evaluate.run import EvaluateConfig, evaluate
@@ -146,6 +147,25 @@ def test_partial_copies_and_damaged_files_are_told_by_name(tmp_path):
     for name, said in (("msdb", "column instrument_id"), ("fma_small", "tracks.csv"), ("slurp", "devel.jsonl")):
         with pytest.raises(DataError, match=said):
             suite.table(tasks[name])
+
+
+def test_one_damaged_line_or_text_leaves_the_others(tmp_path):
+    corpora = {corpus.name: corpus for corpus in CORPORA}
+    tags = layouts._TAGS
+    names = ("clip_id", *tags, "mp3_path")
+    cells = ["1", *("0" for _ in tags), "0/a-b-1.mp3"]
+    cells[1] = "1"
+    lines = ["\t".join(names), "\t".join(cells[:-1]), "\t".join(cells)]
+    (tmp_path / "annotations_final.csv").write_text("\n".join(lines))
+    reasons = [bad["reason"] for bad in read_rows(tmp_path, corpora["mtt"])[1]]
+    assert reasons == ["no file 0/a-b-1.mp3", "a line that ends early"]
+    part = tmp_path / "IRMAS-TestingData-Part1" / "Part1"
+    listed_corpus.tone(part / "good.wav", 300)
+    listed_corpus.tone(part / "bad.wav", 300)
+    (part / "good.txt").write_text("cel\n")
+    (part / "bad.txt").write_bytes(b"\xff\xfe\xfa\n")
+    rows, skipped = read_rows(tmp_path, corpora["irmas"])
+    assert [row.target for row in rows] == [["cel"]] and "bad.txt" in skipped[0]["reason"]
 
 
 def test_a_draw_depends_on_nothing_but_what_is_drawn_from(data_dir):
