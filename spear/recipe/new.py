@@ -55,7 +55,7 @@ def new_recipe(settings: NewRecipe) -> Path:
     shared = Path(spear.__file__).resolve().parents[1] / "shared"
     if not (shared / "corpora.sh").exists():
         raise DataError(f"no {shared}", "the repository's scripts", "run this from a checkout (pip install -e .)")
-    with _whole(place) as draft:
+    with whole(place) as draft:
         for file, text in render(facts).items():
             fs.write_text(draft / file, text)
             if file.endswith((".sh", ".py")):
@@ -67,18 +67,22 @@ def new_recipe(settings: NewRecipe) -> Path:
 
 
 @contextlib.contextmanager
-def _whole(place: Path) -> Iterator[Path]:
+def whole(place: Path) -> Iterator[Path]:
     """A directory beside `place`; its content moves there when the block ends well, and is removed when it does not."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".recipe-", dir=place.resolve().parent))
+        scratch = Path(tempfile.mkdtemp(prefix=".recipe-", dir=place.resolve().parent))
         try:
+            draft = scratch / "recipe"
+            draft.mkdir()
             yield draft
-            place.mkdir(exist_ok=True)
-            for part in sorted(draft.iterdir()):
-                os.replace(part, place / part.name)
+            if not place.exists():
+                os.rename(draft, place)
+            else:  # empty, and perhaps where the user stands
+                for part in sorted(draft.iterdir()):
+                    os.replace(part, place / part.name)
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         raise DataError(
             f"{place} cannot be written ({error.strerror})", "room, and the right to write there", "choose another path"

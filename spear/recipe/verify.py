@@ -8,6 +8,7 @@ import ast
 import os
 import re
 import subprocess
+import tempfile
 import warnings
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -15,8 +16,10 @@ from pathlib import Path, PurePosixPath
 
 import spear
 from spear import fs
+from spear.errors import SpearError
 from spear.recipe.inventory import NO_TIME, Entry, Inventory, shown
 from spear.recipe.origin import ROOT, Origin, shared_files
+from spear.recipe.unpack import extract
 from spear.recipe.verify_data import check_ready, check_settings
 from spear.teachers import TeacherSpec, teacher_names
 
@@ -62,12 +65,20 @@ def verify_recipe(recipe: str | Path, max_seconds: float = DEFAULT_SECONDS) -> l
     Lists: every file that is not spear's own, by comparison with what this version ships and what `recipe new` would
     have written; everything that can be run, in data/ and exp/ too; every link, pipe, socket and device; wrong syntax
     and settings; paths of somebody's home; and whether manifests, tokens, cards and quantizers fit one another. Only
-    regular files of a bounded size are read.
+    regular files of a bounded size are read. An archive of `pack_recipe` is unpacked into a temporary directory first;
+    one that cannot be is a problem.
 
     Args:
-        recipe: its directory.
+        recipe: its directory, or an archive.
         max_seconds: of computing, after which it ends and says that it has not looked at everything.
     """
+    if Path(recipe).is_file():
+        try:
+            with tempfile.TemporaryDirectory(prefix="spear-verify-") as folder:
+                extract(Path(recipe), Path(folder))
+                return verify_recipe(folder, max_seconds)
+        except SpearError as error:
+            return [Finding("problem", shown(str(recipe)), shown(error.found, 400))]
     if not Path(recipe).is_dir():
         return [Finding("problem", shown(str(recipe)), "no such directory")]
     return _Verification(Path(recipe), max_seconds).findings()
