@@ -66,6 +66,7 @@ class StreamingEncoder:
                 for layer in _stack(stack).layers
             )
         ]
+        self._known = self.start()
 
     @property
     def latency_seconds(self) -> float:
@@ -82,6 +83,9 @@ class StreamingEncoder:
             "samples": torch.zeros(0, dtype=dtype, device=device),
             "features": torch.zeros(0, self.model.config.num_mel_bins, dtype=dtype, device=device),
             "done": torch.zeros(3, dtype=torch.int64),
+            # Whose state it is: the chunks, and some weights as a name of the model.
+            "chunk": torch.tensor(self.size),
+            "weights": self.model.encoder_embed.out.bias.detach()[:8].float().cpu().clone(),
         }
         for name, layer, _ in self._layers:
             for key, width in _widths(layer).items():
@@ -99,7 +103,8 @@ class StreamingEncoder:
             samples: (S,) float in [-1, 1] at 16 kHz; S may be 0.
 
         Raises:
-            DataError: samples of another shape, that are not finite, or whole numbers, whose scale is not known.
+            DataError: samples of another shape, that are not finite, or whole numbers, whose scale is not known; or a
+                state of another model, of other chunks, or of none.
         """
         return self._run(state, samples, is_last=False)
 
@@ -118,6 +123,7 @@ class StreamingEncoder:
                 "one channel of floats in [-1, 1]",
                 "give (S,) float samples at 16 kHz; those of 16 bits are divided by 32768",
             )
+        self._check(state)
         state = self._with_features(state, samples.to(state["samples"]), is_last)
         found, (_, frames, done) = [], state["done"].tolist()
         # Frames in "features" begin with the first that the next embedding's neighbours are made of.
@@ -129,6 +135,27 @@ class StreamingEncoder:
             ready -= count
         empty = torch.zeros(0, self.model.output_dim, device=self.model.device)
         return torch.cat(found) if found else empty, state
+
+    def _check(self, state: State) -> None:
+        """Refuses a state that this encoder did not make."""
+        known, what = self._known, "a part is missing or of another shape"
+        is_whole = state.keys() == known.keys() and all(
+            isinstance(state[name], Tensor)
+            and state[name].dim() == value.dim()
+            and state[name].dtype == value.dtype
+            and state[name].shape[1:] == value.shape[1:]
+            for name, value in known.items()
+        )
+        if is_whole and state["chunk"].tolist() != list(self.size):
+            is_whole, what = False, f"it is of {ChunkSize(*state['chunk'].tolist())}"
+        elif is_whole and not torch.equal(state["weights"], known["weights"]):
+            is_whole, what = False, "it is of another model"
+        if not is_whole:
+            raise DataError(
+                f"a state that is not of this encoder: {what}",
+                f"what start() and accept() of an encoder with the same model and {self.size} gave",
+                "start() a new stream, or go on with the encoder that the state is of",
+            )
 
     def _with_features(self, state: State, more_S: Tensor, is_last: bool) -> State:
         """Turns samples into feature frames as far as their windows are complete."""

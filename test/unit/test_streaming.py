@@ -112,6 +112,26 @@ def test_a_state_is_saved_and_goes_on_elsewhere(tmp_path):
     torch.testing.assert_close(found, whole(encoder.model, samples, size), atol=1e-5, rtol=1e-5)
 
 
+def test_a_state_of_another_encoder_is_refused():
+    encoder = StreamingEncoder(make("two widths"), ChunkSize(16, 32))
+    _, state = encoder.accept(encoder.start(), audio(0.7))
+    torch.manual_seed(1)
+    twin = SpearModel(SpearConfig(**MODELS["two widths"])).eval()
+    foreign = [
+        state | {"chunk": torch.tensor([16, 64])},
+        state | {"done": torch.zeros(2)},
+        {"samples": state["samples"]},
+        {},
+    ]
+    foreign += [state | {"layer0.keys": None}, state | {"layer0.keys": state["layer0.keys"][:, :-1]}]
+    for wrong in foreign:
+        with pytest.raises(DataError, match="not of this encoder"):
+            encoder.accept(wrong, audio(0.1))
+    for other in (StreamingEncoder(twin, ChunkSize(16, 32)), StreamingEncoder(encoder.model, ChunkSize(32, 32))):
+        with pytest.raises(DataError, match="another model|ChunkSize"):
+            other.finish(state)
+
+
 def test_what_is_remembered_does_not_grow_and_the_latency_is_what_is_said():
     size = ChunkSize(16, 32)
     encoder = StreamingEncoder(make("as published"), size)
