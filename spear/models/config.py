@@ -160,12 +160,11 @@ class SpearConfig(EncoderConfig):
 
     def _check_chunks(self) -> None:
         step = math.lcm(self.output_downsampling_factor, *self.per_stack("downsampling_factor"))
-        limits = {"chunk_size": (step, f"multiples of {step}"), "left_context_frames": (1, "whole numbers from 0")}
-        for name, (unit, expected) in limits.items():
-            numbers = _chunk_numbers(getattr(self, name))
-            least = 0 if unit == 1 else 1
-            if not numbers or any(n != WHOLE and (n < least or n % unit) for n in numbers):
-                self._refuse(name, f"{expected}, or {WHOLE}, joined by commas")
+        numbers = _chunk_numbers(self.chunk_size)
+        if not numbers or any(n != WHOLE and (n < 1 or n % step) for n in numbers):
+            self._refuse("chunk_size", f"multiples of {step}, or {WHOLE}, joined by commas")
+        if not _chunk_numbers(self.left_context_frames):
+            self._refuse("left_context_frames", f"whole numbers from 0, or {WHOLE}, joined by commas")
 
     def check_chunk_size(self, size: ChunkSize) -> None:
         """See `EncoderConfig`."""

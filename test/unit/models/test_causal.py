@@ -97,7 +97,8 @@ def test_activation_checkpointing_changes_no_gradient():
 @pytest.mark.parametrize(
     "changes",
     [{"chunk_size": v} for v in ("12,3", "0", 0, -2, "8;16", "", "9" * 10_000, ",".join(["8"] * 40))]
-    + [{"left_context_frames": v} for v in (-2, "x", "")],
+    + [{"left_context_frames": v} for v in (-2, "x", "")]
+    + [{"chunk_size": "0", "downsampling_factor": 1}],
 )
 def test_sizes_that_do_not_fit_are_refused(changes):
     with pytest.raises(ConfigError, match=next(iter(changes))) as refused:
