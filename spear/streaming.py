@@ -58,14 +58,7 @@ class StreamingEncoder:
         self.shift = config.shift_samples
         # Samples beyond the end of a feature frame's shift that its window covers.
         self._overhang = (config.window_samples - config.shift_samples) // 2
-        self._layers = [
-            (f"layer{number}.", layer, factor)
-            for number, (layer, factor) in enumerate(
-                (layer, sizes.downsampling)
-                for sizes, stack in zip(model.encoder.sizes, model.encoder.encoders)
-                for layer in _stack(stack).layers
-            )
-        ]
+        self._layers = [(f"layer{number}.", layer) for number, layer in enumerate(model.layers())]
         self._known = self.start()
 
     @property
@@ -87,7 +80,7 @@ class StreamingEncoder:
             "chunk": torch.tensor(self.size),
             "weights": self.model.encoder_embed.out.bias.detach()[:8].float().cpu().clone(),
         }
-        for name, layer, _ in self._layers:
+        for name, layer in self._layers:
             for key, width in _widths(layer).items():
                 state[name + key] = torch.zeros(0, width, dtype=dtype, device=device)
             for key, convolution in (("conv1", layer.conv_module1), ("conv2", layer.conv_module2)):
@@ -185,8 +178,7 @@ class StreamingEncoder:
             if isinstance(stack, DownsampledStack):
                 low_BTD = stack.downsample(x_BTD)
             for _ in _stack(stack).layers:
-                name, layer, _ = next(layers)
-                low_BTD = self._layer(state, name, layer, sizes.downsampling, low_BTD, done == 0)
+                low_BTD = self._layer(state, *next(layers), sizes.downsampling, low_BTD, done == 0)
             if isinstance(stack, DownsampledStack):
                 low_BTD = stack.out_combiner(x_BTD, upsample(low_BTD, sizes.downsampling, count))
             x_BTD = low_BTD

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import field
 
-from spear import env
+from spear import env, fs
 
 
 def setting(default, text: str):
@@ -26,6 +26,14 @@ def environment() -> dict:
         "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
+
+
+def tell(text: str, facts: dict, output: str) -> None:
+    """Prints a text and the facts of `environment` below it; writes them too, where there is a name of a file."""
+    text += "\n\n" + "\n".join(f"- {name.replace('_', ' ')}: `{value}`" for name, value in facts.items()) + "\n"
+    print(text)
+    if output:
+        fs.write_text(output, text)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence]) -> str:

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from spear import config, dist, fs, log, weights
+from spear import config, dist, log, weights
 from spear.bench import _memory
 from spear.bench._coders import Coder, Job, build
-from spear.bench._report import environment, markdown_table, setting
+from spear.bench._report import environment, markdown_table, setting, tell
 from spear.bench._vectors import VectorSet, embedding_set, fbank_set, mixture_set
 from spear.errors import ConfigError, MissingPackageError
 from spear.quantize import QuantizerTrainConfig, relative_error
@@ -124,10 +124,7 @@ def main(argv: list[str] | None = None) -> int:
                 _logger.info("%s", line)
     text = markdown_table(_HEADER, rows) + "".join(f"\n\n{note}" for note in notes)
     facts = {**before, "load_average": f"{before['load_average']} at the start"}
-    text += "\n\n" + "\n".join(f"- {name.replace('_', ' ')}: `{value}`" for name, value in facts.items()) + "\n"
-    print(text)
-    if settings.output:
-        fs.write_text(settings.output, text)
+    tell(text, facts, settings.output)
     return 0
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
-from spear import config, fs, log
+from spear import config, log
 from spear.bench import _memory
-from spear.bench._report import environment, markdown_table, setting
+from spear.bench._report import environment, markdown_table, setting, tell
 from spear.errors import ConfigError
 from spear.models.config import SpearConfig
 from spear.models.loading import load_model
@@ -76,11 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         model = load_model(name).eval() if settings.checkpoint else _random(name)
         for chunk_ms in map(int, settings.chunks_ms.split(",")):
             rows.append((name, chunk_ms, *_measure(model, chunk_ms, settings.left_context_ms, seconds)))
-    text = markdown_table(_HEADER, rows)
-    text += "\n\n" + "\n".join(f"- {name.replace('_', ' ')}: `{value}`" for name, value in before.items()) + "\n"
-    print(text)
-    if settings.output:
-        fs.write_text(settings.output, text)
+    tell(markdown_table(_HEADER, rows), before, settings.output)
     return 0
 
 

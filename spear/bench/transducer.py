@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spear import config, dist, fs, log
+from spear import config, dist, log
 from spear.bench import _memory
-from spear.bench._report import environment, markdown_table, setting
+from spear.bench._report import environment, markdown_table, setting, tell
 from spear.nn import transducer
 from spear.seeds import torch_rng
 
@@ -51,11 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         loss, megabytes, seconds = _measure(lambda am, lm, n=num_states: _pruned(am, lm, inputs, n), inputs, device)
         share = megabytes / full[1] if full[1] else None
         rows.append((f"pruned to {num_states} states", loss, loss - full[0], megabytes, share, seconds))
-    text = markdown_table(_HEADER, rows)
-    text += "\n\n" + "\n".join(f"- {name.replace('_', ' ')}: `{value}`" for name, value in before.items()) + "\n"
-    print(text)
-    if settings.output:
-        fs.write_text(settings.output, text)
+    tell(markdown_table(_HEADER, rows), before, settings.output)
     return 0
 
 

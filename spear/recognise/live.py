@@ -1,7 +1,8 @@
 """Words while they are said: a streaming encoder and a head that is decoded greedily, chunk by chunk."""
 
 import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -100,27 +101,28 @@ class LiveRecogniser:
     @torch.inference_mode()
     def _decoded(self, heard: Heard, frames_TD: Tensor, state: State, is_last: bool) -> Heard:
         found, ended = copy.deepcopy(heard.found), []
+        num_frames = heard.num_frames
         # Frame by frame only where a segment may end between two of them.
-        for part_TD in frames_TD.split(1 if self._silence else max(1, len(frames_TD))):
-            self._extend(found, part_TD, heard.num_frames)
-            heard = replace(heard, num_frames=heard.num_frames + len(part_TD))
-            if self._silence and found.units and heard.num_frames - 1 - found.ends[-1] >= self._silence:
+        for part_BTD in self._read(frames_TD).split(1 if self._silence else max(1, len(frames_TD)), dim=1):
+            self._extend(found, part_BTD, num_frames)
+            num_frames += part_BTD.shape[1]
+            if self._silence and found.units and num_frames - 1 - found.ends[-1] >= self._silence:
                 ended.append(found)
                 found = Hypothesis()
         if is_last and found.units:
             ended.append(found)
             found = Hypothesis()
         segments = tuple(timed_words(each, self.vocabulary, self.frame_rate_hz) for each in ended)
-        return Heard(state, heard.num_frames, found, segments)
+        return Heard(state, num_frames, found, segments)
 
-    def _extend(self, found: Hypothesis, frames_TD: Tensor, first_frame: int) -> None:
-        if not len(frames_TD):
-            return
+    def _read(self, frames_TD: Tensor) -> Tensor:
+        """What the greedy search takes: (1, T, outputs) log-probabilities of CTC, or what a transducer's head read."""
         lens_B = torch.tensor([len(frames_TD)], device=frames_TD.device)
         nothing = frames_TD.new_zeros(1, len(frames_TD))
-        encoded = Encoded(frames_TD[None], lens_B, [], lens_B, nothing.bool(), nothing)
-        hidden_BTD = self.head.read(encoded).float()
-        if isinstance(self.head, CtcHead):
-            ctc_greedy(self.head.log_probs(hidden_BTD), lens_B, [found], first_frame)
-        else:
-            transducer_greedy(self.head, hidden_BTD, lens_B, found=[found], first_frame=first_frame)
+        hidden_BTD = self.head.read(Encoded(frames_TD[None], lens_B, [], lens_B, nothing.bool(), nothing)).float()
+        return self.head.log_probs(hidden_BTD) if isinstance(self.head, CtcHead) else hidden_BTD
+
+    def _extend(self, found: Hypothesis, read_BTD: Tensor, first_frame: int) -> None:
+        search = ctc_greedy if isinstance(self.head, CtcHead) else partial(transducer_greedy, self.head)
+        lens_B = torch.tensor([read_BTD.shape[1]], device=read_BTD.device)
+        search(read_BTD, lens_B, found=[found], first_frame=first_frame)

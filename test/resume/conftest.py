@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
+from tiny import SEVEN_STACKS
 
 from spear.audio import FbankConfig
 from spear.manifest import ManifestsConfig, make_manifests
@@ -20,15 +21,7 @@ from spear.tokens import TokenCard
 
 CONFIG = {
     "num_steps": 8,
-    "model": {
-        "num_encoder_layers": "1,1,1,1,1,1,1",
-        "encoder_dim": "32",
-        "encoder_unmasked_dim": "24",
-        "feedforward_dim": "48",
-        "num_heads": "2",
-        "query_head_dim": "8",
-        "subsampling_channels": "4,4,8",
-    },
+    "model": SEVEN_STACKS | {"value_head_dim": "12", "subsampling_channels": "4,4,8"},
     "streams": {
         "best_rq": {
             "objective": "random_projection",

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from spear.data.collate import Batch
 from spear.data.streams import StreamConfig
 from spear.models.heads import IGNORE, HeadSpec
-from spear.nn.resample import padding_mask
 from spear.teachers.align import align_targets, aligned_codebooks
 from spear.train.objectives.base import Context, Settings
 from spear.train.objectives.usage import CodebookObjective
@@ -73,8 +73,9 @@ class TokenObjective(CodebookObjective):
         num_frames = targets_BTC.shape[1]
         kept_BTC = targets_BTC[:, : max(0, num_frames - self.delay_frames)]
         late_BTC = functional.pad(kept_BTC, (0, 0, num_frames - kept_BTC.shape[1], 0), value=IGNORE)
-        padding_BT = padding_mask(lens_B.to(late_BTC.device), num_frames)
-        return late_BTC if padding_BT is None else late_BTC.masked_fill(padding_BT.unsqueeze(-1), IGNORE)
+        # Not `padding_mask`, which waits for a GPU.
+        padding_BT = torch.arange(num_frames, device=late_BTC.device) >= lens_B.to(late_BTC.device).unsqueeze(1)
+        return late_BTC.masked_fill(padding_BT.unsqueeze(-1), IGNORE)
 
     def card(self) -> dict:
         """The card of the token store."""

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from test_regularisers import gradient, reference_balancer
+from tiny import SEVEN_STACKS
 
 from spear.models.config import SpearConfig
 from spear.models.spear import SpearModel
@@ -10,15 +11,7 @@ from spear.nn import Balancer, BiasNorm, Whiten, ZipformerLayer, set_batch_count
 from spear.nn import layer as layer_module
 from spear.nn.whiten import whitening_metric
 
-SMALL = {
-    "num_encoder_layers": "1,1,1,1,1,1,1",
-    "encoder_dim": "32",
-    "encoder_unmasked_dim": "24",
-    "feedforward_dim": "48",
-    "num_heads": "2",
-    "query_head_dim": "8",
-    "subsampling_channels": "4,4,8",
-}
+SMALL = SEVEN_STACKS | {"value_head_dim": "12", "subsampling_channels": "4,4,8"}
 
 
 def test_an_exact_balancer_takes_all_frames():

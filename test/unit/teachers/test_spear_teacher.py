@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny import SEVEN_STACKS
 
 from spear import SpearConfig, SpearModel, save_model
 from spear.errors import ConfigError
@@ -13,17 +14,7 @@ LAYERS = 8
 
 
 def _config(**changes):
-    sizes = {
-        "num_encoder_layers": "1,1,2,1,1,1,1",
-        "encoder_dim": "32",
-        "encoder_unmasked_dim": "24",
-        "feedforward_dim": "48",
-        "num_heads": "2",
-        "query_head_dim": "8",
-        "value_head_dim": "8",
-        "subsampling_channels": "4,8,16",
-    }
-    return SpearConfig(**{**sizes, **changes})
+    return SpearConfig(**SEVEN_STACKS | {"num_encoder_layers": "1,1,2,1,1,1,1"} | changes)
 
 
 @pytest.fixture(scope="module")
